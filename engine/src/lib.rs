@@ -1,0 +1,1 @@
+//! The engine of Proscenium: event loop, shards, connections, mailboxes, timers.

@@ -1,0 +1,2 @@
+//! Sans-IO codecs of the Proscenium networking engine.
+#![forbid(unsafe_code)]

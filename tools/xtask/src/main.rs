@@ -1,0 +1,3 @@
+//! Project automation.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+fn main() {}
