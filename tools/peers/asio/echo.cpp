@@ -40,6 +40,9 @@ using Timer = asio::basic_waitable_timer<std::chrono::steady_clock,
 constexpr std::size_t header_bytes = 4;
 constexpr std::size_t receive_bytes = 64 * 1024;
 constexpr std::size_t queued_bytes_max = 1024 * 1024;  // more unsent bytes stop the reading
+constexpr std::size_t send_bytes = 32 * 1024;          // a new send buffer
+constexpr std::size_t pooled_bytes_max = 128 * 1024;   // a larger one is not kept for reuse
+constexpr std::size_t pooled_count_max = 256;
 constexpr auto accept_retry = std::chrono::milliseconds(50);
 
 struct BigEndian {
@@ -66,9 +69,21 @@ struct LittleEndian {
     }
 };
 
-// Bytes without the zeroing of std::vector. Keeps what it once grew to.
+// Bytes without the zeroing of std::vector.
 class Bytes {
 public:
+    Bytes() = default;
+    Bytes(Bytes&& o) noexcept
+        : data_(std::move(o.data_)),
+          size_(std::exchange(o.size_, 0)),
+          capacity_(std::exchange(o.capacity_, 0)) {}
+    Bytes& operator=(Bytes&& o) noexcept {
+        data_ = std::move(o.data_);
+        size_ = std::exchange(o.size_, 0);
+        capacity_ = std::exchange(o.capacity_, 0);
+        return *this;
+    }
+
     std::byte* data() { return data_.get(); }
     std::size_t size() const { return size_; }
     std::size_t capacity() const { return capacity_; }
@@ -77,7 +92,8 @@ public:
 
     // Room for `n` more bytes after the present ones; they count as present from now on.
     std::byte* extend(std::size_t n) {
-        if (capacity_ - size_ < n) [[unlikely]] reserve(std::max(2 * capacity_, size_ + n));
+        if (capacity_ - size_ < n) [[unlikely]]
+            reserve(std::max({2 * capacity_, size_ + n, send_bytes}));
         std::byte* at = data_.get() + size_;
         size_ += n;
         return at;
@@ -94,6 +110,29 @@ private:
     std::unique_ptr<std::byte[]> data_;
     std::size_t size_ = 0;
     std::size_t capacity_ = 0;
+};
+
+// The send buffers of a shard that no session has use for. Last in, first out: the next session
+// gets the one that is still in the cache, and a session without unsent bytes holds none.
+class BytesPool {
+public:
+    Bytes take() {
+        if (free_.empty()) return Bytes();
+        Bytes b = std::move(free_.back());
+        free_.pop_back();
+        return b;
+    }
+
+    void give_back(Bytes& b) {
+        if (b.capacity() <= pooled_bytes_max && free_.size() < pooled_count_max) {
+            b.clear();
+            free_.push_back(std::move(b));
+        }
+        b = Bytes();
+    }
+
+private:
+    std::vector<Bytes> free_;
 };
 
 // Storage for the one operation of a kind that a session has under way.
@@ -148,9 +187,12 @@ struct Counters {
 template <class Order>
 class Session;
 
+// What the sessions of a shard share.
 template <class Order>
-struct SessionList {
-    Session<Order>* first = nullptr;
+struct Common {
+    Session<Order>* first = nullptr;  // of the list of all sessions
+    BytesPool pool;
+    Counters counters;
 };
 
 // Alive as long as one of its operations is, which is always: it either reads, or is stopped by
@@ -158,10 +200,10 @@ struct SessionList {
 template <class Order>
 class Session {
 public:
-    Session(Socket socket, SessionList<Order>& list, Counters& counters)
-        : socket_(std::move(socket)), list_(list), counters_(counters), next_(list.first) {
+    Session(Socket socket, Common<Order>& common)
+        : socket_(std::move(socket)), common_(common), next_(common.first) {
         if (next_) next_->previous_ = this;
-        list_.first = this;
+        common_.first = this;
         received_.reserve(receive_bytes);
     }
     Session(const Session&) = delete;
@@ -179,6 +221,7 @@ public:
 
     // What a handler answers with. Goes out after the frames of this read are dispatched.
     void send(std::span<const std::byte> body) {
+        if (main_.capacity() == 0) main_ = common_.pool.take();
         std::byte* at = main_.extend(header_bytes + body.size());
         Order::store(at, static_cast<std::uint32_t>(body.size()));
         if (!body.empty()) std::memcpy(at + header_bytes, body.data(), body.size());
@@ -187,7 +230,7 @@ public:
 private:
     ~Session() {
         if (next_) next_->previous_ = previous_;
-        (previous_ ? previous_->next_ : list_.first) = next_;
+        (previous_ ? previous_->next_ : common_.first) = next_;
     }
 
     void read() {
@@ -208,10 +251,10 @@ private:
             if (writing_) return;
         }
         if (ec) return fail();
-        counters_.bytes += n;
+        common_.counters.bytes += n;
         received_.set_size(received_.size() + n);
         if (!dispatch_frames()) {
-            counters_.oversized++;
+            common_.counters.oversized++;
             return fail();
         }
         if (!writing_ && main_.size() != 0) write();
@@ -236,16 +279,12 @@ private:
     }
 
     void on_message(std::span<const std::byte> body) {
-        counters_.frames++;
+        common_.counters.frames++;
         send(body);
     }
 
     void write() {
-        if (flushed_ == flush_.size()) {
-            flush_.clear();
-            flushed_ = 0;
-            std::swap(main_, flush_);
-        }
+        if (flush_.size() == 0) std::swap(main_, flush_);
         writing_ = true;
         socket_.async_write_some(asio::buffer(flush_.data() + flushed_, flush_.size() - flushed_),
                                  Completion<Session, &Session::on_write>{this, &write_storage_});
@@ -255,6 +294,10 @@ private:
         writing_ = false;
         if (ec) return fail();
         flushed_ += n;
+        if (flushed_ == flush_.size()) {
+            common_.pool.give_back(flush_);
+            flushed_ = 0;
+        }
         if (queued() != 0) write();
         else if (ended_) return fail();
         if (!reading_ && !ended_ && queued() <= queued_bytes_max) read();
@@ -274,8 +317,7 @@ private:
     bool ended_ = false;  // nothing more will be read
     std::size_t flushed_ = 0;
     Bytes received_, main_, flush_;
-    SessionList<Order>& list_;
-    Counters& counters_;
+    Common<Order>& common_;
     Session* next_;
     Session* previous_ = nullptr;
     OperationStorage read_storage_, write_storage_;
@@ -302,7 +344,7 @@ public:
     }
 
     int listener() const { return listener_; }
-    const Counters& counters() const { return counters_; }
+    const Counters& counters() const { return common_.counters; }
 
     void run() {
         peer_pin(&options_, index_);
@@ -324,8 +366,8 @@ private:
             }
             error_code ignored;
             socket.set_option(tcp::no_delay(true), ignored);
-            counters_.accepted++;
-            (new Session<Order>(std::move(socket), sessions_, counters_))->start();
+            common_.counters.accepted++;
+            (new Session<Order>(std::move(socket), common_))->start();
             accept();
         });
     }
@@ -335,7 +377,7 @@ private:
         error_code ignored;
         acceptor_.close(ignored);
         retry_.cancel();
-        for (auto* s = sessions_.first; s; s = s->next()) s->close();
+        for (auto* s = common_.first; s; s = s->next()) s->close();
     }
 
     asio::io_context context_;
@@ -347,8 +389,7 @@ private:
     int listener_ = -1;
     int stop_fd_ = -1;
     bool ended_ = false;
-    Counters counters_;
-    SessionList<Order> sessions_;
+    Common<Order> common_;
 };
 
 template <class Order>
