@@ -10,6 +10,7 @@
 //! completion of that connection is reported any more, even if the slot is reused at once.
 
 pub(crate) mod epoll;
+pub(crate) mod socket;
 #[cfg(feature = "sim")]
 pub mod sim;
 
