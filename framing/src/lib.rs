@@ -56,3 +56,8 @@
 mod length;
 
 pub use length::{ByteOrder, Decoded, FrameError, Frames, LengthPrefix};
+
+/// Compiles and runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
