@@ -1,1 +1,4 @@
 //! The engine of Proscenium: event loop, shards, connections, mailboxes, timers.
+
+pub mod mailbox;
+pub mod timer;
