@@ -101,7 +101,7 @@ enum Step {
     /// Advance, inserting and cancelling from inside the batch.
     AdvanceBusy {
         by: u64,
-        insert: Vec<u64>,
+        insert: Vec<i64>,
         cancel: prop::sample::Index,
     },
 }
