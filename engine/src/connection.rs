@@ -15,7 +15,8 @@ use slab::Slab;
 use crate::body::Chunk;
 use crate::error::CloseReason;
 use crate::handler::Peer;
-use crate::options::{Framing, Overflow};
+use crate::limits::Overflow;
+use crate::options::Framing;
 use crate::router_id::RouterId;
 use crate::send_queue::SendQueue;
 use crate::time::Time;
@@ -59,7 +60,6 @@ impl Pause {
 }
 
 /// Bytes received and not yet dispatched: `start..end` of a leased chunk.
-#[derive(Debug)]
 pub(crate) struct Tail {
     pub(crate) chunk: Rc<Chunk>,
     pub(crate) start: usize,

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use crate::connection::{Connection, Pause};
 use crate::driver::RawSocket;
 use crate::handler::Peer;
-use crate::options::{Connector, Framing, Overflow};
+use crate::limits::Overflow;
+use crate::options::{Connector, Framing};
 use crate::router_id::RouterId;
 use crate::send_queue::SendQueue;
 

@@ -34,7 +34,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let submitted = match connection.out.single() {
                 Some(one) => (self.driver.send(slot, &[IoSlice::new(one)]), one.len()),
                 None => {
-                    let mut parts = [const { IoSlice::new(&[]) }; PARTS_MAX];
+                    let mut parts = [IoSlice::new(&[]); PARTS_MAX];
                     let count = connection.out.parts(&mut parts);
                     let offered = parts[..count].iter().map(|part| part.len()).sum();
                     (self.driver.send(slot, &parts[..count]), offered)

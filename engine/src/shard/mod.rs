@@ -114,10 +114,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    pub(crate) fn driver_mut(&mut self) -> &mut D {
-        &mut self.driver
-    }
-
     pub(crate) fn driver(&self) -> &D {
         &self.driver
     }

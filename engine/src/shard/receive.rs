@@ -23,8 +23,6 @@ use crate::router_id::RouterId;
 struct Dispatched {
     /// End of the last frame dispatched, as an index into the chunk.
     at: usize,
-    /// The handler paused, closed or moved the connection.
-    stopped: bool,
     bad: Option<FrameError>,
 }
 
@@ -61,7 +59,7 @@ fn dispatch<H: Handler>(
         }
     }
     core.stats.messages_in += count;
-    Dispatched { at, stopped: core.stop_dispatch, bad }
+    Dispatched { at, bad }
 }
 
 impl<D: Driver, H: Handler> Shard<D, H> {
@@ -179,9 +177,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// The reasons for pausing changed: dispatches what was held back, and tells the driver.
     pub(super) fn follow_pause(&mut self, id: RouterId) {
         let core = &mut self.core;
+        let now = core.now;
         let Some((slot, connection)) = core.open_mut(id) else { return };
         if !connection.pause.is_any() && !connection.reading {
-            connection.last_read = core.now;
+            connection.last_read = now;
             let framing = connection.framing;
             if connection.tail.is_some()
                 && let Some(codec) = core.codec(framing)
