@@ -1,0 +1,256 @@
+//! Receive memory: chunks, the messages that borrow from them, and the leases that outlive a read.
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+/// Memory into which a shard receives. Counted without atomics; only its shard writes it, and only
+/// while nobody else holds it (`Rc::get_mut`).
+pub(crate) struct Chunk {
+    bytes: Box<[u8]>,
+}
+
+impl Chunk {
+    pub(crate) fn new(size: usize) -> Rc<Self> {
+        Rc::new(Self { bytes: vec![0; size].into_boxed_slice() })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+/// The receive chunks of a shard: one in use, the others leased out or free.
+///
+/// There are at most `max` chunks. While the last one is in use, messages are leased by copying,
+/// so that it is never leased and there is always a chunk to receive into.
+pub(crate) struct ChunkPool {
+    size: usize,
+    max: usize,
+    made: usize,
+    free: Vec<Rc<Chunk>>,
+    /// Replaced while leased; free again when we hold the only count.
+    leased: Vec<Rc<Chunk>>,
+}
+
+impl ChunkPool {
+    pub(crate) fn new(size: usize, max: usize) -> Self {
+        Self { size, max: max.max(1), made: 0, free: Vec::new(), leased: Vec::new() }
+    }
+
+    /// A chunk that nobody else holds, in place of `used`.
+    pub(crate) fn replace(&mut self, used: Rc<Chunk>) -> Rc<Chunk> {
+        if Rc::strong_count(&used) == 1 {
+            return used;
+        }
+        self.leased.push(used);
+        self.take()
+    }
+
+    pub(crate) fn take(&mut self) -> Rc<Chunk> {
+        if let Some(chunk) = self.free.pop() {
+            return chunk;
+        }
+        // Leases are mostly short: by now most of the replaced chunks are free again.
+        let free = &mut self.free;
+        self.leased.retain(|chunk| {
+            let ended = Rc::strong_count(chunk) == 1;
+            if ended {
+                free.push(Rc::clone(chunk));
+            }
+            !ended
+        });
+        self.free.pop().unwrap_or_else(|| {
+            debug_assert!(self.made < self.max, "the last chunk is never leased");
+            self.made += 1;
+            Chunk::new(self.size)
+        })
+    }
+
+    /// True if the chunk in use is the last one, so that messages have to be copied to be kept.
+    pub(crate) fn is_low(&self) -> bool {
+        self.made >= self.max
+            && self.free.is_empty()
+            && !self.leased.iter().any(|chunk| Rc::strong_count(chunk) == 1)
+    }
+
+    /// Bytes of all chunks.
+    pub(crate) fn bytes(&self) -> usize {
+        self.made * self.size
+    }
+}
+
+/// A message as the synchronous handler sees it: a borrowed slice, valid during the call.
+///
+/// [`lease`](Message::lease) makes a [`Body`] of it that may be kept.
+#[derive(Clone, Copy)]
+pub struct Message<'a> {
+    chunk: &'a Rc<Chunk>,
+    start: usize,
+    end: usize,
+    copy: bool,
+}
+
+impl<'a> Message<'a> {
+    /// `copy`: lease by copying, because the chunk is the last one of its pool.
+    #[inline]
+    pub(crate) fn new(chunk: &'a Rc<Chunk>, range: Range<usize>, copy: bool) -> Self {
+        Self { chunk, start: range.start, end: range.end, copy }
+    }
+
+    /// The bytes of the message, for the whole of the handler's call.
+    #[inline]
+    pub fn bytes(&self) -> &'a [u8] {
+        &self.chunk.bytes()[self.start..self.end]
+    }
+
+    /// Keeps the message beyond the call, without copying it as long as the shard has receive
+    /// chunks left (see [`Limits::receive_chunks_max`](crate::Limits)).
+    pub fn lease(&self) -> Body {
+        if self.copy {
+            return Body::from(self.bytes());
+        }
+        let chunk = Rc::clone(self.chunk);
+        Body { source: Source::Leased { chunk, start: self.start, end: self.end } }
+    }
+}
+
+impl Deref for Message<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl fmt::Debug for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({} bytes)", self.len())
+    }
+}
+
+#[derive(Clone)]
+enum Source {
+    Leased { chunk: Rc<Chunk>, start: usize, end: usize },
+    Owned(Bytes),
+}
+
+/// An owned message: a lease on receive memory of the shard (counted without atomics, so it stays
+/// on its thread), or bytes of its own.
+#[derive(Clone)]
+pub struct Body {
+    source: Source,
+}
+
+impl Body {
+    /// The bytes, independent of the shard: copied if they are leased, as they are otherwise.
+    pub fn into_bytes(self) -> Bytes {
+        match self.source {
+            Source::Leased { chunk, start, end } => {
+                Bytes::copy_from_slice(&chunk.bytes()[start..end])
+            }
+            Source::Owned(bytes) => bytes,
+        }
+    }
+
+    /// True if the body holds a lease on the shard's receive memory.
+    pub fn is_leased(&self) -> bool {
+        matches!(self.source, Source::Leased { .. })
+    }
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.source {
+            Source::Leased { chunk, start, end } => &chunk.bytes()[*start..*end],
+            Source::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self { source: Source::Owned(bytes) }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::from(Bytes::from(bytes))
+    }
+}
+
+impl From<&[u8]> for Body {
+    fn from(bytes: &[u8]) -> Self {
+        Self::from(Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool_of_two() -> ChunkPool {
+        ChunkPool::new(4096, 2)
+    }
+
+    #[test]
+    fn a_leased_chunk_is_replaced_and_comes_back_when_the_lease_ends() {
+        let mut pool = pool_of_two();
+        let first = pool.take();
+        let body = Message::new(&first, 0..10, pool.is_low()).lease();
+        assert!(body.is_leased());
+        let address = first.bytes().as_ptr();
+        let second = pool.replace(first);
+        assert_ne!(second.bytes().as_ptr(), address);
+        drop(body);
+        assert!(!pool.is_low(), "the first chunk is free again");
+        let lease = Message::new(&second, 0..1, false).lease();
+        let third = pool.replace(second);
+        assert_eq!(third.bytes().as_ptr(), address);
+        drop(lease);
+        assert_eq!(pool.bytes(), 2 * 4096);
+    }
+
+    #[test]
+    fn the_last_chunk_is_leased_by_copy() {
+        let mut pool = pool_of_two();
+        let first = pool.take();
+        let kept = Message::new(&first, 0..10, pool.is_low()).lease();
+        let second = pool.replace(first);
+        assert!(pool.is_low());
+        let copied = Message::new(&second, 0..10, pool.is_low()).lease();
+        assert!(!copied.is_leased());
+        let same = second.bytes().as_ptr();
+        let second = pool.replace(second);
+        assert_eq!(second.bytes().as_ptr(), same);
+        assert_eq!(kept.len(), 10);
+        assert_eq!(copied.into_bytes().len(), 10);
+    }
+}

@@ -1,0 +1,319 @@
+//! One connection as its shard sees it, and the table of them.
+//!
+//! | state | reads | `send` | leaves it by |
+//! |---|---|---|---|
+//! | `Connecting` | – | `Gone` | `Connected`, connect deadline |
+//! | `Open` | dispatched | queued | `close`, `abort`, an error, `rehome` |
+//! | `Closing` | discarded | `Gone` | queue written: FIN, then `Lingering` |
+//! | `Lingering` | discarded | `Gone` | the peer's FIN, linger time |
+//! | `Dead` | – | `Gone` | the end of the handler's call: slot freed |
+
+use std::rc::Rc;
+
+use slab::Slab;
+
+use crate::body::Chunk;
+use crate::error::CloseReason;
+use crate::handler::Peer;
+use crate::limits::Overflow;
+use crate::options::Framing;
+use crate::router_id::RouterId;
+use crate::send_queue::SendQueue;
+use crate::time::Time;
+use crate::timer::TimerKey;
+
+/// "No slot" in the links between connections.
+pub(crate) const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Connecting,
+    Open,
+    Closing,
+    Lingering,
+    Dead,
+}
+
+/// Why reading is off; any of them suffices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pause(u8);
+
+impl Pause {
+    /// `Context::pause_reading`.
+    pub(crate) const HANDLER: Self = Self(1);
+    /// The send queue is over its high watermark.
+    pub(crate) const OVERFLOW: Self = Self(2);
+    /// Moved here; what the old shard posted about it has not arrived yet.
+    pub(crate) const FENCE: Self = Self(4);
+
+    pub(crate) fn is_any(self) -> bool {
+        self.0 != 0
+    }
+
+    pub(crate) fn has(self, one: Self) -> bool {
+        self.0 & one.0 != 0
+    }
+
+    pub(crate) fn set(&mut self, one: Self, on: bool) {
+        self.0 = if on { self.0 | one.0 } else { self.0 & !one.0 };
+    }
+}
+
+/// Bytes received and not yet dispatched: `start..end` of a leased chunk.
+pub(crate) struct Tail {
+    pub(crate) chunk: Rc<Chunk>,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl Tail {
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+pub(crate) struct Connection {
+    pub(crate) id: RouterId,
+    pub(crate) state: State,
+    pub(crate) framing: Framing,
+    pub(crate) overflow: Overflow,
+    pub(crate) pause: Pause,
+    /// Whether the driver reads; follows `pause` at the end of the handler's call.
+    pub(crate) reading: bool,
+    /// In the shard's list of connections to flush.
+    pub(crate) dirty: bool,
+    /// A write is pending; the next one after the driver's `Sent`.
+    pub(crate) blocked: bool,
+    /// Somebody was told `Full`, or reading was paused: tell once when below low water.
+    pub(crate) tell_drained: bool,
+    pub(crate) read_closed: bool,
+    /// The first message arrived (resets the reconnect back-off).
+    pub(crate) spoke: bool,
+    pub(crate) out: SendQueue,
+    pub(crate) tail: Option<Tail>,
+    /// Links of the list of connections with a tail, oldest first.
+    pub(crate) older: u32,
+    pub(crate) newer: u32,
+    pub(crate) last_read: Time,
+    pub(crate) timer: Option<TimerKey>,
+    pub(crate) peer: Peer,
+    /// What `on_disconnect` is told at the end of a graceful close.
+    pub(crate) ending: Option<CloseReason>,
+    /// Sends of this shard that wait until those which are still under way have arrived.
+    pub(crate) held: Option<Box<SendQueue>>,
+    /// Move on to this shard once the last move is settled.
+    pub(crate) moves_on: Option<u8>,
+}
+
+impl Connection {
+    pub(crate) fn new(id: RouterId, framing: Framing, overflow: Overflow, peer: Peer) -> Self {
+        Self {
+            id,
+            state: State::Open,
+            framing,
+            overflow,
+            pause: Pause::default(),
+            reading: true,
+            dirty: false,
+            blocked: false,
+            tell_drained: false,
+            read_closed: false,
+            spoke: false,
+            out: SendQueue::default(),
+            tail: None,
+            older: NONE,
+            newer: NONE,
+            last_read: Time::ZERO,
+            timer: None,
+            peer,
+            ending: None,
+            held: None,
+            moves_on: None,
+        }
+    }
+}
+
+/// What a slot of the table holds.
+pub(crate) enum Slot {
+    Here(Connection),
+    /// Born here, lives on another shard now; messages for it are passed on.
+    Moved { id: RouterId, to: u8 },
+}
+
+/// The connections of a shard. Look-up by [`RouterId`] is an index and a compare.
+pub(crate) struct Connections {
+    shard: u8,
+    slots: Slab<Slot>,
+    generation: u32,
+    here: usize,
+    /// For each birth shard: local slots of its connections that live here, by birth slot.
+    adopted: Vec<Vec<u32>>,
+}
+
+impl Connections {
+    pub(crate) fn new(shard: u8, shards: usize) -> Self {
+        let adopted = (0..shards).map(|_| Vec::new()).collect();
+        Self { shard, slots: Slab::new(), generation: 0, here: 0, adopted }
+    }
+
+    /// Connections that live here.
+    pub(crate) fn len(&self) -> usize {
+        self.here
+    }
+
+    /// Inserts a new connection that `make` builds from its id.
+    pub(crate) fn insert(&mut self, make: impl FnOnce(RouterId) -> Connection) -> u32 {
+        let entry = self.slots.vacant_entry();
+        let slot = u32::try_from(entry.key()).expect("slots are limited by RouterId::SLOTS_MAX");
+        self.generation = self.generation.wrapping_add(1);
+        entry.insert(Slot::Here(make(RouterId::new(self.shard, slot, self.generation))));
+        self.here += 1;
+        slot
+    }
+
+    /// Takes in a connection of another shard (or one of ours that comes home).
+    pub(crate) fn adopt(&mut self, connection: Connection) -> u32 {
+        self.here += 1;
+        let id = connection.id;
+        if id.shard() == usize::from(self.shard) {
+            let slot = id.slot();
+            debug_assert!(matches!(self.slots.get(slot as usize), Some(Slot::Moved { .. })));
+            self.slots[slot as usize] = Slot::Here(connection);
+            return slot;
+        }
+        let slot = self.slots.insert(Slot::Here(connection)) as u32;
+        let table = &mut self.adopted[id.shard()];
+        let birth = id.slot() as usize;
+        if table.len() <= birth {
+            table.resize(birth + 1, NONE);
+        }
+        table[birth] = slot;
+        slot
+    }
+
+    /// The slot of a connection that lives here.
+    #[inline]
+    pub(crate) fn find(&self, id: RouterId) -> Option<u32> {
+        let slot = if id.shard() == usize::from(self.shard) {
+            id.slot()
+        } else {
+            *self.adopted.get(id.shard())?.get(id.slot() as usize)?
+        };
+        match self.slots.get(slot as usize) {
+            Some(Slot::Here(connection)) if connection.id == id => Some(slot),
+            _ => None,
+        }
+    }
+
+    /// Where a connection that was born here lives now, if that is elsewhere.
+    pub(crate) fn moved_to(&self, id: RouterId) -> Option<usize> {
+        if id.shard() != usize::from(self.shard) {
+            return None;
+        }
+        match self.slots.get(id.slot() as usize) {
+            Some(Slot::Moved { id: moved, to }) if *moved == id => Some(usize::from(*to)),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, slot: u32) -> Option<&Connection> {
+        match self.slots.get(slot as usize) {
+            Some(Slot::Here(connection)) => Some(connection),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Connection> {
+        match self.slots.get_mut(slot as usize) {
+            Some(Slot::Here(connection)) => Some(connection),
+            _ => None,
+        }
+    }
+
+    /// Takes a connection out. Its slot becomes free, or a forwarding entry if it was born here
+    /// and `moves_to` another shard.
+    pub(crate) fn remove(&mut self, slot: u32, moves_to: Option<u8>) -> Option<Connection> {
+        self.get(slot)?;
+        self.here -= 1;
+        let id = self.get(slot)?.id;
+        let born_here = id.shard() == usize::from(self.shard);
+        let taken = match moves_to {
+            Some(to) if born_here => {
+                std::mem::replace(&mut self.slots[slot as usize], Slot::Moved { id, to })
+            }
+            _ => self.slots.remove(slot as usize),
+        };
+        if !born_here && let Some(entry) = self.adopted[id.shard()].get_mut(id.slot() as usize) {
+            *entry = NONE;
+        }
+        match taken {
+            Slot::Here(connection) => Some(connection),
+            Slot::Moved { .. } => None,
+        }
+    }
+
+    /// The connection that moved away has ended: frees its birth slot.
+    pub(crate) fn forget_moved(&mut self, id: RouterId) {
+        if self.moved_to(id).is_some() {
+            self.slots.remove(id.slot() as usize);
+        }
+    }
+
+    /// The connections that live here, by slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
+        self.slots.iter().filter_map(|(slot, entry)| match entry {
+            Slot::Here(connection) => Some((slot as u32, connection)),
+            Slot::Moved { .. } => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handler::Origin;
+
+    fn connection(id: RouterId) -> Connection {
+        let peer = Peer { address: None, origin: Origin::Accepted { listener: 0 } };
+        Connection::new(id, Framing::Be32, Overflow::default(), peer)
+    }
+
+    #[test]
+    fn a_stale_id_finds_nothing_after_its_slot_is_used_again() {
+        let mut table = Connections::new(3, 4);
+        let slot = table.insert(connection);
+        let old = table.get(slot).unwrap().id;
+        assert_eq!(table.find(old), Some(slot));
+        assert!(table.remove(slot, None).is_some());
+        assert_eq!(table.find(old), None);
+        let again = table.insert(connection);
+        let new = table.get(again).unwrap().id;
+        assert_eq!((again, new.slot()), (slot, old.slot()));
+        assert_ne!(new, old);
+        assert_eq!((table.find(old), table.find(new)), (None, Some(slot)));
+        assert_eq!(table.find(RouterId::from_u64(u64::MAX)), None);
+    }
+
+    #[test]
+    fn a_moved_connection_keeps_its_id_on_both_shards_and_can_come_home() {
+        let (mut home, mut away) = (Connections::new(0, 2), Connections::new(1, 2));
+        let slot = home.insert(connection);
+        let id = home.get(slot).unwrap().id;
+        let moved = home.remove(slot, Some(1)).unwrap();
+        assert_eq!((home.find(id), home.moved_to(id), home.len()), (None, Some(1), 0));
+        let there = away.adopt(moved);
+        assert_eq!((away.find(id), away.len()), (Some(there), 1));
+        let back = away.remove(there, Some(0)).unwrap();
+        assert_eq!(away.find(id), None);
+        assert_eq!(home.adopt(back), slot);
+        assert_eq!((home.find(id), home.moved_to(id)), (Some(slot), None));
+        let moved = home.remove(slot, Some(1)).unwrap();
+        drop(moved);
+        home.forget_moved(id);
+        assert_eq!(home.moved_to(id), None);
+        let next = home.insert(connection);
+        assert_eq!(next, slot);
+    }
+}

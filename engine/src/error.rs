@@ -1,0 +1,202 @@
+//! Errors and reasons, split by who is to blame.
+
+use std::fmt;
+use std::io;
+
+use proscenium_framing::FrameError;
+
+/// Why a connection ended. Every close has exactly one reason, which the handler is told and the
+/// statistics count by [`name`](CloseReason::name).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer finished sending, on a frame boundary, and everything queued for it was written.
+    PeerClosed,
+    /// The peer finished sending in the middle of a frame.
+    PeerClosedMidFrame {
+        /// Bytes of the incomplete frame that had arrived, header included.
+        received: usize,
+    },
+    /// The connection broke: reset by the peer, or another socket error.
+    Broken(io::Error),
+    /// We closed it: [`Context::close`](crate::Context::close) or the handle's `close`.
+    Local,
+    /// The peer sent bytes that are not a frame of the listener's framing, or a frame over its
+    /// limit; the error names what was expected and what came.
+    BadFrame(FrameError),
+    /// Its send queue passed the high watermark under
+    /// [`Overflow::Close`](crate::Overflow::Close).
+    SlowConsumer {
+        /// Bytes that were queued.
+        queued: usize,
+        /// The watermark they passed.
+        limit: usize,
+    },
+    /// Nothing arrived for the idle timeout of its listener.
+    IdleTimeout,
+    /// The shard's memory for incomplete frames ran out, and this connection had the oldest one.
+    ReassemblyPressure,
+    /// The shard's memory for unsent bytes ran out, and this connection had the most of them.
+    SendPressure,
+    /// After a graceful close the peer took too long to read the rest or to close its side.
+    LingerTimeout,
+    /// Messages forwarded to it after a move between shards overran the limit.
+    ForwardOverflow,
+    /// The engine shut down.
+    Shutdown,
+}
+
+impl CloseReason {
+    /// All names, in the order in which the statistics list them.
+    pub const NAMES: [&'static str; 12] = [
+        "peer_closed",
+        "peer_closed_mid_frame",
+        "broken",
+        "local",
+        "bad_frame",
+        "slow_consumer",
+        "idle_timeout",
+        "reassembly_pressure",
+        "send_pressure",
+        "linger_timeout",
+        "forward_overflow",
+        "shutdown",
+    ];
+
+    pub(crate) const fn index(&self) -> usize {
+        match self {
+            Self::PeerClosed => 0,
+            Self::PeerClosedMidFrame { .. } => 1,
+            Self::Broken(_) => 2,
+            Self::Local => 3,
+            Self::BadFrame(_) => 4,
+            Self::SlowConsumer { .. } => 5,
+            Self::IdleTimeout => 6,
+            Self::ReassemblyPressure => 7,
+            Self::SendPressure => 8,
+            Self::LingerTimeout => 9,
+            Self::ForwardOverflow => 10,
+            Self::Shutdown => 11,
+        }
+    }
+
+    /// The reason's name in statistics and metrics.
+    pub const fn name(&self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerClosed => f.write_str("the peer closed the connection"),
+            Self::PeerClosedMidFrame { received } => {
+                write!(f, "the peer closed in the middle of a frame, {received} bytes into it")
+            }
+            Self::Broken(error) => write!(f, "the connection broke: {error}"),
+            Self::Local => f.write_str("closed by this side"),
+            Self::BadFrame(error) => write!(f, "bad frame: {error}"),
+            Self::SlowConsumer { queued, limit } => {
+                write!(f, "slow consumer: {queued} bytes queued, the watermark is {limit}")
+            }
+            Self::IdleTimeout => f.write_str("nothing arrived within the idle timeout"),
+            Self::ReassemblyPressure => {
+                f.write_str("out of memory for incomplete frames; this one was the oldest")
+            }
+            Self::SendPressure => {
+                f.write_str("out of memory for unsent bytes; this connection had the most")
+            }
+            Self::LingerTimeout => f.write_str("the peer did not finish within the linger time"),
+            Self::ForwardOverflow => {
+                f.write_str("too many messages under way between shards after a move")
+            }
+            Self::Shutdown => f.write_str("the engine shut down"),
+        }
+    }
+}
+
+/// Why a message was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The connection is gone or closing (or the id never named one).
+    Gone,
+    /// A bound was reached: the connection's send queue, the shard's send memory, or the mailbox
+    /// of the shard that owns the connection. For a connection of the same shard, `on_drained`
+    /// follows once the queue has passed low water.
+    Full,
+    /// The body is longer than the listener's frame limit.
+    TooLong {
+        /// Length of the body in bytes.
+        length: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the connection is gone"),
+            Self::Full => f.write_str("the queue is full"),
+            Self::TooLong { length, limit } => {
+                write!(f, "a body of {length} bytes is over the limit of {limit}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SendError {}
+
+/// Why something posted to a shard was refused; it is handed back.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PostError<T> {
+    /// The shard's mailbox is full.
+    Full(T),
+    /// The shard has stopped, or there is no shard of that number.
+    Stopped(T),
+}
+
+impl<T> fmt::Display for PostError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(_) => f.write_str("the shard's mailbox is full"),
+            Self::Stopped(_) => f.write_str("the shard has stopped"),
+        }
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for PostError<T> {}
+
+/// Why an outgoing connection was not made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The system refused: connection refused, unreachable, no descriptors, …
+    Io(io::Error),
+    /// No answer within the connect deadline.
+    TimedOut,
+    /// The shard's limit of connections is reached.
+    ConnectionLimit {
+        /// The limit.
+        limit: usize,
+    },
+    /// The engine is shutting down.
+    Shutdown,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "cannot connect: {error}"),
+            Self::TimedOut => f.write_str("cannot connect: no answer within the deadline"),
+            Self::ConnectionLimit { limit } => {
+                write!(f, "cannot connect: the shard has {limit} connections, its limit")
+            }
+            Self::Shutdown => f.write_str("cannot connect: the engine is shutting down"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}

@@ -1,0 +1,163 @@
+//! [`Limits`]: every bound of a shard in one place.
+
+use std::time::Duration;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// What happens when a connection's send queue passes its high watermark.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// Stop reading from this peer until the queue is below the low watermark: whoever does not
+    /// read its answers cannot ask more. Sends of others are accepted up to
+    /// [`Limits::send_queue_max`], then refused with `Full`.
+    #[default]
+    PauseReading,
+    /// Refuse the new message with `Full` and count it as dropped; the connection goes on.
+    DropNewest,
+    /// Close the connection with [`CloseReason::SlowConsumer`](crate::CloseReason::SlowConsumer).
+    Close,
+}
+
+macro_rules! limits {
+    ($( $(#[$doc:meta])* $name:ident : $type:ty = $default:expr; )*) => {
+        /// The bounds of one shard. Each is documented with its unit and default; set them in
+        /// builder style:
+        ///
+        /// ```
+        /// use proscenium_engine::Limits;
+        /// let limits = Limits::default().connections_max(1_000).frame_max(64 * 1024);
+        /// assert_eq!(limits.connections_max, 1_000);
+        /// ```
+        ///
+        /// The greatest memory of a shard is about `connections_max` × 256 B
+        /// + `receive_chunks_max` × `receive_chunk` + `reassembly_bytes_max` + `send_bytes_max`
+        /// + `mailbox_max` × 64 B (and the bodies that wait in the mailbox).
+        #[derive(Clone, Debug)]
+        #[non_exhaustive]
+        pub struct Limits { $( $(#[$doc])* pub $name: $type, )* }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $( $name: $default, )* }
+            }
+        }
+
+        impl Limits {
+            $(
+                #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
+                #[must_use]
+                pub fn $name(mut self, value: $type) -> Self {
+                    self.$name = value;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+limits! {
+    /// Connections of one shard, accepted and outgoing. One more is closed at once and counted.
+    /// Default 100,000.
+    connections_max: usize = 100_000;
+    /// Accepted connections per second and peer address (IP), averaged over
+    /// [`accept_burst`](Self#structfield.accept_burst); more are closed at once and counted.
+    /// 0 = no limit, the default.
+    accepts_per_second: u32 = 0;
+    /// How many connections of one address may come at once under `accepts_per_second`.
+    /// Default 100.
+    accept_burst: u32 = 100;
+    /// Greatest body length of a frame in bytes, both directions. Default 2 MiB.
+    frame_max: usize = 2 * MIB;
+    /// Bytes read from one connection at once, the size of a receive chunk; the rest waits until
+    /// every other ready connection had its turn. Default 64 KiB.
+    receive_chunk: usize = 64 * KIB;
+    /// Receive chunks of a shard that may be leased out as bodies at the same time. When the last
+    /// one is in use, bodies are copied to their own size instead. Default 64 (4 MiB).
+    receive_chunks_max: usize = 64;
+    /// Bytes of incomplete or held-back frames of all connections of a shard. When exhausted,
+    /// the connection with the oldest incomplete frame is closed. Default 256 MiB.
+    reassembly_bytes_max: usize = 256 * MIB;
+    /// Send queue of one connection: above this many bytes the listener's [`Overflow`] policy
+    /// acts. Default 1 MiB.
+    send_high: usize = MIB;
+    /// Below this many bytes, whoever was paused or told `Full` is told once that it goes on.
+    /// Default 256 KiB.
+    send_low: usize = 256 * KIB;
+    /// Send queue of one connection: never more bytes than this, whatever the policy.
+    /// Default 8 MiB.
+    send_queue_max: usize = 8 * MIB;
+    /// Unsent bytes of all connections of a shard. When exhausted, sends are refused with `Full`
+    /// and the connection with the most unsent bytes is closed. Default 512 MiB.
+    send_bytes_max: usize = 512 * MIB;
+    /// Messages in a shard's mailbox; beyond, the producer gets `Full`. Default 16,384.
+    mailbox_max: usize = 16 * 1024;
+    /// A connection from which nothing arrives for so long is closed. Time during which *we*
+    /// paused reading does not count. Zero = never, the default.
+    idle_timeout: Duration = Duration::ZERO;
+    /// After a graceful close: how long the peer may take to read what is queued and to close its
+    /// side. Default 2 s.
+    linger: Duration = Duration::from_secs(2);
+}
+
+impl Limits {
+    /// Checks that the limits fit together.
+    ///
+    /// # Errors
+    /// Says which two fields contradict each other, with both values.
+    pub fn validate(&self) -> Result<(), String> {
+        let rules = [
+            (self.receive_chunk >= 4 * KIB, "receive_chunk", self.receive_chunk, "4096", 4 * KIB),
+            (self.receive_chunks_max >= 1, "receive_chunks_max", self.receive_chunks_max, "1", 1),
+            (self.mailbox_max >= 1, "mailbox_max", self.mailbox_max, "1", 1),
+            (self.send_high > self.send_low, "send_high", self.send_high, "send_low", self.send_low),
+            (
+                self.send_queue_max >= self.send_high,
+                "send_queue_max",
+                self.send_queue_max,
+                "send_high",
+                self.send_high,
+            ),
+            (
+                self.send_queue_max >= self.frame_max + 4,
+                "send_queue_max",
+                self.send_queue_max,
+                "frame_max + 4",
+                self.frame_max + 4,
+            ),
+            (
+                self.reassembly_bytes_max >= self.frame_max + 4,
+                "reassembly_bytes_max",
+                self.reassembly_bytes_max,
+                "frame_max + 4",
+                self.frame_max + 4,
+            ),
+        ];
+        for (holds, name, value, bound_name, bound) in rules {
+            if !holds {
+                return Err(format!(
+                    "limits: {name} is {value}, but must be at least {bound_name} ({bound})"
+                ));
+            }
+        }
+        if self.connections_max >= crate::RouterId::SLOTS_MAX {
+            let most = crate::RouterId::SLOTS_MAX - 1;
+            let given = self.connections_max;
+            return Err(format!("limits: connections_max is {given}, the most is {most}"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_fit_together_and_contradictions_are_named() {
+        assert_eq!(Limits::default().validate(), Ok(()));
+        let error = Limits::default().send_low(2 * MIB).validate().unwrap_err();
+        assert!(error.contains("send_high") && error.contains("send_low"), "{error}");
+    }
+}
