@@ -295,7 +295,9 @@ mod tests {
         let base = ["proscenium", "load", "stream", "--target", "127.0.0.1:1"];
         let cli = Cli::try_parse_from(base.iter().chain(args))?;
         match cli.command {
-            Command::Load(LoadArgs { kind: LoadKind::Stream(args) }) => Ok(args),
+            Command::Load(LoadArgs {
+                kind: LoadKind::Stream(args),
+            }) => Ok(args),
             other => panic!("parsed as {other:?}"),
         }
     }
@@ -318,11 +320,26 @@ mod tests {
     #[test]
     fn durations_sizes_rates_and_lists_parse() {
         let args = stream(&[
-            "--scenario", "s2", "--size", "64KiB", "--warmup", "500ms", "--rate", "1e6", "--burst",
-            "8", "--pin", "0,1", "--verify", "full",
+            "--scenario",
+            "s2",
+            "--size",
+            "64KiB",
+            "--warmup",
+            "500ms",
+            "--rate",
+            "1e6",
+            "--burst",
+            "8",
+            "--pin",
+            "0,1",
+            "--verify",
+            "full",
         ])
         .unwrap();
-        assert_eq!((args.size, args.warmup), (65_536, Duration::from_millis(500)));
+        assert_eq!(
+            (args.size, args.warmup),
+            (65_536, Duration::from_millis(500))
+        );
         assert_eq!((args.rate, args.burst), (Some(1e6), Some(8)));
         assert_eq!((args.pin, args.verify), (vec![0, 1], Verify::FULL));
     }
@@ -334,7 +351,10 @@ mod tests {
             (&["--scenario", "s2", "--warmup", "3"], "500ms"),
             (&["--scenario", "s2", "--size", "big"], "64KiB"),
             (&["--scenario", "s2", "--rate", "0"], "messages per second"),
-            (&["--scenario", "s2", "--rate", "NaN"], "messages per second"),
+            (
+                &["--scenario", "s2", "--rate", "NaN"],
+                "messages per second",
+            ),
             (&["--scenario", "s2", "--inflight", "0"], "1..=1000000"),
             (&["--scenario", "s2", "--burst", "2"], "--rate"),
             (&["--scenario", "s2", "--verify", "0"], "full"),

@@ -8,7 +8,9 @@ pub(crate) type ErrorCounts = BTreeMap<String, u64>;
 
 /// The name of a system error: `ECONNREFUSED`; for others the number or the kind.
 pub(crate) fn name(error: &io::Error) -> String {
-    let Some(code) = error.raw_os_error() else { return format!("{:?}", error.kind()) };
+    let Some(code) = error.raw_os_error() else {
+        return format!("{:?}", error.kind());
+    };
     let known = match code {
         libc::EPERM => "EPERM",
         libc::ENOENT => "ENOENT",
@@ -48,7 +50,10 @@ pub(crate) fn count(counts: &mut ErrorCounts, name: String) {
 
 /// `ECONNREFUSED:5;ECONNRESET:1`; empty without errors.
 pub(crate) fn joined(counts: &ErrorCounts) -> String {
-    let each: Vec<String> = counts.iter().map(|(name, n)| format!("{name}:{n}")).collect();
+    let each: Vec<String> = counts
+        .iter()
+        .map(|(name, n)| format!("{name}:{n}"))
+        .collect();
     each.join(";")
 }
 
@@ -60,11 +65,23 @@ mod tests {
     fn errors_have_names_and_counts() {
         let mut counts = ErrorCounts::new();
         assert_eq!(joined(&counts), "");
-        count(&mut counts, name(&io::Error::from_raw_os_error(libc::ECONNRESET)));
-        count(&mut counts, name(&io::Error::from_raw_os_error(libc::ECONNREFUSED)));
-        count(&mut counts, name(&io::Error::from_raw_os_error(libc::ECONNREFUSED)));
+        count(
+            &mut counts,
+            name(&io::Error::from_raw_os_error(libc::ECONNRESET)),
+        );
+        count(
+            &mut counts,
+            name(&io::Error::from_raw_os_error(libc::ECONNREFUSED)),
+        );
+        count(
+            &mut counts,
+            name(&io::Error::from_raw_os_error(libc::ECONNREFUSED)),
+        );
         count(&mut counts, name(&io::Error::from_raw_os_error(4095)));
-        count(&mut counts, name(&io::Error::from(io::ErrorKind::UnexpectedEof)));
+        count(
+            &mut counts,
+            name(&io::Error::from(io::ErrorKind::UnexpectedEof)),
+        );
         let expected = "ECONNREFUSED:2;ECONNRESET:1;UnexpectedEof:1;errno_4095:1";
         assert_eq!(joined(&counts), expected);
     }

@@ -36,12 +36,18 @@ impl Machine {
             cpus: thread::available_parallelism().map_or(0, usize::from),
             cache: (0..=4)
                 .rev()
-                .map(|level| read(&format!("/sys/devices/system/cpu/cpu0/cache/index{level}/size")))
+                .map(|level| {
+                    read(&format!(
+                        "/sys/devices/system/cpu/cpu0/cache/index{level}/size"
+                    ))
+                })
                 .find(|size| !size.is_empty())
                 .map(|size| size.trim().to_owned())
                 .unwrap_or_default(),
             memory_bytes: memory_bytes(&read("/proc/meminfo")),
-            kernel: format!("{} {}", std::env::consts::OS, kernel.trim()).trim().to_owned(),
+            kernel: format!("{} {}", std::env::consts::OS, kernel.trim())
+                .trim()
+                .to_owned(),
             system: system_name(&read("/etc/os-release")),
             architecture: std::env::consts::ARCH.to_owned(),
         }
@@ -50,23 +56,34 @@ impl Machine {
 
 fn cpu_name(cpuinfo: &str) -> String {
     let name = cpuinfo.lines().find(|line| line.starts_with("model name"));
-    name.and_then(|line| line.split_once(':')).map_or("", |(_, name)| name).trim().to_owned()
+    name.and_then(|line| line.split_once(':'))
+        .map_or("", |(_, name)| name)
+        .trim()
+        .to_owned()
 }
 
 fn memory_bytes(meminfo: &str) -> u64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|rest| rest.trim().strip_suffix("kB"));
-    kib.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+    kib.and_then(|kib| kib.trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }
 
 fn system_name(os_release: &str) -> String {
-    let name = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let name = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
     name.unwrap_or("").trim_matches('"').to_owned()
 }
 
 /// Seconds since 1970, for the record's time.
 pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -75,11 +92,17 @@ mod tests {
 
     #[test]
     fn system_files_parse() {
-        assert_eq!(cpu_name("processor\t: 0\nmodel name\t: Acme 9\nflags: x"), "Acme 9");
+        assert_eq!(
+            cpu_name("processor\t: 0\nmodel name\t: Acme 9\nflags: x"),
+            "Acme 9"
+        );
         assert_eq!(cpu_name(""), "");
         assert_eq!(memory_bytes("MemTotal:    2048 kB\nMemFree: 1 kB"), 2 << 20);
         assert_eq!(memory_bytes("nothing"), 0);
-        assert_eq!(system_name("ID=x\nPRETTY_NAME=\"Debian 13\"\n"), "Debian 13");
+        assert_eq!(
+            system_name("ID=x\nPRETTY_NAME=\"Debian 13\"\n"),
+            "Debian 13"
+        );
     }
 
     #[test]

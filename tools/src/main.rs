@@ -31,9 +31,16 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Not an error: the help or version that was asked for.
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let asked = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
             let _ = error.print();
-            return if asked { ExitCode::SUCCESS } else { EXIT_ERROR.into() };
+            return if asked {
+                ExitCode::SUCCESS
+            } else {
+                EXIT_ERROR.into()
+            };
         }
     };
     let result = match &cli.command {

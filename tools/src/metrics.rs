@@ -72,10 +72,16 @@ fn answer(mut stream: TcpStream, registry: &Registry) -> io::Result<()> {
             text::encode(&mut body, registry).map_err(io::Error::other)?;
             ("200 OK", CONTENT_TYPE, body)
         }
-        ("GET" | "HEAD", _) => {
-            ("404 Not Found", "text/plain", "expected the path /metrics\n".to_owned())
-        }
-        _ => ("405 Method Not Allowed", "text/plain", "expected GET\n".to_owned()),
+        ("GET" | "HEAD", _) => (
+            "404 Not Found",
+            "text/plain",
+            "expected the path /metrics\n".to_owned(),
+        ),
+        _ => (
+            "405 Method Not Allowed",
+            "text/plain",
+            "expected GET\n".to_owned(),
+        ),
     };
     let length = body.len();
     let body = if method == "HEAD" { "" } else { &body };
@@ -125,13 +131,21 @@ where
 
 /// All plain numbers, one metric each, with a row per shard.
 fn encode_numbers(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let Some(first) = stats.shards.first() else { return Ok(()) };
+    let Some(first) = stats.shards.first() else {
+        return Ok(());
+    };
     for (index, (name, _)) in first.fields().enumerate() {
         let gauge = GAUGES.contains(&name);
-        let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
+        let kind = if gauge {
+            MetricType::Gauge
+        } else {
+            MetricType::Counter
+        };
         let mut metric = encoder.encode_descriptor(name, help(name), None, kind)?;
         for (shard, stats) in stats.shards.iter().enumerate() {
-            let Some((_, value)) = stats.fields().nth(index) else { continue };
+            let Some((_, value)) = stats.fields().nth(index) else {
+                continue;
+            };
             let labels = [("shard", shard.to_string())];
             let mut row = metric.encode_family(&labels)?;
             if gauge {
@@ -149,7 +163,10 @@ fn encode_closes(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fm
     let mut metric = encoder.encode_descriptor("closes", help, None, MetricType::Counter)?;
     for (shard, stats) in stats.shards.iter().enumerate() {
         for (reason, count) in CloseReason::NAMES.iter().zip(stats.closes) {
-            let labels = [("shard", shard.to_string()), ("reason", (*reason).to_owned())];
+            let labels = [
+                ("shard", shard.to_string()),
+                ("reason", (*reason).to_owned()),
+            ];
             let mut row = metric.encode_family(&labels)?;
             row.encode_counter::<[(&str, &str); 0], _, u64>(&count, None)?;
         }
@@ -167,7 +184,12 @@ fn encode_turn_time(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) ->
         let labels = [("shard", shard.to_string())];
         let mut row = metric.encode_family(&labels)?;
         let exemplars = None;
-        row.encode_histogram::<[(&str, &str); 0]>(sum, stats.turn_time.count(), &buckets, exemplars)?;
+        row.encode_histogram::<[(&str, &str); 0]>(
+            sum,
+            stats.turn_time.count(),
+            &buckets,
+            exemplars,
+        )?;
     }
     Ok(())
 }
@@ -175,8 +197,19 @@ fn encode_turn_time(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) ->
 /// Upper bounds in seconds and counts. The last bucket has no bound.
 fn bucket_bounds(histogram: &Histogram) -> Vec<(f64, u64)> {
     let last = histogram.buckets.len() - 1;
-    let bound = |i: usize| if i == last { f64::MAX } else { (1u64 << i) as f64 / 1e9 };
-    histogram.buckets.iter().enumerate().map(|(i, count)| (bound(i), *count)).collect()
+    let bound = |i: usize| {
+        if i == last {
+            f64::MAX
+        } else {
+            (1u64 << i) as f64 / 1e9
+        }
+    };
+    histogram
+        .buckets
+        .iter()
+        .enumerate()
+        .map(|(i, count)| (bound(i), *count))
+        .collect()
 }
 
 /// What a number means, for the person who looks at the metrics.
@@ -252,7 +285,10 @@ mod tests {
         let response = request(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
-        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+        assert!(
+            head.contains(&format!("Content-Length: {}", body.len())),
+            "{head}"
+        );
         for line in [
             "# TYPE proscenium_connections gauge",
             "proscenium_connections{shard=\"1\"} 4",
@@ -265,12 +301,18 @@ mod tests {
             "proscenium_turn_time_seconds_sum{shard=\"0\"} 1.5",
             "# EOF",
         ] {
-            assert!(body.lines().any(|found| found == line), "no line {line} in\n{body}");
+            assert!(
+                body.lines().any(|found| found == line),
+                "no line {line} in\n{body}"
+            );
         }
         let infinite = body.lines().find(|line| line.contains("+Inf")).unwrap();
         assert!(infinite.ends_with(" 6"), "{infinite}");
         for (name, _) in ShardStats::default().fields() {
-            assert!(body.contains(&format!("# HELP proscenium_{name} ")), "{name} is missing");
+            assert!(
+                body.contains(&format!("# HELP proscenium_{name} ")),
+                "{name} is missing"
+            );
         }
     }
 
@@ -287,7 +329,10 @@ mod tests {
 
     #[test]
     fn every_number_has_a_help_text_of_its_own_and_every_gauge_exists() {
-        let names: Vec<&str> = ShardStats::default().fields().map(|(name, _)| name).collect();
+        let names: Vec<&str> = ShardStats::default()
+            .fields()
+            .map(|(name, _)| name)
+            .collect();
         for name in &names {
             assert_ne!(help(name), help("unknown"), "{name}");
         }

@@ -26,7 +26,9 @@ pub(crate) struct ThreadTime {
 impl Process {
     /// This process.
     pub(crate) fn this() -> Self {
-        Self { pid: std::process::id() }
+        Self {
+            pid: std::process::id(),
+        }
     }
 
     /// The process with this id.
@@ -54,9 +56,7 @@ impl Process {
     /// When the process is gone or `/proc` cannot be read.
     pub(crate) fn cpu_time(self) -> io::Result<Duration> {
         match self.thread_times() {
-            Ok(threads) if !threads.is_empty() => {
-                Ok(threads.iter().map(|thread| thread.cpu).sum())
-            }
+            Ok(threads) if !threads.is_empty() => Ok(threads.iter().map(|thread| thread.cpu).sum()),
             _ => self.cpu_time_in_ticks(),
         }
     }
@@ -69,11 +69,18 @@ impl Process {
         let mut threads = Vec::new();
         for entry in fs::read_dir(format!("/proc/{}/task", self.pid))? {
             let entry = entry?;
-            let Ok(tid) = entry.file_name().to_string_lossy().parse() else { continue };
+            let Ok(tid) = entry.file_name().to_string_lossy().parse() else {
+                continue;
+            };
             // A thread may end between the listing and the reading.
-            let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
+            let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else {
+                continue;
+            };
             if let Some(nanos) = parse_schedstat(&text) {
-                threads.push(ThreadTime { tid, cpu: Duration::from_nanos(nanos) });
+                threads.push(ThreadTime {
+                    tid,
+                    cpu: Duration::from_nanos(nanos),
+                });
             }
         }
         Ok(threads)
@@ -82,7 +89,10 @@ impl Process {
     fn cpu_time_in_ticks(self) -> io::Result<Duration> {
         let text = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
         let ticks = parse_stat_ticks(&text).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("unexpected stat line: {text}"))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("unexpected stat line: {text}"),
+            )
         })?;
         Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
     }
@@ -94,7 +104,10 @@ impl Process {
     pub(crate) fn rss_peak_bytes(self) -> io::Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         parse_status_bytes(&text, "VmHWM:").ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "no VmHWM line in the status file")
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no VmHWM line in the status file",
+            )
         })
     }
 }

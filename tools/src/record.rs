@@ -162,7 +162,9 @@ impl StreamRow {
 
     /// The row as CSV text, with or without a header line.
     fn csv(&self, header: bool) -> io::Result<String> {
-        let mut writer = csv::WriterBuilder::new().has_headers(header).from_writer(Vec::new());
+        let mut writer = csv::WriterBuilder::new()
+            .has_headers(header)
+            .from_writer(Vec::new());
         writer.serialize(self).map_err(io::Error::other)?;
         let bytes = writer.into_inner().map_err(io::Error::other)?;
         String::from_utf8(bytes).map_err(io::Error::other)
@@ -206,7 +208,10 @@ mod tests {
     fn the_header_begins_with_the_common_columns() {
         let text = row().csv(true).unwrap();
         let header = text.lines().next().unwrap();
-        assert!(header.starts_with(&format!("{COMMON_COLUMNS},stack,")), "{header}");
+        assert!(
+            header.starts_with(&format!("{COMMON_COLUMNS},stack,")),
+            "{header}"
+        );
         assert_eq!(text.lines().count(), 2);
     }
 
@@ -225,7 +230,10 @@ mod tests {
         let file = TestFile::new("other.csv");
         fs::write(&file.0, "a,b\n1,2\n").unwrap();
         let error = row().append_csv(&file.0).unwrap_err().to_string();
-        assert!(error.contains("expected: scenario_id") && error.contains("a,b"), "{error}");
+        assert!(
+            error.contains("expected: scenario_id") && error.contains("a,b"),
+            "{error}"
+        );
         assert_eq!(fs::read_to_string(&file.0).unwrap(), "a,b\n1,2\n");
     }
 

@@ -16,7 +16,9 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         "" if number == 0.0 => 1.0,
         "" => return Err(format!("`{text}` has no unit: {expected}")),
         other => {
-            return Err(format!("`{text}`: unknown unit `{other}` (ns, us, ms, s, m, h): {expected}"));
+            return Err(format!(
+                "`{text}`: unknown unit `{other}` (ns, us, ms, s, m, h): {expected}"
+            ));
         }
     };
     let nanos = number * nanos_per_unit;
@@ -42,7 +44,9 @@ pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
     };
     let bytes = number * factor;
     if bytes.fract() != 0.0 || bytes > (1u64 << 40) as f64 {
-        return Err(format!("`{text}` is not a whole number of bytes up to 1 TiB: {expected}"));
+        return Err(format!(
+            "`{text}` is not a whole number of bytes up to 1 TiB: {expected}"
+        ));
     }
     Ok(bytes as usize)
 }
@@ -61,7 +65,7 @@ pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -108,7 +112,11 @@ mod tests {
             ("7 ns", 7),
             ("0", 0),
         ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_nanos(nanos)),
+                "{text}"
+            );
         }
         for text in ["", "3", "s", "3 parsecs", "-1s", "1..5s", "400000h", "NaNs"] {
             let error = parse_duration(text).unwrap_err();

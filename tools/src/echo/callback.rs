@@ -23,13 +23,11 @@ impl Handler for Echo {
 }
 
 /// Serves until the process is asked to end.
-pub(super) fn run(
-    args: &EchoArgs,
-    listeners: Vec<Listener>,
-    limits: Limits,
-) -> Result<(), String> {
-    let mut builder =
-        Engine::builder().shards(usize::from(args.shards)).name("echo").limits(limits);
+pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> Result<(), String> {
+    let mut builder = Engine::builder()
+        .shards(usize::from(args.shards))
+        .name("echo")
+        .limits(limits);
     for listener in listeners {
         builder = builder.listen(listener);
     }
@@ -54,7 +52,11 @@ pub(super) fn run(
     announce(engine.local_addrs())?;
 
     let drain = engine.join();
-    let summary = Summary { stats: &handle.stats(), drain: &drain, ran: begin.elapsed() };
+    let summary = Summary {
+        stats: &handle.stats(),
+        drain: &drain,
+        ran: begin.elapsed(),
+    };
     // Whoever waited for the summary may be gone.
     let _ = write!(io::stdout(), "{summary}");
     Ok(())

@@ -113,9 +113,18 @@ impl fmt::Display for Summary<'_> {
             .filter(|(_, count)| *count > 0)
             .map(|(name, count)| format!("{name} {}", grouped(count)))
             .collect();
-        let closes = if closes.is_empty() { "none".to_owned() } else { closes.join(", ") };
+        let closes = if closes.is_empty() {
+            "none".to_owned()
+        } else {
+            closes.join(", ")
+        };
         writeln!(f, "closed       {closes}")?;
         writeln!(f, "drain        {}", self.drain)?;
-        writeln!(f, "ran          {:.1} s on {} shards", self.ran.as_secs_f64(), self.stats.shards.len())
+        writeln!(
+            f,
+            "ran          {:.1} s on {} shards",
+            self.ran.as_secs_f64(),
+            self.stats.shards.len()
+        )
     }
 }

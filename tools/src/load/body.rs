@@ -28,7 +28,9 @@ impl Template {
             // shifted body pass.
             ((position as u32).wrapping_mul(0x9e37_79b1) >> 24) as u8
         });
-        Self { bytes: pattern.collect() }
+        Self {
+            bytes: pattern.collect(),
+        }
     }
 
     /// Sets the phase of the messages that follow.
@@ -99,7 +101,11 @@ impl Checker {
     /// Expects bodies of `size` bytes.
     pub(super) fn new(size: usize, verify: Verify) -> Self {
         let Verify::Every(every) = verify;
-        Self { expected: Template::new(size), every, until_full: 0 }
+        Self {
+            expected: Template::new(size),
+            every,
+            until_full: 0,
+        }
     }
 
     /// Checks one answer and returns its send time. `stamps` is the range in which it must lie:
@@ -181,8 +187,9 @@ mod tests {
         let mut middle = sent(64, 1, 5);
         middle[30] ^= 1;
         let mut checker = Checker::new(64, Verify::Every(4));
-        let results: Vec<bool> =
-            (0..8).map(|_| checker.check(&middle, &(1..=2), 0..=9).is_ok()).collect();
+        let results: Vec<bool> = (0..8)
+            .map(|_| checker.check(&middle, &(1..=2), 0..=9).is_ok())
+            .collect();
         assert_eq!(results, [false, true, true, true, false, true, true, true]);
 
         let mut tail = sent(64, 1, 5);
@@ -208,10 +215,22 @@ mod tests {
     fn lengths_and_times_out_of_range_are_named() {
         let mut checker = Checker::new(64, Verify::SAMPLE);
         assert_eq!(checker.check(&[], &(1..=2), 0..=9), Err(Corrupt::Length));
-        assert_eq!(checker.check(&sent(65, 1, 5), &(1..=2), 0..=9), Err(Corrupt::Length));
-        assert_eq!(checker.check(&sent(64, 1, 10), &(1..=2), 0..=9), Err(Corrupt::Stamp));
-        assert_eq!(checker.check(&sent(64, 1, 4), &(1..=2), 5..=9), Err(Corrupt::Stamp));
-        assert_eq!(checker.check(&sent(64, 3, 5), &(1..=2), 0..=9), Err(Corrupt::Phase));
+        assert_eq!(
+            checker.check(&sent(65, 1, 5), &(1..=2), 0..=9),
+            Err(Corrupt::Length)
+        );
+        assert_eq!(
+            checker.check(&sent(64, 1, 10), &(1..=2), 0..=9),
+            Err(Corrupt::Stamp)
+        );
+        assert_eq!(
+            checker.check(&sent(64, 1, 4), &(1..=2), 5..=9),
+            Err(Corrupt::Stamp)
+        );
+        assert_eq!(
+            checker.check(&sent(64, 3, 5), &(1..=2), 0..=9),
+            Err(Corrupt::Phase)
+        );
     }
 
     #[test]
@@ -220,7 +239,10 @@ mod tests {
         assert_eq!(Verify::parse("sample"), Ok(Verify::SAMPLE));
         assert_eq!(Verify::parse("100"), Ok(Verify::Every(100)));
         for text in ["0", "-1", "", "some"] {
-            assert!(Verify::parse(text).unwrap_err().contains("expected"), "{text}");
+            assert!(
+                Verify::parse(text).unwrap_err().contains("expected"),
+                "{text}"
+            );
         }
     }
 }

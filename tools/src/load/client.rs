@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use proscenium_engine::{
-    CloseReason, ConnectError, ConnectId, Connector, Context, Handler, Message, Peer, RouterId, Run,
-    Time,
+    CloseReason, ConnectError, ConnectId, Connector, Context, Handler, Message, Peer, RouterId,
+    Run, Time,
 };
 
 use super::body::{Checker, Corrupt, Template, Verify};
@@ -197,7 +197,11 @@ impl Client {
 
     /// Starts as many connections as may be under way.
     fn connect_more(&mut self, cx: &mut Context<'_, Order>) {
-        let ConnectTally { made, failed, timed_out } = self.connect;
+        let ConnectTally {
+            made,
+            failed,
+            timed_out,
+        } = self.connect;
         let ended = (made + failed + timed_out) as usize;
         let left = self.settings.connections - ended - self.connecting;
         let room = self.settings.connect_at_once - self.connecting;
@@ -222,7 +226,9 @@ impl Client {
             Phase::Measure => self.span.from = now,
             Phase::Drain => {
                 self.span.to = now;
-                self.overdue = self.schedule.map_or(0, |schedule| schedule.overdue(self.clock));
+                self.overdue = self
+                    .schedule
+                    .map_or(0, |schedule| schedule.overdue(self.clock));
             }
             Phase::Connect | Phase::Warmup => {}
         }
@@ -281,7 +287,9 @@ impl Client {
 
     /// Puts the connection in line for a burst if its window has room for one.
     fn stand_in_line(&mut self, at: usize) {
-        let Some(schedule) = &self.schedule else { return };
+        let Some(schedule) = &self.schedule else {
+            return;
+        };
         let connection = &mut self.connections[at];
         let room = self.exchange.room(connection.window);
         if connection.alive && !connection.queued && room >= schedule.burst() {
@@ -298,19 +306,23 @@ impl Client {
         }
         let now = cx.now().as_nanos();
         for _ in 0..FILL_AT_ONCE {
-            let Some(schedule) = &self.schedule else { return false };
+            let Some(schedule) = &self.schedule else {
+                return false;
+            };
             let (due, burst) = (schedule.next(), schedule.burst());
             if due > now {
                 self.set_tick(cx, due);
                 return false;
             }
             // Nobody has room: the next answer makes some.
-            let Some(at) = self.line.pop_front() else { return false };
+            let Some(at) = self.line.pop_front() else {
+                return false;
+            };
             self.connections[at as usize].queued = false;
-            if self.send_burst(cx, at as usize, due, burst) {
-                if let Some(schedule) = &mut self.schedule {
-                    schedule.take();
-                }
+            if self.send_burst(cx, at as usize, due, burst)
+                && let Some(schedule) = &mut self.schedule
+            {
+                schedule.take();
             }
             self.stand_in_line(at as usize);
         }
@@ -318,13 +330,7 @@ impl Client {
     }
 
     /// Sends a burst that was due at `due`; false if the connection cannot take it.
-    fn send_burst(
-        &mut self,
-        cx: &mut Context<'_, Order>,
-        at: usize,
-        due: u64,
-        burst: u32,
-    ) -> bool {
+    fn send_burst(&mut self, cx: &mut Context<'_, Order>, at: usize, due: u64, burst: u32) -> bool {
         let connection = &mut self.connections[at];
         if !connection.alive || self.exchange.room(connection.window) < burst {
             return false;
@@ -374,9 +380,8 @@ impl Client {
 
     fn finish(&mut self) {
         self.finished = true;
-        let waiting = |connection: &&Connection| {
-            connection.alive && connection.window.outstanding() > 0
-        };
+        let waiting =
+            |connection: &&Connection| connection.alive && connection.window.outstanding() > 0;
         let outcome = Outcome {
             tally: *self.exchange.tally(),
             latency: std::mem::replace(&mut self.latency, Latency::new()).finish(),
@@ -418,7 +423,10 @@ impl Handler for Client {
         if at >= self.connections.len() {
             self.connections.resize(at + 1, vacant);
         }
-        self.connections[at] = Connection { alive: true, ..vacant };
+        self.connections[at] = Connection {
+            alive: true,
+            ..vacant
+        };
         self.alive += 1;
         self.connecting -= 1;
         self.connect.made += 1;
@@ -511,9 +519,13 @@ impl Handler for Client {
             self.drain_reported = true;
             self.tell(Report::Drained);
         }
-        self.progress.made.store(self.connect.made, Ordering::Relaxed);
+        self.progress
+            .made
+            .store(self.connect.made, Ordering::Relaxed);
         self.progress.alive.store(self.alive, Ordering::Relaxed);
-        self.progress.received.store(self.exchange.tally().received, Ordering::Relaxed);
+        self.progress
+            .received
+            .store(self.exchange.tally().received, Ordering::Relaxed);
         if more { Run::Ready } else { Run::Idle }
     }
 }

@@ -21,7 +21,12 @@ impl Latency {
     pub(super) fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, NANOS_MAX, 3)
             .expect("constant bounds and precision are valid");
-        Self { histogram, now: 0, run_stamp: 0, run_length: 0 }
+        Self {
+            histogram,
+            now: 0,
+            run_stamp: 0,
+            run_length: 0,
+        }
     }
 
     /// Starts a batch: the answers added from now on arrived at `now` (nanoseconds).
@@ -101,8 +106,14 @@ mod tests {
         assert_eq!(histogram.len(), 1000);
         let got = Percentiles::of(&histogram);
         let wanted = [500.0, 950.0, 990.0, 999.0, 1000.0];
-        for (got, wanted) in [got.p50, got.p95, got.p99, got.p99_9, got.max].iter().zip(wanted) {
-            assert!((got - wanted).abs() <= wanted * 0.002, "{got} instead of {wanted}");
+        for (got, wanted) in [got.p50, got.p95, got.p99, got.p99_9, got.max]
+            .iter()
+            .zip(wanted)
+        {
+            assert!(
+                (got - wanted).abs() <= wanted * 0.002,
+                "{got} instead of {wanted}"
+            );
         }
     }
 
@@ -128,7 +139,10 @@ mod tests {
             latency.add(1_000);
         }
         let histogram = latency.finish();
-        assert_eq!([1_000, 2_000].map(|nanos| histogram.count_at(nanos)), [1, 1]);
+        assert_eq!(
+            [1_000, 2_000].map(|nanos| histogram.count_at(nanos)),
+            [1, 1]
+        );
     }
 
     #[test]
@@ -137,6 +151,9 @@ mod tests {
         latency.begin_batch(u64::MAX);
         latency.add(0);
         assert_eq!(latency.finish().len(), 1);
-        assert_eq!(Percentiles::of(&Latency::new().finish()), Percentiles::default());
+        assert_eq!(
+            Percentiles::of(&Latency::new().finish()),
+            Percentiles::default()
+        );
     }
 }

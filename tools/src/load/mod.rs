@@ -75,7 +75,11 @@ pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
             args.inflight
         ));
     }
-    let connections = if args.scenario == Scenario::S0 { 1 } else { args.ccu };
+    let connections = if args.scenario == Scenario::S0 {
+        1
+    } else {
+        args.ccu
+    };
     let threads = u32::from(args.threads).min(connections) as usize;
     process::allow_open_files(u64::from(connections) + 64).map_err(|error| error.to_string())?;
 
@@ -88,7 +92,10 @@ pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
     let progress: Arc<[Arc<client::Progress>]> = (0..threads).map(|_| Arc::default()).collect();
     let shown = Arc::clone(&progress);
     let settings = split(args, &target, connections as usize, threads);
-    let mut builder = Engine::builder().shards(threads).name("load").limits(limits(args, &settings));
+    let mut builder = Engine::builder()
+        .shards(threads)
+        .name("load")
+        .limits(limits(args, &settings));
     if !args.pin.is_empty() {
         builder = builder.pin_cpus(&args.pin);
     }
@@ -99,7 +106,14 @@ pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
         })
         .map_err(|error| format!("cannot start the client: {error}"))?;
 
-    let plan = Plan::new(args, &engine.handle(), receiver, &shown, server, &interrupted);
+    let plan = Plan::new(
+        args,
+        &engine.handle(),
+        receiver,
+        &shown,
+        server,
+        &interrupted,
+    );
     let measured = plan.run();
     engine.shutdown(CLOSE_DEADLINE);
     let measured = measured?;
@@ -110,18 +124,12 @@ pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
 }
 
 /// What each thread has to do: an even share.
-fn split(
-    args: &StreamArgs,
-    target: &Address,
-    connections: usize,
-    threads: usize,
-) -> Vec<Settings> {
+fn split(args: &StreamArgs, target: &Address, connections: usize, threads: usize) -> Vec<Settings> {
     let connector = Connector::to(target.clone())
         .deadline(args.connect_timeout)
         .framing(args.framing.into());
-    let share = |whole: usize, thread: usize| {
-        whole / threads + usize::from(thread < whole % threads)
-    };
+    let share =
+        |whole: usize, thread: usize| whole / threads + usize::from(thread < whole % threads);
     let one = |thread| {
         let connections = share(connections, thread);
         let part = connections as f64 / f64::from(args.ccu);
@@ -131,7 +139,11 @@ fn split(
             connect_at_once: share(args.connect_concurrency as usize, thread).max(1),
             size: args.size.max(body::HEADER),
             inflight: args.inflight,
-            budget: if args.scenario == Scenario::S0 { 1 } else { u64::MAX },
+            budget: if args.scenario == Scenario::S0 {
+                1
+            } else {
+                u64::MAX
+            },
             rate: args
                 .rate
                 .filter(|_| args.scenario == Scenario::S2)
@@ -148,7 +160,11 @@ fn split(
 fn limits(args: &StreamArgs, settings: &[Settings]) -> Limits {
     let frame = args.size.max(body::HEADER) + FRAME_HEADER;
     let window = frame.saturating_mul(args.inflight as usize);
-    let connections = settings.iter().map(|one| one.connections).max().unwrap_or(1);
+    let connections = settings
+        .iter()
+        .map(|one| one.connections)
+        .max()
+        .unwrap_or(1);
     let default = Limits::default();
     let send_high = window.saturating_mul(2).max(default.send_high);
     let frame_max = default.frame_max.max(frame);
@@ -157,10 +173,16 @@ fn limits(args: &StreamArgs, settings: &[Settings]) -> Limits {
         .frame_max(frame_max)
         .send_high(send_high)
         .send_queue_max(send_high.max(default.send_queue_max).max(2 * frame_max))
-        .send_bytes_max(window.saturating_mul(connections + 1).max(default.send_bytes_max))
+        .send_bytes_max(
+            window
+                .saturating_mul(connections + 1)
+                .max(default.send_bytes_max),
+        )
         .reassembly_bytes_max(
             // Memory is leased in classes of powers of two: up to twice the frame.
-            (2 * frame).saturating_mul(connections + 1).max(default.reassembly_bytes_max),
+            (2 * frame)
+                .saturating_mul(connections + 1)
+                .max(default.reassembly_bytes_max),
         )
 }
 
@@ -180,9 +202,18 @@ fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRec
     let incomplete = tally.sent.saturating_sub(tally.received) as f64 / tally.sent.max(1) as f64;
     let row = StreamRow {
         scenario_id: args.scenario.name().to_owned(),
-        transport: if matches!(target, Address::Tcp(_)) { "tcp" } else { "unix" }.to_owned(),
+        transport: if matches!(target, Address::Tcp(_)) {
+            "tcp"
+        } else {
+            "unix"
+        }
+        .to_owned(),
         ccu: measured.connections,
-        inflight: if args.scenario == Scenario::S0 { 1 } else { u64::from(args.inflight) },
+        inflight: if args.scenario == Scenario::S0 {
+            1
+        } else {
+            u64::from(args.inflight)
+        },
         size: args.size.max(body::HEADER) as u64,
         connect_success: connect.made,
         connect_fail: connect.failed,
@@ -203,7 +234,9 @@ fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRec
         warmup_seconds: seconds(measured.warmup_time),
         measure_seconds: seconds(measured.measure_time),
         drain_seconds: seconds(measured.drain_time),
-        server_cpu_ns_per_msg: measured.server_cpu_ns_per_message().map(|ns| rounded(ns, 1)),
+        server_cpu_ns_per_msg: measured
+            .server_cpu_ns_per_message()
+            .map(|ns| rounded(ns, 1)),
         server_cpu_share: measured.server_cpu_share().map(|share| rounded(share, 4)),
         server_rss_peak_bytes: measured.server_rss_peak_bytes,
         client_cpu_share: rounded(measured.client_cpu_share, 4),
@@ -231,7 +264,10 @@ fn write(args: &StreamArgs, record: &StreamRecord) -> io::Result<()> {
     let named = |path: &std::path::Path, error: io::Error| {
         io::Error::new(error.kind(), format!("{}: {error}", path.display()))
     };
-    let json_is_output = args.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    let json_is_output = args
+        .json
+        .as_deref()
+        .is_some_and(|path| path.as_os_str() == "-");
     if json_is_output {
         // Standard output stays a document for other programs.
         eprint!("{}", verdict::Summary(record));
@@ -239,10 +275,15 @@ fn write(args: &StreamArgs, record: &StreamRecord) -> io::Result<()> {
         print!("{}", verdict::Summary(record));
     }
     if let Some(path) = &args.json {
-        record.write_json(path).map_err(|error| named(path, error))?;
+        record
+            .write_json(path)
+            .map_err(|error| named(path, error))?;
     }
     if let Some(path) = &args.csv {
-        record.row.append_csv(path).map_err(|error| named(path, error))?;
+        record
+            .row
+            .append_csv(path)
+            .map_err(|error| named(path, error))?;
     }
     Ok(())
 }
@@ -254,7 +295,15 @@ mod tests {
     use clap::Parser;
 
     fn args(more: &[&str]) -> StreamArgs {
-        let base = ["proscenium", "load", "stream", "--target", "127.0.0.1:1", "--scenario", "s2"];
+        let base = [
+            "proscenium",
+            "load",
+            "stream",
+            "--target",
+            "127.0.0.1:1",
+            "--scenario",
+            "s2",
+        ];
         match Cli::parse_from(base.iter().chain(more)).command {
             Command::Load(load) => match load.kind {
                 LoadKind::Stream(args) => args,
@@ -278,9 +327,12 @@ mod tests {
 
     #[test]
     fn the_limits_fit_every_shape_and_hold_every_window() {
-        for (ccu, size, inflight) in
-            [("1", "9", "1"), ("10000", "1024", "30"), ("100", "4MiB", "1000"), ("1", "64KiB", "1")]
-        {
+        for (ccu, size, inflight) in [
+            ("1", "9", "1"),
+            ("10000", "1024", "30"),
+            ("100", "4MiB", "1000"),
+            ("1", "64KiB", "1"),
+        ] {
             let args = args(&["--ccu", ccu, "--size", size, "--inflight", inflight]);
             let target = Address::parse("127.0.0.1:1").unwrap();
             let split = split(&args, &target, args.ccu as usize, 1);

@@ -115,7 +115,15 @@ impl<'a> Plan<'a> {
     ) -> Self {
         let handle = handle.clone();
         let line = ProgressLine::on_terminal();
-        Self { args, handle, reports, progress, server, interrupted, line }
+        Self {
+            args,
+            handle,
+            reports,
+            progress,
+            server,
+            interrupted,
+            line,
+        }
     }
 
     /// Goes through the phases.
@@ -126,7 +134,9 @@ impl<'a> Plan<'a> {
         let mut times = Times::default();
         let begin = Instant::now();
         self.order(|| Order::Connect)?;
-        self.await_all(None, "connecting", |report| matches!(report, Report::Connected))?;
+        self.await_all(None, "connecting", |report| {
+            matches!(report, Report::Connected)
+        })?;
         times.connect = begin.elapsed();
 
         let samples = if self.args.scenario != Scenario::S1 && self.alive() > 0 {
@@ -234,7 +244,8 @@ impl<'a> Plan<'a> {
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(ended()),
             }
-            self.line.show(phase, begin.elapsed(), time, self.progress, self.args.ccu);
+            self.line
+                .show(phase, begin.elapsed(), time, self.progress, self.args.ccu);
         }
         Ok(came)
     }
@@ -254,7 +265,10 @@ impl<'a> Plan<'a> {
     }
 
     fn alive(&self) -> u64 {
-        self.progress.iter().map(|one| one.alive.load(Ordering::Relaxed)).sum()
+        self.progress
+            .iter()
+            .map(|one| one.alive.load(Ordering::Relaxed))
+            .sum()
     }
 
     fn sample(&self) -> Sample {
@@ -262,7 +276,11 @@ impl<'a> Plan<'a> {
             at: Instant::now(),
             server: self.server.and_then(|server| server.cpu_time().ok()),
             client: Process::this().thread_times().unwrap_or_default(),
-            received: self.progress.iter().map(|one| one.received.load(Ordering::Relaxed)).sum(),
+            received: self
+                .progress
+                .iter()
+                .map(|one| one.received.load(Ordering::Relaxed))
+                .sum(),
         }
     }
 }
@@ -358,7 +376,11 @@ mod tests {
                 ..Tally::default()
             },
             latency: latency.finish(),
-            connect: ConnectTally { made: 2, failed: 1, timed_out: 0 },
+            connect: ConnectTally {
+                made: 2,
+                failed: 1,
+                timed_out: 0,
+            },
             measured: Duration::from_secs(seconds),
             waiting: 1,
             overdue: 3,
@@ -368,9 +390,15 @@ mod tests {
 
     #[test]
     fn threads_add_up_each_over_its_own_window() {
-        let all = merge(vec![outcome(1000, 1), outcome(1000, 2), outcome(0, 0)], Times::default());
+        let all = merge(
+            vec![outcome(1000, 1), outcome(1000, 2), outcome(0, 0)],
+            Times::default(),
+        );
         assert_eq!(all.throughput, 1500.0);
-        assert_eq!((all.tally.sent, all.connect.made, all.connect.failed), (2000, 6, 3));
+        assert_eq!(
+            (all.tally.sent, all.connect.made, all.connect.failed),
+            (2000, 6, 3)
+        );
         assert_eq!((all.waiting, all.overdue, all.latency.len()), (3, 9, 3));
         assert_eq!(all.errors["ECONNREFUSED"], 3);
     }
@@ -378,7 +406,10 @@ mod tests {
     #[test]
     fn cpu_shares_are_those_between_the_samples() {
         let at = Instant::now();
-        let thread = |tid, millis| ThreadTime { tid, cpu: Duration::from_millis(millis) };
+        let thread = |tid, millis| ThreadTime {
+            tid,
+            cpu: Duration::from_millis(millis),
+        };
         let from = Sample {
             at,
             server: Some(Duration::from_millis(100)),
@@ -394,7 +425,11 @@ mod tests {
         let mut measured = merge(vec![outcome(1, 1)], Times::default());
         measured.measure_time = Duration::from_secs(1);
         compare(&mut measured, &from, &to);
-        assert!((measured.client_cpu_share - 0.97).abs() < 1e-9, "{}", measured.client_cpu_share);
+        assert!(
+            (measured.client_cpu_share - 0.97).abs() < 1e-9,
+            "{}",
+            measured.client_cpu_share
+        );
         assert!(measured.is_client_bound());
         assert_eq!(measured.server_cpu_ns_per_message(), Some(500.0));
         assert_eq!(measured.server_cpu_share(), Some(0.5));

@@ -20,7 +20,10 @@ pub(super) struct ProgressLine {
 impl ProgressLine {
     /// A line if standard error is a terminal, otherwise nothing.
     pub(super) fn on_terminal() -> Self {
-        Self { enabled: io::stderr().is_terminal(), shown: None }
+        Self {
+            enabled: io::stderr().is_terminal(),
+            shown: None,
+        }
     }
 
     /// Shows how far the phase is, unless it was shown just now.
@@ -71,7 +74,10 @@ fn line(
         None => format!("{elapsed:.1} s"),
     };
     let (made, connections) = (grouped(made), grouped(connections));
-    format!("{phase} {time}  {made} of {connections} connections  {} msg/s", grouped(rate as u64))
+    format!(
+        "{phase} {time}  {made} of {connections} connections  {} msg/s",
+        grouped(rate as u64)
+    )
 }
 
 #[cfg(test)]
@@ -82,7 +88,13 @@ mod tests {
     fn the_line_says_how_far_the_phase_is() {
         let (elapsed, whole) = (Duration::from_millis(1500), Duration::from_secs(10));
         assert_eq!(
-            line("measure", elapsed, Some(whole), (10_000, 10_000), 2_310_000.4),
+            line(
+                "measure",
+                elapsed,
+                Some(whole),
+                (10_000, 10_000),
+                2_310_000.4
+            ),
             "measure 1.5 of 10.0 s  10,000 of 10,000 connections  2,310,000 msg/s"
         );
         assert_eq!(
@@ -93,7 +105,10 @@ mod tests {
 
     #[test]
     fn off_a_terminal_nothing_is_shown() {
-        let mut line = ProgressLine { enabled: false, shown: None };
+        let mut line = ProgressLine {
+            enabled: false,
+            shown: None,
+        };
         line.show("measure", Duration::ZERO, None, &[], 1);
         assert!(line.shown.is_none());
     }

@@ -16,7 +16,12 @@ impl Schedule {
     /// `rate` messages per second, `burst` at a time, from `start` (nanoseconds) on.
     pub(super) fn new(rate: f64, burst: u32, start: u64) -> Self {
         debug_assert!(rate > 0.0 && burst > 0);
-        Self { start, nanos_per_burst: f64::from(burst) * 1e9 / rate, burst, taken: 0 }
+        Self {
+            start,
+            nanos_per_burst: f64::from(burst) * 1e9 / rate,
+            burst,
+            taken: 0,
+        }
     }
 
     /// Messages that are due together.
@@ -26,7 +31,8 @@ impl Schedule {
 
     /// The intended time of the next burst, in nanoseconds.
     pub(super) fn next(&self) -> u64 {
-        self.start.saturating_add((self.taken as f64 * self.nanos_per_burst) as u64)
+        self.start
+            .saturating_add((self.taken as f64 * self.nanos_per_burst) as u64)
     }
 
     /// The next burst was sent.

@@ -23,10 +23,16 @@ pub(super) fn failures(scenario: Scenario, measured: &Measured) -> Vec<String> {
     let untried = measured.connections.saturating_sub(attempted);
     unless_zero(untried, "connections were not tried");
     unless_zero(tally.lost_connections, "connections were lost");
-    unless_zero(measured.waiting, "connections still waited for answers after the drain");
+    unless_zero(
+        measured.waiting,
+        "connections still waited for answers after the drain",
+    );
     let unanswered = tally.sent.saturating_sub(tally.received);
     unless_zero(unanswered, "messages were never answered");
-    unless_zero(tally.gating_violations, "gating violations: answers that nobody asked for");
+    unless_zero(
+        tally.gating_violations,
+        "gating violations: answers that nobody asked for",
+    );
     unless_zero(tally.corrupt, "answers differed from what was sent");
     if scenario != Scenario::S1 && tally.received == 0 {
         failures.push("no answer came at all".to_owned());
@@ -66,7 +72,11 @@ impl fmt::Display for Summary<'_> {
             self.fmt_exchange(f)?;
         }
         if !row.errors_by_errno.is_empty() {
-            writeln!(f, "  errors      {}", row.errors_by_errno.replace(';', ", "))?;
+            writeln!(
+                f,
+                "  errors      {}",
+                row.errors_by_errno.replace(';', ", ")
+            )?;
         }
         writeln!(f, "{}", row.pass_fail)?;
         for failure in &self.0.failures {
@@ -102,13 +112,25 @@ impl Summary<'_> {
             micros(row.max)
         )?;
         if let (Some(ns), Some(share)) = (row.server_cpu_ns_per_msg, row.server_cpu_share) {
-            write!(f, "  server      {ns:.0} ns CPU per message, {:.0} % of a core", share * 100.0)?;
+            write!(
+                f,
+                "  server      {ns:.0} ns CPU per message, {:.0} % of a core",
+                share * 100.0
+            )?;
             let rss = row.server_rss_peak_bytes.map(bytes);
             writeln!(f, ", peak memory {}", rss.as_deref().unwrap_or("unknown"))?;
         }
-        let bound = if row.client_bound { ": client-bound, the server could do more" } else { "" };
+        let bound = if row.client_bound {
+            ": client-bound, the server could do more"
+        } else {
+            ""
+        };
         let (threads, share) = (row.client_threads, row.client_cpu_share * 100.0);
-        let threads = if threads == 1 { "1 thread".into() } else { format!("{threads} threads") };
+        let threads = if threads == 1 {
+            "1 thread".into()
+        } else {
+            format!("{threads} threads")
+        };
         writeln!(f, "  client      {threads}, {share:.0} % of its CPU{bound}")
     }
 }
@@ -133,7 +155,11 @@ mod tests {
                 received_in_window: 50,
                 ..Tally::default()
             },
-            connect: ConnectTally { made: 10, failed: 0, timed_out: 0 },
+            connect: ConnectTally {
+                made: 10,
+                failed: 0,
+                timed_out: 0,
+            },
             latency: Latency::new().finish(),
             throughput: 50.0,
             waiting: 0,
@@ -162,8 +188,26 @@ mod tests {
     fn each_fault_alone_fails_the_run_and_is_named() {
         type Fault = fn(&mut Measured);
         let faults: [(Fault, &str); 11] = [
-            (|m| m.connect = ConnectTally { made: 9, failed: 1, timed_out: 0 }, "not be made"),
-            (|m| m.connect = ConnectTally { made: 9, failed: 0, timed_out: 1 }, "in time"),
+            (
+                |m| {
+                    m.connect = ConnectTally {
+                        made: 9,
+                        failed: 1,
+                        timed_out: 0,
+                    }
+                },
+                "not be made",
+            ),
+            (
+                |m| {
+                    m.connect = ConnectTally {
+                        made: 9,
+                        failed: 0,
+                        timed_out: 1,
+                    }
+                },
+                "in time",
+            ),
             (|m| m.connect.made = 9, "not tried"),
             (|m| m.tally.lost_connections = 1, "lost"),
             (|m| m.waiting = 1, "after the drain"),
@@ -202,9 +246,17 @@ mod tests {
             ..StreamRow::default()
         };
         let failures = vec!["2 connections were lost".to_owned()];
-        let record = StreamRecord { row, failures, ..StreamRecord::default() };
+        let record = StreamRecord {
+            row,
+            failures,
+            ..StreamRecord::default()
+        };
         let text = Summary(&record).to_string();
-        for part in ["FAIL\n  - 2 connections were lost\n", "ECONNRESET:2", "client-bound"] {
+        for part in [
+            "FAIL\n  - 2 connections were lost\n",
+            "ECONNRESET:2",
+            "client-bound",
+        ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
     }

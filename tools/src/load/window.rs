@@ -102,7 +102,13 @@ impl Exchange {
     /// At most `inflight` outstanding per connection, at most `budget` messages altogether.
     pub(super) fn new(inflight: u32, budget: u64) -> Self {
         let (phase, tally) = (Phase::Connect, Tally::default());
-        Self { inflight, budget, phase, outstanding: 0, tally }
+        Self {
+            inflight,
+            budget,
+            phase,
+            outstanding: 0,
+            tally,
+        }
     }
 
     /// The current phase.
@@ -117,7 +123,11 @@ impl Exchange {
 
     /// Goes on to a later phase.
     pub(super) fn enter(&mut self, phase: Phase) {
-        assert!(phase >= self.phase, "phases only go forward: {:?} to {phase:?}", self.phase);
+        assert!(
+            phase >= self.phase,
+            "phases only go forward: {:?} to {phase:?}",
+            self.phase
+        );
         self.phase = phase;
     }
 
@@ -210,7 +220,11 @@ mod tests {
         assert_eq!(fill(&mut exchange, &mut window), 0);
         assert_eq!(exchange.on_answer(&mut window), Answer::Expected);
         assert_eq!(fill(&mut exchange, &mut window), 1);
-        let expected = Tally { sent: 5, received: 1, ..Tally::default() };
+        let expected = Tally {
+            sent: 5,
+            received: 1,
+            ..Tally::default()
+        };
         assert_eq!(*exchange.tally(), expected);
     }
 
@@ -295,7 +309,10 @@ mod tests {
         assert_eq!(fill(&mut exchange, &mut one), 0);
         assert!(!exchange.is_drained());
         exchange.on_answer(&mut two);
-        assert!(exchange.is_drained(), "without a drain phase, once the budget is spent");
+        assert!(
+            exchange.is_drained(),
+            "without a drain phase, once the budget is spent"
+        );
     }
 
     #[test]
