@@ -1,2 +1,63 @@
 //! Sans-IO codecs of the Proscenium networking engine.
+//!
+//! A codec here is a value that looks at bytes and says what they are. It owns no buffer, reads
+//! no socket and no clock, and never allocates because of a number that a peer sent: what to do
+//! with "not a whole frame yet" is the caller's business.
+//!
+//! [`LengthPrefix`] is the stream framing: a 4-byte body length, then the body.
+//!
+//! # Reading from a buffer that grows
+//!
+//! Bytes arrive in pieces of any size. Append what came, take every whole frame, keep the tail.
+//! The buffer grows only by bytes that have arrived, and the limit is checked as soon as a header
+//! is there, so that it never has to hold more than one frame of the limit and one read.
+//!
+//! ```
+//! use std::io::{self, Read};
+//!
+//! use proscenium_framing::LengthPrefix;
+//!
+//! fn read_frames(mut source: impl Read, mut on_frame: impl FnMut(&[u8])) -> io::Result<()> {
+//!     let codec = LengthPrefix::be32();
+//!     let mut buffer = Vec::new();
+//!     let mut chunk = [0; 4096];
+//!     loop {
+//!         let n = source.read(&mut chunk)?;
+//!         if n == 0 {
+//!             return match buffer.len() {
+//!                 0 => Ok(()),
+//!                 _ => Err(io::ErrorKind::UnexpectedEof.into()), // ended inside a frame
+//!             };
+//!         }
+//!         buffer.extend_from_slice(&chunk[..n]);
+//!
+//!         let mut frames = codec.frames(&buffer);
+//!         for body in &mut frames {
+//!             on_frame(body.map_err(io::Error::other)?); // a slice of `buffer`, not a copy
+//!         }
+//!         let consumed = frames.consumed();
+//!         buffer.drain(..consumed);
+//!     }
+//! }
+//!
+//! let mut stream = Vec::new();
+//! for body in [&b"hello"[..], b"", b"world"] {
+//!     LengthPrefix::be32().encode(body, &mut stream)?;
+//! }
+//! let mut bodies = Vec::new();
+//! // `chain` makes a read end in the middle of the first frame.
+//! let (front, back) = stream.split_at(6);
+//! read_frames(front.chain(back), |body| bodies.push(body.to_vec()))?;
+//! assert_eq!(bodies, [&b"hello"[..], b"", b"world"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
+
+mod length;
+
+pub use length::{ByteOrder, Decoded, FrameError, Frames, LengthPrefix};
+
+/// Compiles and runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -10,6 +10,7 @@
 //! completion of that connection is reported any more, even if the slot is reused at once.
 
 pub(crate) mod epoll;
+pub(crate) mod socket;
 #[cfg(feature = "sim")]
 pub mod sim;
 
@@ -70,6 +71,9 @@ pub(crate) enum Submitted {
 pub(crate) trait Driver {
     /// Reads the clock.
     fn now(&self) -> Time;
+
+    /// The same clock, for handlers to read while the driver is out of their reach.
+    fn clock(&self) -> Box<dyn Fn() -> Time>;
 
     /// What other threads use to end a [`wait`](Self::wait).
     fn waker(&self) -> io::Result<Box<dyn Wake>>;
