@@ -22,7 +22,12 @@ fn sigterm_drains_and_prints_a_summary() {
     });
     let summary = echo.terminate();
     assert_eq!(peer.join().unwrap().unwrap(), b"");
-    for part in ["messages     1 in (18 B), 1 out (18 B)", "1 accepted", "shutdown 1", "drain"] {
+    for part in [
+        "messages     1 in (18 B), 1 out (18 B)",
+        "1 accepted",
+        "shutdown 1",
+        "drain",
+    ] {
         assert!(summary.contains(part), "{part} is missing in\n{summary}");
     }
 }
@@ -31,12 +36,18 @@ fn sigterm_drains_and_prints_a_summary() {
 fn metrics_are_served_while_it_runs() {
     let mut echo = Echo::start(&["--metrics", "127.0.0.1:0"]);
     let line = echo.error_line();
-    let url = line.trim_end().strip_prefix("metrics at http://").unwrap().to_owned();
+    let url = line
+        .trim_end()
+        .strip_prefix("metrics at http://")
+        .unwrap()
+        .to_owned();
     let address = url.strip_suffix("/metrics").unwrap();
     load(&echo.address, "s2", &["--ccu", "3"]).assert_pass();
 
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
@@ -56,7 +67,11 @@ fn metrics_are_served_while_it_runs() {
         .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
         .sum();
     let open = value("proscenium_connections{shard=\"0\"}");
-    assert_eq!(closed + open, 3.0, "every accepted connection is open or closed\n{body}");
+    assert_eq!(
+        closed + open,
+        3.0,
+        "every accepted connection is open or closed\n{body}"
+    );
 }
 
 #[test]
@@ -67,7 +82,10 @@ fn inherited_sockets_are_used_in_place_of_listen() {
     let mut command = Command::new("sh");
     // Descriptor 3, and the id of the process that `exec` keeps, as a supervisor passes them.
     let script = "exec 3<&0; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" echo";
-    command.args(["-c", script]).arg(binary).stdin(Stdio::from(OwnedFd::from(listener)));
+    command
+        .args(["-c", script])
+        .arg(binary)
+        .stdin(Stdio::from(OwnedFd::from(listener)));
     let echo = Echo::spawn(command);
     assert_eq!(echo.address, address);
     load(&echo.address, "s0", &[]).assert_pass();
@@ -91,7 +109,10 @@ fn a_message_over_the_limit_closes_its_connection() {
 fn an_address_in_use_is_an_error_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = proscenium().args(["echo", "--listen", &address]).output().unwrap();
+    let output = proscenium()
+        .args(["echo", "--listen", &address])
+        .output()
+        .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains(&address), "{error}");

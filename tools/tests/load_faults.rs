@@ -35,7 +35,10 @@ fn changed_bytes_are_corrupt() {
         run.assert_fail();
         assert!(run.number("corrupt") > 0.0, "{name}: {run}");
         assert_eq!(run.number("corrupt"), run.number("recv"), "{name}: {run}");
-        assert!(run.record["errors"][name].as_u64().unwrap() > 0, "{name}: {run}");
+        assert!(
+            run.record["errors"][name].as_u64().unwrap() > 0,
+            "{name}: {run}"
+        );
     }
     let run = load(&changed(|body| body[9] ^= 1), "s0", &[]);
     run.assert_fail();
@@ -60,7 +63,11 @@ fn silence_is_a_drain_timeout() {
         run.assert_fail();
         let connections = if scenario == "s0" { 1.0 } else { 5.0 };
         assert_eq!(run.number("drain_timeout"), connections, "{run}");
-        assert_eq!((run.number("recv"), run.number("incomplete_ratio")), (0.0, 1.0), "{run}");
+        assert_eq!(
+            (run.number("recv"), run.number("incomplete_ratio")),
+            (0.0, 1.0),
+            "{run}"
+        );
         assert!(run.number("sent") > 0.0, "{run}");
     }
 }
@@ -159,9 +166,18 @@ fn faults_of_the_tool_itself_exit_with_1_and_say_what_to_do() {
     let base = ["load", "stream", "--scenario", "s0"];
     for (args, expected) in [
         (&["--target", "nonsense"][..], "HOST:PORT"),
-        (&["--target", "127.0.0.1:1", "--server-pid", "4194305"], "running process"),
-        (&["--target", "127.0.0.1:1", "--rate", "1", "--burst", "31"], "fit into the window"),
-        (&["--target", "127.0.0.1:1", "--json", "/nowhere/at/all.json"], "all.json"),
+        (
+            &["--target", "127.0.0.1:1", "--server-pid", "4194305"],
+            "running process",
+        ),
+        (
+            &["--target", "127.0.0.1:1", "--rate", "1", "--burst", "31"],
+            "fit into the window",
+        ),
+        (
+            &["--target", "127.0.0.1:1", "--json", "/nowhere/at/all.json"],
+            "all.json",
+        ),
         (&["--target", "127.0.0.1:1", "--warmup", "3"], "500ms"),
         (&[], "--target"),
     ] {

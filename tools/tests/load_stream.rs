@@ -17,7 +17,9 @@ impl TestPath {
     }
 
     fn text(&self) -> &str {
-        self.0.to_str().expect("the temporary folder's name is text")
+        self.0
+            .to_str()
+            .expect("the temporary folder's name is text")
     }
 }
 
@@ -43,7 +45,11 @@ fn s1_only_connects() {
     let echo = Echo::start(&[]);
     let run = load(&echo.address, "s1", &["--connect-concurrency", "7"]);
     run.assert_pass();
-    assert_eq!((run.number("connect_success"), run.number("sent")), (50.0, 0.0), "{run}");
+    assert_eq!(
+        (run.number("connect_success"), run.number("sent")),
+        (50.0, 0.0),
+        "{run}"
+    );
     let summary = echo.terminate();
     assert!(summary.contains("50 accepted"), "{summary}");
 }
@@ -52,11 +58,18 @@ fn s1_only_connects() {
 fn s2_keeps_every_window_full_and_loses_nothing() {
     let echo = Echo::start(&[]);
     let pid = echo.pid().to_string();
-    let run = load(&echo.address, "s2", &["--verify", "full", "--server-pid", &pid]);
+    let run = load(
+        &echo.address,
+        "s2",
+        &["--verify", "full", "--server-pid", &pid],
+    );
     run.assert_pass();
     assert_eq!(run.number("sent"), run.number("recv"));
     assert!(run.number("sent") >= 50.0 * 8.0, "{run}");
-    assert!(run.number("throughput") > 0.0 && run.number("server_cpu_ns_per_msg") > 0.0, "{run}");
+    assert!(
+        run.number("throughput") > 0.0 && run.number("server_cpu_ns_per_msg") > 0.0,
+        "{run}"
+    );
     assert!(run.number("server_rss_peak_bytes") > 0.0, "{run}");
     let latencies = ["p50", "p95", "p99", "p99_9", "max"].map(|name| run.number(name));
     assert!(latencies[0] > 0.0 && latencies.is_sorted(), "{latencies:?}");
@@ -67,15 +80,25 @@ fn s2_keeps_every_window_full_and_loses_nothing() {
 #[test]
 fn s2_passes_in_every_shape() {
     for (server, client) in [
-        (&["--shards", "2"][..], &["--threads", "2", "--ccu", "51"][..]),
-        (&["--shards", "2", "--balance", "roundrobin"], &["--inflight", "1"]),
+        (
+            &["--shards", "2"][..],
+            &["--threads", "2", "--ccu", "51"][..],
+        ),
+        (
+            &["--shards", "2", "--balance", "roundrobin"],
+            &["--inflight", "1"],
+        ),
         (&["--framing", "le32"], &["--framing", "le32"]),
         (&["--framing", "raw"], &["--size", "0", "--inflight", "100"]),
         (&[], &["--size", "256KiB", "--inflight", "20", "--ccu", "4"]),
         (&["--overflow", "pause"], &["--threads", "8", "--ccu", "3"]),
     ] {
         let echo = Echo::start(server);
-        let run = load(&echo.address, "s2", &[client, &["--verify", "full"]].concat());
+        let run = load(
+            &echo.address,
+            "s2",
+            &[client, &["--verify", "full"]].concat(),
+        );
         run.assert_pass();
         assert!(run.number("recv") > 0.0, "{server:?} {client:?}: {run}");
     }
@@ -101,7 +124,11 @@ fn a_fixed_rate_is_not_exceeded() {
         let phases = ["warmup_seconds", "measure_seconds", "drain_seconds"];
         let seconds: f64 = phases.iter().map(|name| run.number(name)).sum();
         let most = 5000.0 * seconds + 8.0;
-        assert!(run.number("sent") <= most, "{} sent, at most {most}", run.number("sent"));
+        assert!(
+            run.number("sent") <= most,
+            "{} sent, at most {most}",
+            run.number("sent")
+        );
         assert!(run.number("recv") > 0.0, "{run}");
     }
 }
@@ -112,7 +139,14 @@ fn results_are_appended_as_rows_and_written_as_a_document() {
     let (csv, json) = (TestPath::new("rows.csv"), TestPath::new("run.json"));
     for stack in ["one", "two"] {
         let output = proscenium()
-            .args(["load", "stream", "--target", &echo.address, "--scenario", "s0"])
+            .args([
+                "load",
+                "stream",
+                "--target",
+                &echo.address,
+                "--scenario",
+                "s0",
+            ])
             .args(["--stack", stack, "--csv", csv.text(), "--json", json.text()])
             .output()
             .unwrap();
@@ -126,8 +160,14 @@ fn results_are_appended_as_rows_and_written_as_a_document() {
                   connect_timeout,sent,recv,incomplete_ratio,throughput,p50,p95,p99,\
                   errors_by_errno,pass_fail,";
     assert!(lines[0].starts_with(common), "{rows}");
-    assert!(lines[1].starts_with("s0,tcp,1,1,1024,1,0,0,1,1,0.0,"), "{rows}");
-    assert!(lines[1].contains(",PASS,one,") && lines[2].contains(",PASS,two,"), "{rows}");
+    assert!(
+        lines[1].starts_with("s0,tcp,1,1,1024,1,0,0,1,1,0.0,"),
+        "{rows}"
+    );
+    assert!(
+        lines[1].contains(",PASS,one,") && lines[2].contains(",PASS,two,"),
+        "{rows}"
+    );
     let record = fs::read_to_string(&json.0).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     assert_eq!(record["stack"], "two");

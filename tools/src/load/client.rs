@@ -214,7 +214,19 @@ impl Client {
         }
     }
 
+    /// Makes the numbers of the progress line those of now.
+    #[inline]
+    fn publish(&self) {
+        self.progress.made.store(self.connect.made, Ordering::Relaxed);
+        self.progress.alive.store(self.alive, Ordering::Relaxed);
+        self.progress
+            .received
+            .store(self.exchange.tally().received, Ordering::Relaxed);
+    }
+
     fn tell(&self, report: Report) {
+        // Whoever acts on the report finds the numbers that belong to it.
+        self.publish();
         // The other end is gone only when the run was given up.
         let _ = self.report.send(report);
     }
@@ -519,13 +531,7 @@ impl Handler for Client {
             self.drain_reported = true;
             self.tell(Report::Drained);
         }
-        self.progress
-            .made
-            .store(self.connect.made, Ordering::Relaxed);
-        self.progress.alive.store(self.alive, Ordering::Relaxed);
-        self.progress
-            .received
-            .store(self.exchange.tally().received, Ordering::Relaxed);
+        self.publish();
         if more { Run::Ready } else { Run::Idle }
     }
 }

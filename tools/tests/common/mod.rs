@@ -9,22 +9,22 @@ use std::thread;
 use serde_json::Value;
 
 /// The command under test.
-pub fn proscenium() -> Command {
+pub(crate) fn proscenium() -> Command {
     Command::new(env!("CARGO_BIN_EXE_proscenium"))
 }
 
 /// An echo server under way; killed if a test fails before it ends.
-pub struct Echo {
+pub(crate) struct Echo {
     child: Child,
     stdout: BufReader<ChildStdout>,
     stderr: BufReader<ChildStderr>,
     /// Where it listens.
-    pub address: String,
+    pub(crate) address: String,
 }
 
 impl Echo {
     /// Starts `proscenium echo` on a free port and waits until it listens.
-    pub fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = proscenium();
         command.arg("echo");
         if !args.contains(&"--listen") {
@@ -35,30 +35,42 @@ impl Echo {
     }
 
     /// Starts this command and waits until it listens.
-    pub fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the command starts");
         let stdout = BufReader::new(child.stdout.take().expect("its output is piped"));
         let stderr = BufReader::new(child.stderr.take().expect("its errors are piped"));
-        let mut echo = Self { child, stdout, stderr, address: String::new() };
+        let mut echo = Self {
+            child,
+            stdout,
+            stderr,
+            address: String::new(),
+        };
         let mut line = String::new();
-        echo.stdout.read_line(&mut line).expect("its output is text");
+        echo.stdout
+            .read_line(&mut line)
+            .expect("its output is text");
         let address = line.trim_end().strip_prefix("listening on ");
         match address {
             Some(address) => echo.address = address.to_owned(),
-            None => panic!("instead of the address: {line:?}, {}", echo.rest_of_errors()),
+            None => panic!(
+                "instead of the address: {line:?}, {}",
+                echo.rest_of_errors()
+            ),
         }
         echo
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The next line on its standard error.
-    pub fn error_line(&mut self) -> String {
+    pub(crate) fn error_line(&mut self) -> String {
         let mut line = String::new();
-        self.stderr.read_line(&mut line).expect("its errors are text");
+        self.stderr
+            .read_line(&mut line)
+            .expect("its errors are text");
         line
     }
 
@@ -70,12 +82,17 @@ impl Echo {
     }
 
     /// Sends SIGTERM, waits for the end, and returns what it printed.
-    pub fn terminate(mut self) -> String {
+    pub(crate) fn terminate(mut self) -> String {
         let kill = format!("kill -TERM {}", self.pid());
-        let status = Command::new("sh").args(["-c", &kill]).status().expect("sh starts");
+        let status = Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .expect("sh starts");
         assert!(status.success(), "{kill}");
         let mut summary = String::new();
-        self.stdout.read_to_string(&mut summary).expect("its output is text");
+        self.stdout
+            .read_to_string(&mut summary)
+            .expect("its output is text");
         let status = self.child.wait().expect("it ends");
         assert!(status.success(), "it ended with {status}: {summary}");
         summary
@@ -91,33 +108,52 @@ impl Drop for Echo {
 }
 
 /// What a load run came to.
-pub struct Loaded {
-    pub code: i32,
+pub(crate) struct Loaded {
+    pub(crate) code: i32,
     /// The JSON record.
-    pub record: Value,
+    pub(crate) record: Value,
     /// The summary for people.
-    pub summary: String,
+    pub(crate) summary: String,
 }
 
 impl Loaded {
     /// A number of the record.
     #[track_caller]
-    pub fn number(&self, name: &str) -> f64 {
-        self.record[name].as_f64().unwrap_or_else(|| panic!("{name} in {}", self.record))
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        self.record[name]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{name} in {}", self.record))
     }
 
     #[track_caller]
-    pub fn assert_pass(&self) {
-        assert_eq!((self.code, self.record["pass_fail"].as_str()), (0, Some("PASS")), "{self}");
-        for name in ["drain_timeout", "gating_violation", "corrupt", "lost", "incomplete_ratio"] {
+    pub(crate) fn assert_pass(&self) {
+        assert_eq!(
+            (self.code, self.record["pass_fail"].as_str()),
+            (0, Some("PASS")),
+            "{self}"
+        );
+        for name in [
+            "drain_timeout",
+            "gating_violation",
+            "corrupt",
+            "lost",
+            "incomplete_ratio",
+        ] {
             assert_eq!(self.number(name), 0.0, "{name}: {self}");
         }
     }
 
     #[track_caller]
-    pub fn assert_fail(&self) {
-        assert_eq!((self.code, self.record["pass_fail"].as_str()), (2, Some("FAIL")), "{self}");
-        assert!(!self.record["failures"].as_array().unwrap().is_empty(), "{self}");
+    pub(crate) fn assert_fail(&self) {
+        assert_eq!(
+            (self.code, self.record["pass_fail"].as_str()),
+            (2, Some("FAIL")),
+            "{self}"
+        );
+        assert!(
+            !self.record["failures"].as_array().unwrap().is_empty(),
+            "{self}"
+        );
     }
 }
 
@@ -129,12 +165,24 @@ impl std::fmt::Display for Loaded {
 
 /// Runs `proscenium load stream` against the target; small and short unless `args` say more.
 #[track_caller]
-pub fn load(target: &str, scenario: &str, args: &[&str]) -> Loaded {
+pub(crate) fn load(target: &str, scenario: &str, args: &[&str]) -> Loaded {
     let mut command = proscenium();
-    command.args(["load", "stream", "--target", target, "--scenario", scenario, "--json", "-"]);
-    for (name, value) in
-        [("--ccu", "50"), ("--warmup", "100ms"), ("--measure", "300ms"), ("--inflight", "8")]
-    {
+    command.args([
+        "load",
+        "stream",
+        "--target",
+        target,
+        "--scenario",
+        scenario,
+        "--json",
+        "-",
+    ]);
+    for (name, value) in [
+        ("--ccu", "50"),
+        ("--warmup", "100ms"),
+        ("--measure", "300ms"),
+        ("--inflight", "8"),
+    ] {
         if !args.contains(&name) {
             command.args([name, value]);
         }
@@ -143,11 +191,17 @@ pub fn load(target: &str, scenario: &str, args: &[&str]) -> Loaded {
     let summary = String::from_utf8_lossy(&output.stderr).into_owned();
     let record = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("no record: {error}\n{summary}"));
-    Loaded { code: output.status.code().expect("it was not killed"), record, summary }
+    Loaded {
+        code: output.status.code().expect("it was not killed"),
+        record,
+        summary,
+    }
 }
 
 /// A server whose connections are each served by `serve`, on threads, until the process ends.
-pub fn server(serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Clone + 'static) -> String {
+pub(crate) fn server(
+    serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Clone + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("its address");
     thread::spawn(move || {
@@ -161,7 +215,7 @@ pub fn server(serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Clone + 
 }
 
 /// Reads one frame: length and body.
-pub fn read_frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read_frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let mut body = vec![0; u32::from_be_bytes(length) as usize];
@@ -170,14 +224,14 @@ pub fn read_frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 }
 
 /// Writes one frame.
-pub fn write_frame(stream: &mut TcpStream, body: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_frame(stream: &mut TcpStream, body: &[u8]) -> std::io::Result<()> {
     let mut frame = (body.len() as u32).to_be_bytes().to_vec();
     frame.extend_from_slice(body);
     stream.write_all(&frame)
 }
 
 /// An address at which nobody listens (any more).
-pub fn nobody() -> SocketAddr {
+pub(crate) fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address")
 }
