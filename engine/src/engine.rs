@@ -51,9 +51,9 @@ const DROP_DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 #[must_use]
 pub struct EngineBuilder {
-    shards: usize,
-    limits: Limits,
-    listeners: Vec<Listener>,
+    pub(crate) shards: usize,
+    pub(crate) limits: Limits,
+    pub(crate) listeners: Vec<Listener>,
     cpus: Vec<usize>,
     name: String,
     seed: Option<u64>,
@@ -118,7 +118,13 @@ impl EngineBuilder {
         H: Handler,
         F: Fn(usize) -> H + Send + Sync + 'static,
     {
-        let Prepared { shared, parts, addresses, listening, unix_paths } = self.prepare()?;
+        let Prepared {
+            shared,
+            parts,
+            addresses,
+            listening,
+            unix_paths,
+        } = self.prepare()?;
         let make = Arc::new(make);
         let seed = self.base_seed();
         let mut threads = Vec::new();
@@ -141,7 +147,12 @@ impl EngineBuilder {
                 })?;
             threads.push(thread);
         }
-        Ok(Engine { handle: Handle::new(&shared), addresses, threads, unix_paths })
+        Ok(Engine {
+            handle: Handle::new(&shared),
+            addresses,
+            threads,
+            unix_paths,
+        })
     }
 
     /// Binds the listeners and makes one shard that the caller drives in a loop of its own.
@@ -154,13 +165,23 @@ impl EngineBuilder {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let prepared = self.prepare()?;
-        let Prepared { shared, parts, addresses, listening, unix_paths } = prepared;
+        let Prepared {
+            shared,
+            parts,
+            addresses,
+            listening,
+            unix_paths,
+        } = prepared;
         let Some((driver, mailbox)) = parts.into_iter().next() else {
             unreachable!("one shard was asked for");
         };
         let seed = self.base_seed();
         let inner = ShardOn::new(0, driver, handler, mailbox, &shared, listening, seed);
-        Ok(Shard { inner, addresses, unix_paths })
+        Ok(Shard {
+            inner,
+            addresses,
+            unix_paths,
+        })
     }
 
     fn base_seed(&self) -> u64 {
@@ -175,7 +196,10 @@ impl EngineBuilder {
         self.limits.validate().map_err(invalid)?;
         if self.shards == 0 || self.shards > RouterId::SHARDS_MAX {
             let most = RouterId::SHARDS_MAX;
-            return Err(invalid(format!("an engine has 1 to {most} shards, not {}", self.shards)));
+            return Err(invalid(format!(
+                "an engine has 1 to {most} shards, not {}",
+                self.shards
+            )));
         }
         let epoch = Instant::now();
         let mut drivers = Vec::new();
@@ -202,9 +226,19 @@ impl EngineBuilder {
             listening.push(bound.listening);
         }
         let stats = (0..self.shards).map(|_| SharedStats::default()).collect();
-        let shared = Shared { mailboxes, stats, limits: self.limits.clone() };
+        let shared = Shared {
+            mailboxes,
+            stats,
+            limits: self.limits.clone(),
+        };
         let parts = drivers.into_iter().zip(consumers).collect();
-        Ok(Prepared { shared: Arc::new(shared), parts, addresses, listening, unix_paths })
+        Ok(Prepared {
+            shared: Arc::new(shared),
+            parts,
+            addresses,
+            listening,
+            unix_paths,
+        })
     }
 }
 
@@ -227,7 +261,12 @@ struct Bound {
 
 impl Bound {
     fn new(listener: Listener, shards: usize) -> io::Result<Self> {
-        let Listener { source, backlog, balance, options } = listener;
+        let Listener {
+            source,
+            backlog,
+            balance,
+            options,
+        } = listener;
         let (first, share, unix_path) = match source {
             ListenSource::Inherited(fd) => (socket::adopt_listener(fd)?, false, None),
             ListenSource::Bind(address) => {
@@ -246,8 +285,16 @@ impl Bound {
         while share && sockets.len() < shards {
             sockets.push(socket::bind(&address, backlog, true)?);
         }
-        let listening = Listening { options, deal: !share };
-        Ok(Self { sockets, address, listening, unix_path })
+        let listening = Listening {
+            options,
+            deal: !share,
+        };
+        Ok(Self {
+            sockets,
+            address,
+            listening,
+            unix_path,
+        })
     }
 }
 
@@ -358,7 +405,9 @@ impl<P: Send + 'static> Drop for Engine<P> {
 
 impl<P: Send + 'static> fmt::Debug for Engine<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -453,6 +502,8 @@ impl<H: Handler> AsFd for Shard<H> {
 
 impl<H: Handler> fmt::Debug for Shard<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shard").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Shard")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }

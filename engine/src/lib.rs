@@ -34,6 +34,8 @@ mod random;
 mod router_id;
 mod send_queue;
 mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod stats;
 mod stream_socket;
 mod time;

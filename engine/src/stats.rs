@@ -156,7 +156,9 @@ impl SharedStats {
 impl ShardStats {
     /// How often connections ended for the reason of this name (see [`CloseReason::name`]).
     pub fn closed(&self, name: &str) -> u64 {
-        let index = CloseReason::NAMES.iter().position(|candidate| *candidate == name);
+        let index = CloseReason::NAMES
+            .iter()
+            .position(|candidate| *candidate == name);
         index.map_or(0, |index| self.closes[index])
     }
 }
@@ -173,7 +175,10 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: [0; HISTOGRAM_BUCKETS], sum_ns: 0 }
+        Self {
+            buckets: [0; HISTOGRAM_BUCKETS],
+            sum_ns: 0,
+        }
     }
 }
 
@@ -199,7 +204,10 @@ struct SharedHistogram {
 
 impl Default for SharedHistogram {
     fn default() -> Self {
-        Self { buckets: [const { AtomicU64::new(0) }; HISTOGRAM_BUCKETS], sum_ns: AtomicU64::new(0) }
+        Self {
+            buckets: [const { AtomicU64::new(0) }; HISTOGRAM_BUCKETS],
+            sum_ns: AtomicU64::new(0),
+        }
     }
 }
 
@@ -248,7 +256,10 @@ mod tests {
     #[test]
     fn what_is_published_is_read_and_summed() {
         let shared = SharedStats::default();
-        let stats = ShardStats { messages_in: 7, ..ShardStats::default() };
+        let stats = ShardStats {
+            messages_in: 7,
+            ..ShardStats::default()
+        };
         shared.publish(&stats);
         shared.count_close(&CloseReason::IdleTimeout);
         for nanos in [0, 1, 1023, 1024, u64::MAX] {
@@ -257,8 +268,14 @@ mod tests {
         let read = shared.read();
         assert_eq!((read.messages_in, read.closed("idle_timeout")), (7, 1));
         assert_eq!(read.turn_time.count(), 5);
-        assert_eq!((read.turn_time.buckets[10], read.turn_time.buckets[11]), (1, 1));
-        let total = EngineStats { shards: vec![read.clone(), read] }.total();
+        assert_eq!(
+            (read.turn_time.buckets[10], read.turn_time.buckets[11]),
+            (1, 1)
+        );
+        let total = EngineStats {
+            shards: vec![read.clone(), read],
+        }
+        .total();
         assert_eq!((total.messages_in, total.closed("idle_timeout")), (14, 2));
         assert!(total.fields().any(|field| field == ("messages_in", 14)));
     }

@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use self::core::{Core, Op, Timer};
 use self::envelope::Envelope;
-use self::shutdown::Phase;
 pub use self::shutdown::DrainReport;
+use self::shutdown::Phase;
 use crate::body::{Chunk, ChunkPool};
 use crate::context::Context;
 use crate::driver::{Completion, Driver};
@@ -149,7 +149,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if busy && self.phase != Phase::Stopped {
             return Time::ZERO;
         }
-        let timer = self.core.timers.next_deadline().map_or(Time::MAX, Time::from_nanos);
+        let timer = self
+            .core
+            .timers
+            .next_deadline()
+            .map_or(Time::MAX, Time::from_nanos);
         timer.min(self.phase.deadline())
     }
 
@@ -201,7 +205,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         stats.timers = core.timers.len() as u64;
         let shared = &core.shared.stats[core.shard];
         shared.publish(stats);
-        shared.record_turn(self.driver.now().as_nanos().saturating_sub(began.as_nanos()));
+        shared.record_turn(
+            self.driver
+                .now()
+                .as_nanos()
+                .saturating_sub(began.as_nanos()),
+        );
         self.asleep = self.mailbox.prepare_sleep();
     }
 
@@ -250,10 +259,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Completion::ReadClosed { conn } => self.read_closed(conn),
             Completion::Failed { conn, error } => self.broken(conn, error),
             Completion::Connected { conn, result } => self.connected(conn, result),
-            Completion::Accepted { listener, socket, peer } => {
+            Completion::Accepted {
+                listener,
+                socket,
+                peer,
+            } => {
                 self.accepted(listener, socket, peer);
             }
-            Completion::AcceptFailed { listener, error, shed } => {
+            Completion::AcceptFailed {
+                listener,
+                error,
+                shed,
+            } => {
                 self.accept_failed(listener, &error, shed);
             }
         }
@@ -279,11 +296,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn fire_timers(&mut self) {
         for _ in 0..TIMER_BATCH {
-            let Some(timer) = self.core.timers.pop_due(self.core.now.as_nanos()) else { break };
+            let Some(timer) = self.core.timers.pop_due(self.core.now.as_nanos()) else {
+                break;
+            };
             self.core.stats.timers_fired += 1;
             match timer {
                 Timer::Handler { token } => {
-                    self.handler.on_timer(&mut Context::new(&mut self.core), token);
+                    self.handler
+                        .on_timer(&mut Context::new(&mut self.core), token);
                 }
                 Timer::Connection(id) => self.connection_timer(id),
                 Timer::ConnectDeadline { connect, attempt } => {

@@ -96,7 +96,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         let began = self.core.now;
-        self.phase = Phase::Finishing { began, deadline: began + within };
+        self.phase = Phase::Finishing {
+            began,
+            deadline: began + within,
+        };
         self.core.shutting_down = true;
         for listener in 0..self.listening.len() {
             self.driver.unlisten(listener as u32);
@@ -135,8 +138,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// The deadline has come.
     fn cut_off(&mut self) {
-        let left: Vec<(u32, State)> =
-            self.core.connections.iter().map(|(slot, c)| (slot, c.state)).collect();
+        let left: Vec<(u32, State)> = self
+            .core
+            .connections
+            .iter()
+            .map(|(slot, c)| (slot, c.state))
+            .collect();
         for (slot, state) in left {
             if state != State::Lingering {
                 self.report.cut += 1; // a lingering one has had everything
