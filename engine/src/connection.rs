@@ -15,7 +15,8 @@ use slab::Slab;
 use crate::body::Chunk;
 use crate::error::CloseReason;
 use crate::handler::Peer;
-use crate::options::{Framing, Overflow};
+use crate::limits::Overflow;
+use crate::options::Framing;
 use crate::router_id::RouterId;
 use crate::send_queue::SendQueue;
 use crate::time::Time;
@@ -59,7 +60,6 @@ impl Pause {
 }
 
 /// Bytes received and not yet dispatched: `start..end` of a leased chunk.
-#[derive(Debug)]
 pub(crate) struct Tail {
     pub(crate) chunk: Rc<Chunk>,
     pub(crate) start: usize,
@@ -101,6 +101,8 @@ pub(crate) struct Connection {
     pub(crate) ending: Option<CloseReason>,
     /// Sends of this shard that wait until those which are still under way have arrived.
     pub(crate) held: Option<Box<SendQueue>>,
+    /// Move on to this shard once the last move is settled.
+    pub(crate) moves_on: Option<u8>,
 }
 
 impl Connection {
@@ -126,6 +128,7 @@ impl Connection {
             peer,
             ending: None,
             held: None,
+            moves_on: None,
         }
     }
 }
@@ -258,7 +261,7 @@ impl Connections {
         }
     }
 
-    /// Changes where a moved connection lives.
+    /// The connections that live here, by slot.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
         self.slots.iter().filter_map(|(slot, entry)| match entry {
             Slot::Here(connection) => Some((slot as u32, connection)),

@@ -286,7 +286,7 @@ mod tests {
         let mut written = Vec::new();
         while queue.fill() {
             let taken = {
-                let mut parts = [const { IoSlice::new(&[]) }; PARTS_MAX];
+                let mut parts = [IoSlice::new(&[]); PARTS_MAX];
                 let count = queue.parts(&mut parts);
                 let all: Vec<u8> = parts[..count].iter().flat_map(|part| part.to_vec()).collect();
                 if let Some(single) = queue.single() {

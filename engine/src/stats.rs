@@ -187,7 +187,7 @@ impl Histogram {
         for (to, from) in self.buckets.iter_mut().zip(&other.buckets) {
             *to += from;
         }
-        self.sum_ns += other.sum_ns;
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
     }
 }
 

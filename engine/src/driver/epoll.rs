@@ -334,6 +334,11 @@ impl Driver for EpollDriver {
         Time::ZERO + self.epoch_start.elapsed()
     }
 
+    fn clock(&self) -> Box<dyn Fn() -> Time> {
+        let start = self.epoch_start;
+        Box::new(move || Time::ZERO + start.elapsed())
+    }
+
     fn waker(&self) -> io::Result<Box<dyn Wake>> {
         let waker = mio::Waker::new(self.poll.registry(), token(KIND_WAKE, 0, 0))?;
         Ok(Box::new(EpollWake(waker)))

@@ -72,6 +72,9 @@ pub(crate) trait Driver {
     /// Reads the clock.
     fn now(&self) -> Time;
 
+    /// The same clock, for handlers to read while the driver is out of their reach.
+    fn clock(&self) -> Box<dyn Fn() -> Time>;
+
     /// What other threads use to end a [`wait`](Self::wait).
     fn waker(&self) -> io::Result<Box<dyn Wake>>;
 

@@ -1,0 +1,226 @@
+//! [`Context`]: what a handler can do while it is called.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::connection::{Pause, State};
+use crate::error::{CloseReason, PostError, SendError};
+use crate::handle::Handle;
+use crate::handler::{ConnectId, Peer};
+use crate::mailbox::ShardWaker;
+use crate::options::Connector;
+use crate::router_id::RouterId;
+use crate::shard::core::{Core, Op, Timer};
+use crate::time::Time;
+use crate::timer::TimerKey;
+
+/// The shard as its handler sees it, for the time of one call.
+///
+/// Sends are queued and written at the end of the slice (at most 32 connections' worth of
+/// events); everything else that touches a socket happens as soon as the handler returns.
+pub struct Context<'a, P> {
+    core: &'a mut Core<P>,
+}
+
+impl<'a, P> Context<'a, P> {
+    #[inline]
+    pub(crate) fn new(core: &'a mut Core<P>) -> Self {
+        Self { core }
+    }
+
+    /// The time as of the beginning of this slice of events. Costs nothing.
+    #[inline]
+    pub fn now(&self) -> Time {
+        self.core.now
+    }
+
+    /// Reads the clock (about 20 ns).
+    pub fn clock(&self) -> Time {
+        (self.core.clock)()
+    }
+
+    /// The number of this shard, from 0.
+    pub fn shard(&self) -> usize {
+        self.core.shard
+    }
+
+    /// How many shards the engine has.
+    pub fn shards(&self) -> usize {
+        self.core.shared.mailboxes.len()
+    }
+
+    /// Connections that live on this shard now, those being made or closed included.
+    pub fn connections(&self) -> usize {
+        self.core.connections.len()
+    }
+
+    /// Queues a copy of `body` as one message to `to`. A connection of another shard is reached
+    /// through that shard's mailbox.
+    ///
+    /// # Errors
+    /// `Gone`, `Full`, `TooLong`: see [`SendError`].
+    #[inline]
+    pub fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
+        self.core.send(to, body)
+    }
+
+    /// Lets `encode` write the body, of at most `max` bytes, straight into the send buffer, and
+    /// returns the length that `encode` returned. The room may hold old bytes. When the
+    /// connection lives on another shard, the body is encoded into memory of its own.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send), judged by `max`; then `encode` is not called.
+    ///
+    /// # Panics
+    /// If `encode` returns more than `max`.
+    #[inline]
+    pub fn send_with(
+        &mut self,
+        to: RouterId,
+        max: usize,
+        encode: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, SendError> {
+        self.core.send_with(to, max, encode)
+    }
+
+    /// Queues a shared body: for fan-out. Bodies of 1 KiB and more are not copied but counted by
+    /// reference; shorter ones are cheaper to copy.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    pub fn send_shared(&mut self, to: RouterId, body: &Bytes) -> Result<(), SendError> {
+        self.core.send_shared(to, body)
+    }
+
+    /// Closes a connection gracefully: what is queued is written, then our side is finished, then
+    /// the peer has [`Limits::linger`](crate::Limits) to finish its own. Its id is `Gone` for
+    /// sends from now on, and what still arrives is discarded. Closing what is gone does nothing.
+    pub fn close(&mut self, id: RouterId) {
+        if let Some(slot) = self.core.connections.find(id) {
+            let read_closed = self.core.connections.get(slot).is_some_and(|c| c.read_closed);
+            let reason = if read_closed { CloseReason::PeerClosed } else { CloseReason::Local };
+            self.core.close(slot, reason);
+        } else {
+            self.core.close_elsewhere(id);
+        }
+    }
+
+    /// Ends a connection of this shard at once; what is queued for it is lost.
+    pub fn abort(&mut self, id: RouterId) {
+        if let Some(slot) = self.core.connections.find(id) {
+            self.core.kill(slot, CloseReason::Local);
+        }
+    }
+
+    /// Stops reading from a connection of this shard: no message of it comes until
+    /// [`resume_reading`](Self::resume_reading), not even one that was already received. False if
+    /// it is gone, lives elsewhere or was paused already.
+    pub fn pause_reading(&mut self, id: RouterId) -> bool {
+        let slot = self.core.open_mut(id).map(|(slot, _)| slot);
+        slot.is_some_and(|slot| self.core.set_pause(slot, Pause::HANDLER, true))
+    }
+
+    /// Goes on reading after [`pause_reading`](Self::pause_reading).
+    pub fn resume_reading(&mut self, id: RouterId) -> bool {
+        let slot = self.core.open_mut(id).map(|(slot, _)| slot);
+        slot.is_some_and(|slot| self.core.set_pause(slot, Pause::HANDLER, false))
+    }
+
+    /// Bytes that are queued for a connection of this shard and not yet written; `None` if it is
+    /// gone or lives elsewhere. For conflating: send the newest state when this is small.
+    pub fn queued_bytes(&self, id: RouterId) -> Option<usize> {
+        let slot = self.core.connections.find(id)?;
+        let connection = self.core.connections.get(slot)?;
+        (connection.state == State::Open).then(|| connection.out.bytes())
+    }
+
+    /// Who is at the other end of a connection of this shard.
+    pub fn peer(&self, id: RouterId) -> Option<Peer> {
+        let slot = self.core.connections.find(id)?;
+        self.core.connections.get(slot).map(|connection| connection.peer)
+    }
+
+    /// Calls [`on_timer`](crate::Handler::on_timer) with `token` after `delay`: never before,
+    /// and at most about 0.3 ms after, plus what the shard is busy with.
+    pub fn set_timer(&mut self, delay: Duration, token: u64) -> TimerKey {
+        let now = self.clock();
+        self.set_timer_at(now + delay, token)
+    }
+
+    /// Calls [`on_timer`](crate::Handler::on_timer) with `token` at `at`.
+    pub fn set_timer_at(&mut self, at: Time, token: u64) -> TimerKey {
+        self.core.set_timer(at, Timer::Handler { token })
+    }
+
+    /// Cancels a timer; false if it has fired or was cancelled.
+    pub fn cancel_timer(&mut self, timer: TimerKey) -> bool {
+        self.core.timers.cancel(timer).is_some()
+    }
+
+    /// Posts to the handler of a shard, this one included (then it comes after this call).
+    ///
+    /// # Errors
+    /// `Full` if the mailbox is full, `Stopped` if there is no such shard (any more); both give
+    /// the message back.
+    pub fn post(&mut self, shard: usize, posted: P) -> Result<(), PostError<P>> {
+        self.core.shared.post(shard, posted)
+    }
+
+    /// Makes an outgoing connection on this shard.
+    /// [`on_connect`](crate::Handler::on_connect) or
+    /// [`on_connect_failed`](crate::Handler::on_connect_failed) follows.
+    pub fn connect(&mut self, connector: &Connector) -> ConnectId {
+        self.core.connect(connector.clone())
+    }
+
+    /// Gives an attempt to connect up, and any further ones. A connection already made stays, but
+    /// is not made again.
+    pub fn cancel_connect(&mut self, connect: ConnectId) {
+        self.core.cancel_connect(connect);
+    }
+
+    /// Moves a connection of this shard to another one, with what it has received and not yet
+    /// dispatched and what is not yet sent. It keeps its id, and the order of messages in both
+    /// directions holds. The handler there is told by
+    /// [`on_adopted`](crate::Handler::on_adopted).
+    ///
+    /// # Errors
+    /// `Gone` if it does not live here (any more) or there is no such shard.
+    pub fn rehome(&mut self, id: RouterId, to: usize) -> Result<(), SendError> {
+        if to >= self.shards() {
+            return Err(SendError::Gone);
+        }
+        let here = self.core.shard;
+        let current = self.core.current;
+        let Some((slot, _)) = self.core.open_mut(id) else { return Err(SendError::Gone) };
+        if to != here {
+            if slot == current {
+                self.core.stop_dispatch = true;
+            }
+            self.core.ops.push(Op::Rehome { id, to });
+        }
+        Ok(())
+    }
+
+    /// A number from the shard's generator: seeded, so that simulations replay. Not for secrets.
+    pub fn random(&mut self) -> u64 {
+        self.core.random.next()
+    }
+
+    /// A waker that any thread may use to have [`on_wake`](crate::Handler::on_wake) called with
+    /// `token` on this shard. Waking needs no capacity and is never refused.
+    pub fn waker(&self, token: u64) -> ShardWaker {
+        self.core.shared.mailboxes[self.core.shard].waker(token)
+    }
+
+    /// A handle to the whole engine, for other threads.
+    pub fn handle(&self) -> Handle<P> {
+        Handle::new(&self.core.shared)
+    }
+
+    /// Shuts the whole engine down, within `deadline`.
+    pub fn shutdown(&mut self, deadline: Duration) {
+        self.core.shared.shutdown(deadline);
+    }
+}

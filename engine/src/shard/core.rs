@@ -1,0 +1,469 @@
+//! What a shard owns besides its driver and its handler: everything a [`Context`] reaches.
+//!
+//! The core never calls the driver or the handler. What needs them (closing, reading on and off,
+//! connecting, moving) is noted in `ops` and done by the shard as soon as the handler's call is
+//! over; sends go straight into the send queues and are flushed at the end of the slice.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proscenium_framing::{ByteOrder, LengthPrefix};
+use rustc_hash::FxHashMap;
+
+use super::envelope::Envelope;
+use super::outgoing::Outgoing;
+use crate::accept_rate::AcceptRate;
+use crate::body::Chunk;
+use crate::connection::{Connection, Connections, NONE, Pause, State};
+use crate::error::{CloseReason, SendError};
+use crate::handle::Shared;
+use crate::limits::{Limits, Overflow};
+use crate::options::Framing;
+use crate::pool::Pool;
+use crate::random::Random;
+use crate::router_id::RouterId;
+use crate::send_queue::BufferPool;
+use crate::stats::ShardStats;
+use crate::time::Time;
+use crate::timer::{TimerKey, TimerWheel};
+
+/// Free buffers that a shard keeps, in bytes, of each kind.
+const FREE_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of the length that precedes each body.
+const HEADER: usize = LengthPrefix::HEADER;
+
+/// What a shard's timer wheel holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Timer {
+    /// `Context::set_timer`.
+    Handler { token: u64 },
+    /// Idle timeout or linger time of a connection.
+    Connection(RouterId),
+    /// Deadline of an attempt to connect.
+    ConnectDeadline { connect: u32, attempt: u32 },
+    /// The next attempt to connect.
+    Reconnect { connect: u32 },
+    /// Accepting goes on after a failure.
+    ResumeAccept { listener: u32 },
+    /// A fence found its mailbox full: again.
+    Fences,
+}
+
+/// What the shard does when the handler's call is over.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// The reasons for pausing changed: dispatch what was held back, tell the driver.
+    Reading(RouterId),
+    /// A graceful close began: flush, FIN, linger.
+    Close(RouterId),
+    /// The connection in this slot is `Dead`: free it, tell the handler.
+    Bury(u32),
+    Connect { connect: u32 },
+    Rehome { id: RouterId, to: usize },
+}
+
+/// See the module's page.
+pub(crate) struct Core<P> {
+    pub(crate) shard: usize,
+    pub(crate) shared: Arc<Shared<P>>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Box<dyn Fn() -> Time>,
+    /// The clock as of the beginning of the slice.
+    pub(crate) now: Time,
+    pub(crate) be32: LengthPrefix,
+    pub(crate) le32: LengthPrefix,
+    pub(crate) connections: Connections,
+    pub(crate) buffers: BufferPool,
+    pub(crate) tails: Pool<Rc<Chunk>>,
+    /// Ends of the list of connections with a tail.
+    pub(crate) oldest: u32,
+    pub(crate) newest: u32,
+    /// Connections to flush at the end of the slice.
+    pub(crate) dirty: Vec<u32>,
+    /// Bytes received and queued in this slice.
+    pub(crate) slice_bytes: usize,
+    /// Unsent bytes of all connections.
+    pub(crate) send_bytes: usize,
+    pub(crate) timers: TimerWheel<Timer>,
+    pub(crate) ops: Vec<Op>,
+    /// The slot whose messages are being dispatched, and whether to stop doing so.
+    pub(crate) current: u32,
+    pub(crate) stop_dispatch: bool,
+    pub(crate) outgoing: FxHashMap<u32, Outgoing>,
+    pub(crate) next_connect: u32,
+    pub(crate) random: Random,
+    pub(crate) accept_rate: AcceptRate,
+    pub(crate) stats: ShardStats,
+    pub(crate) shutting_down: bool,
+}
+
+impl<P> Core<P> {
+    pub(crate) fn new(
+        shard: usize,
+        shared: Arc<Shared<P>>,
+        clock: Box<dyn Fn() -> Time>,
+        seed: u64,
+    ) -> Self {
+        let limits = shared.limits.clone();
+        let now = clock();
+        Self {
+            shard,
+            clock,
+            now,
+            be32: LengthPrefix::new(ByteOrder::Big, limits.frame_max),
+            le32: LengthPrefix::new(ByteOrder::Little, limits.frame_max),
+            connections: Connections::new(shard as u8, shared.mailboxes.len()),
+            buffers: BufferPool::new(FREE_BYTES_MAX),
+            tails: Pool::new(FREE_BYTES_MAX),
+            oldest: NONE,
+            newest: NONE,
+            dirty: Vec::new(),
+            slice_bytes: 0,
+            send_bytes: 0,
+            timers: TimerWheel::new(now.as_nanos()),
+            ops: Vec::new(),
+            current: NONE,
+            stop_dispatch: false,
+            outgoing: FxHashMap::default(),
+            next_connect: 0,
+            random: Random::new(seed ^ (shard as u64) << 32),
+            accept_rate: AcceptRate::new(limits.accepts_per_second, limits.accept_burst),
+            stats: ShardStats::default(),
+            shutting_down: false,
+            shared,
+            limits,
+        }
+    }
+
+    pub(crate) fn codec(&self, framing: Framing) -> Option<LengthPrefix> {
+        match framing {
+            Framing::Be32 => Some(self.be32),
+            Framing::Le32 => Some(self.le32),
+            Framing::Raw => None,
+        }
+    }
+
+    pub(crate) fn set_timer(&mut self, at: Time, timer: Timer) -> TimerKey {
+        self.timers.insert(at.as_nanos(), timer)
+    }
+
+    pub(crate) fn set_timer_in(&mut self, delay: Duration, timer: Timer) -> TimerKey {
+        self.set_timer(self.now + delay, timer)
+    }
+
+    /// Queues a copy of `body`: the hot path of every send.
+    #[inline]
+    pub(crate) fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
+        let need = HEADER + body.len();
+        let Some((slot, framing)) = self.admit(to, need, body.len())? else {
+            return self.send_elsewhere(to, Bytes::copy_from_slice(body));
+        };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return Err(SendError::Gone);
+        };
+        let length = body.len() as u32;
+        let queue = match &mut connection.held {
+            None => &mut connection.out,
+            Some(held) => &mut **held,
+        };
+        match framing {
+            Framing::Be32 => queue.push(&length.to_be_bytes(), body, &mut self.buffers),
+            Framing::Le32 => queue.push(&length.to_le_bytes(), body, &mut self.buffers),
+            Framing::Raw => queue.push(&[], body, &mut self.buffers),
+        }
+        let queued = if framing == Framing::Raw { body.len() } else { need };
+        self.queued(slot, queued);
+        Ok(())
+    }
+
+    /// Lets `encode` write a body of at most `max` bytes straight into the send buffer.
+    #[inline]
+    pub(crate) fn send_with(
+        &mut self,
+        to: RouterId,
+        max: usize,
+        encode: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, SendError> {
+        let Some((slot, framing)) = self.admit(to, HEADER + max, max)? else {
+            let mut body = vec![0; max];
+            let length = encode(&mut body);
+            body.truncate(length);
+            return self.send_elsewhere(to, Bytes::from(body)).map(|()| length);
+        };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return Err(SendError::Gone);
+        };
+        let queue = match &mut connection.held {
+            None => &mut connection.out,
+            Some(held) => &mut **held,
+        };
+        let buffers = &mut self.buffers;
+        let length = match framing {
+            Framing::Be32 => {
+                queue.push_with(max, buffers, encode, |length| (length as u32).to_be_bytes())
+            }
+            Framing::Le32 => {
+                queue.push_with(max, buffers, encode, |length| (length as u32).to_le_bytes())
+            }
+            Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
+        };
+        let header = if framing == Framing::Raw { 0 } else { HEADER };
+        self.queued(slot, header + length);
+        Ok(length)
+    }
+
+    /// Queues a shared body; long ones are not copied.
+    pub(crate) fn send_shared(&mut self, to: RouterId, body: &Bytes) -> Result<(), SendError> {
+        let Some((slot, framing)) = self.admit(to, HEADER + body.len(), body.len())? else {
+            return self.send_elsewhere(to, body.clone());
+        };
+        self.push_shared(slot, framing, body, false);
+        Ok(())
+    }
+
+    /// `passed_on`: it came through the shard that the connection left, so it goes before what is
+    /// held.
+    pub(crate) fn push_shared(
+        &mut self,
+        slot: u32,
+        framing: Framing,
+        body: &Bytes,
+        passed_on: bool,
+    ) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let length = body.len() as u32;
+        let (header, header_len) = match framing {
+            Framing::Be32 => (length.to_be_bytes(), HEADER),
+            Framing::Le32 => (length.to_le_bytes(), HEADER),
+            Framing::Raw => ([0; HEADER], 0),
+        };
+        let queue = match &mut connection.held {
+            Some(held) if !passed_on => &mut **held,
+            _ => &mut connection.out,
+        };
+        queue.push_shared(&header[..header_len], body, &mut self.buffers);
+        self.queued(slot, header_len + body.len());
+    }
+
+    /// Whether `need` more bytes may be queued for a connection of this shard. `Ok(None)`: it is
+    /// not here.
+    #[inline]
+    fn admit(
+        &mut self,
+        to: RouterId,
+        need: usize,
+        body: usize,
+    ) -> Result<Option<(u32, Framing)>, SendError> {
+        let Some(slot) = self.connections.find(to) else { return Ok(None) };
+        let Some(connection) = self.connections.get(slot) else { return Ok(None) };
+        let fits = connection.out.bytes() + need <= self.limits.send_high
+            && self.send_bytes + need <= self.limits.send_bytes_max
+            && body <= self.limits.frame_max;
+        if fits && connection.state == State::Open && connection.held.is_none() {
+            return Ok(Some((slot, connection.framing)));
+        }
+        self.admit_slowly(slot, need, body).map(Some)
+    }
+
+    #[cold]
+    fn admit_slowly(
+        &mut self,
+        slot: u32,
+        need: usize,
+        body: usize,
+    ) -> Result<(u32, Framing), SendError> {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return Err(SendError::Gone);
+        };
+        if connection.state != State::Open || connection.ending.is_some() {
+            self.stats.sends_gone += 1;
+            return Err(SendError::Gone);
+        }
+        if body > self.limits.frame_max {
+            return Err(SendError::TooLong { length: body, limit: self.limits.frame_max });
+        }
+        let framing = connection.framing;
+        let held = connection.held.as_ref().map_or(0, |held| held.bytes());
+        let queued = connection.out.bytes() + held;
+        if queued + need > self.limits.send_high {
+            match connection.overflow {
+                Overflow::Close => {
+                    let limit = self.limits.send_high;
+                    self.kill(slot, CloseReason::SlowConsumer { queued, limit });
+                    return Err(SendError::Gone);
+                }
+                Overflow::DropNewest => {
+                    connection.tell_drained = true;
+                    self.stats.dropped += 1;
+                    return Err(SendError::Full);
+                }
+                Overflow::PauseReading => {
+                    connection.tell_drained = true;
+                    if !connection.pause.has(Pause::OVERFLOW) {
+                        self.stats.pauses += 1;
+                        self.set_pause(slot, Pause::OVERFLOW, true);
+                    }
+                }
+            }
+            if queued + need > self.limits.send_queue_max {
+                self.stats.refused_full += 1;
+                return Err(SendError::Full);
+            }
+        }
+        if self.send_bytes + need > self.limits.send_bytes_max {
+            self.relieve_send_pressure();
+            self.stats.refused_full += 1;
+            if let Some(connection) = self.connections.get_mut(slot) {
+                connection.tell_drained = true;
+            }
+            return Err(SendError::Full);
+        }
+        Ok((slot, framing))
+    }
+
+    /// Books `bytes` that were queued for `slot` and has it flushed.
+    #[inline]
+    fn queued(&mut self, slot: u32, bytes: usize) {
+        self.send_bytes += bytes;
+        self.slice_bytes += bytes;
+        self.stats.messages_out += 1;
+        self.mark_dirty(slot);
+    }
+
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get_mut(slot)
+            && !connection.dirty
+            && !connection.blocked
+        {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// The connection does not live here: to the shard where it was born, which knows more.
+    #[cold]
+    fn send_elsewhere(&mut self, to: RouterId, body: Bytes) -> Result<(), SendError> {
+        if body.len() > self.limits.frame_max {
+            let (length, limit) = (body.len(), self.limits.frame_max);
+            return Err(SendError::TooLong { length, limit });
+        }
+        if let Some(there) = self.connections.moved_to(to) {
+            return self.pass_on(to, there, body);
+        }
+        if to.shard() == self.shard {
+            self.stats.sends_gone += 1;
+            return Err(SendError::Gone);
+        }
+        self.shared.send(to, body)
+    }
+
+    /// A graceful close of a connection that does not live here.
+    pub(crate) fn close_elsewhere(&mut self, id: RouterId) {
+        if let Some(there) = self.connections.moved_to(id) {
+            self.shared.mailboxes[there].push_control(Envelope::ForwardClose(id));
+        } else if id.shard() != self.shard {
+            // Refused only if the mailbox is full or the shard gone; then so is the close.
+            let _ = self.shared.close(id);
+        }
+    }
+
+    /// Passes a send on to the shard where a connection born here lives now.
+    pub(crate) fn pass_on(
+        &mut self,
+        to: RouterId,
+        there: usize,
+        body: Bytes,
+    ) -> Result<(), SendError> {
+        let mailbox = &self.shared.mailboxes[there];
+        self.stats.forwarded += 1;
+        if mailbox.control_len() > 4 * self.limits.mailbox_max {
+            // What is lost here would be a hole in the stream: better no stream than that.
+            self.stats.refused_full += 1;
+            mailbox.push_control(Envelope::ForwardOverflow(to));
+            return Err(SendError::Full);
+        }
+        mailbox.push_control(Envelope::Forward { to, body });
+        Ok(())
+    }
+
+    /// Sets or clears a reason for pausing; the shard follows when the handler's call is over.
+    pub(crate) fn set_pause(&mut self, slot: u32, reason: Pause, on: bool) -> bool {
+        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        if connection.pause.has(reason) == on {
+            return false;
+        }
+        connection.pause.set(reason, on);
+        let id = connection.id;
+        if on && slot == self.current {
+            self.stop_dispatch = true;
+        }
+        self.ops.push(Op::Reading(id));
+        true
+    }
+
+    /// Begins a graceful close; `reason` is what the handler is told at its end.
+    pub(crate) fn close(&mut self, slot: u32, reason: CloseReason) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        match connection.state {
+            State::Connecting => return self.kill(slot, reason),
+            State::Open => {}
+            State::Closing | State::Lingering | State::Dead => return,
+        }
+        if connection.ending.is_none() {
+            connection.ending = Some(reason);
+        }
+        if connection.held.is_some() {
+            return; // once what is under way has arrived (`rehome.rs`)
+        }
+        connection.state = State::Closing;
+        let id = connection.id;
+        self.release_tail(slot);
+        if slot == self.current {
+            self.stop_dispatch = true;
+        }
+        self.ops.push(Op::Close(id));
+    }
+
+    /// Ends a connection at once. Its memory is free from now on, its slot when the handler's
+    /// call is over.
+    pub(crate) fn kill(&mut self, slot: u32, reason: CloseReason) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if connection.state == State::Dead {
+            return;
+        }
+        connection.state = State::Dead;
+        connection.ending = Some(reason);
+        let held = connection.held.take().map_or(0, |mut held| held.clear(&mut self.buffers));
+        let lost = connection.out.clear(&mut self.buffers) + held;
+        self.send_bytes -= lost;
+        self.stats.bytes_lost += lost as u64;
+        self.release_tail(slot);
+        if slot == self.current {
+            self.stop_dispatch = true;
+        }
+        self.ops.push(Op::Bury(slot));
+    }
+
+    /// The shard's memory for unsent bytes ran out: ends the connection that has the most.
+    #[cold]
+    fn relieve_send_pressure(&mut self) {
+        let most = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.state != State::Dead)
+            .max_by_key(|(_, connection)| connection.out.bytes());
+        if let Some((slot, _)) = most {
+            self.kill(slot, CloseReason::SendPressure);
+        }
+    }
+
+    pub(crate) fn open_mut(&mut self, id: RouterId) -> Option<(u32, &mut Connection)> {
+        let slot = self.connections.find(id)?;
+        let connection = self.connections.get_mut(slot)?;
+        (connection.state == State::Open).then_some((slot, connection))
+    }
+}

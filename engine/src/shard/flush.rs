@@ -1,0 +1,98 @@
+//! From the send queues to the sockets.
+
+use std::io::IoSlice;
+
+use super::Shard;
+use crate::connection::{Pause, State};
+use crate::context::Context;
+use crate::driver::{Driver, Submitted};
+use crate::error::CloseReason;
+use crate::handler::Handler;
+use crate::send_queue::PARTS_MAX;
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// Writes what was queued in this slice, one write per connection.
+    pub(super) fn flush_dirty(&mut self) {
+        let mut at = 0;
+        while let Some(slot) = self.core.dirty.get(at).copied() {
+            at += 1;
+            self.flush(slot);
+        }
+        self.core.dirty.clear();
+        self.run_ops();
+    }
+
+    /// Writes until the queue is empty or the socket full: one write in flight, re-entered.
+    pub(super) fn flush(&mut self, slot: u32) {
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        connection.dirty = false;
+        if connection.blocked || !matches!(connection.state, State::Open | State::Closing) {
+            return;
+        }
+        while connection.out.fill() {
+            let submitted = match connection.out.single() {
+                Some(one) => (self.driver.send(slot, &[IoSlice::new(one)]), one.len()),
+                None => {
+                    let mut parts = [IoSlice::new(&[]); PARTS_MAX];
+                    let count = connection.out.parts(&mut parts);
+                    let offered = parts[..count].iter().map(|part| part.len()).sum();
+                    (self.driver.send(slot, &parts[..count]), offered)
+                }
+            };
+            match submitted {
+                (Submitted::Taken(taken), offered) => {
+                    core.stats.writes += 1;
+                    core.stats.bytes_out += taken as u64;
+                    core.send_bytes -= taken;
+                    connection.out.consume(taken, &mut core.buffers);
+                    if taken < offered {
+                        connection.blocked = true;
+                        break;
+                    }
+                }
+                (Submitted::Pending, _) => {
+                    connection.blocked = true;
+                    break;
+                }
+                (Submitted::Failed(error), _) => {
+                    core.kill(slot, CloseReason::Broken(error));
+                    return;
+                }
+            }
+        }
+        let (queued, state) = (connection.out.bytes(), connection.state);
+        if connection.tell_drained && queued <= core.limits.send_low {
+            self.drained(slot);
+        }
+        if queued == 0 && state == State::Closing {
+            self.finish_close(slot);
+        }
+    }
+
+    /// Tells once that the queue is below low water, and goes on reading.
+    fn drained(&mut self, slot: u32) {
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        connection.tell_drained = false;
+        let id = connection.id;
+        let is_open = connection.state == State::Open;
+        core.set_pause(slot, Pause::OVERFLOW, false);
+        if is_open {
+            self.handler.on_drained(&mut Context::new(core), id);
+        }
+    }
+
+    /// A pending write can go on.
+    pub(super) fn sent(&mut self, slot: u32, len: usize) {
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        connection.blocked = false;
+        if len > 0 {
+            core.stats.bytes_out += len as u64;
+            core.send_bytes -= len;
+            connection.out.consume(len, &mut core.buffers);
+        }
+        self.flush(slot);
+    }
+}

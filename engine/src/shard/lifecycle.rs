@@ -1,0 +1,225 @@
+//! How connections begin and end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::Shard;
+use super::core::Timer;
+use super::envelope::Envelope;
+use crate::connection::{Connection, State};
+use crate::context::Context;
+use crate::driver::{Driver, RawSocket};
+use crate::error::CloseReason;
+use crate::handler::{ConnectId, Handler, Origin, Peer};
+use crate::router_id::RouterId;
+
+/// Accepting goes on so long after it failed.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// A shard that has so many control items waiting is dealt no more connections.
+const DEAL_BACKLOG_MAX: usize = 4096;
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// A listener of this shard accepted a connection: kept here, or dealt out.
+    pub(super) fn accepted(
+        &mut self,
+        listener: u32,
+        socket: RawSocket,
+        peer: Option<SocketAddr>,
+    ) {
+        let core = &mut self.core;
+        core.stats.accepted += 1;
+        if let Some(address) = peer
+            && !core.accept_rate.admit(address.ip(), core.now)
+        {
+            core.stats.refused_rate += 1;
+            return; // dropping the socket closes it
+        }
+        let deals = self.listening.get(listener as usize).is_some_and(|l| l.deal);
+        let mailboxes = &core.shared.mailboxes;
+        if !deals || mailboxes.len() == 1 {
+            return self.keep_accepted(listener, socket, peer);
+        }
+        for _ in 0..mailboxes.len() {
+            let to = self.next_deal % mailboxes.len();
+            self.next_deal = to + 1;
+            if to == core.shard {
+                return self.keep_accepted(listener, socket, peer);
+            }
+            if !mailboxes[to].is_closed() && mailboxes[to].control_len() < DEAL_BACKLOG_MAX {
+                mailboxes[to].push_control(Envelope::Accepted { listener, socket, peer });
+                return;
+            }
+        }
+        core.stats.refused_limit += 1;
+    }
+
+    /// An accepted connection begins its life here.
+    pub(super) fn keep_accepted(
+        &mut self,
+        listener: u32,
+        socket: RawSocket,
+        address: Option<SocketAddr>,
+    ) {
+        let core = &mut self.core;
+        if core.connections.len() >= core.limits.connections_max || core.shutting_down {
+            core.stats.refused_limit += 1;
+            return;
+        }
+        let Some(listening) = self.listening.get(listener as usize) else { return };
+        let options = &listening.options;
+        let peer = Peer { address, origin: Origin::Accepted { listener: listener as usize } };
+        let slot = core
+            .connections
+            .insert(|id| Connection::new(id, options.framing, options.overflow, peer));
+        if let Err(error) = self.driver.register(slot, socket, &options.socket) {
+            // The peer may be gone already: setting an option says so.
+            tracing::debug!(%error, "an accepted connection could not be set up");
+            core.stats.accept_failed += 1;
+            core.connections.remove(slot, None);
+            return;
+        }
+        self.opened(slot);
+    }
+
+    /// A connection is open, accepted or made: tells the handler.
+    pub(super) fn opened(&mut self, slot: u32) {
+        let core = &mut self.core;
+        let idle = core.limits.idle_timeout;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        connection.last_read = core.now;
+        let (id, peer) = (connection.id, connection.peer);
+        if !idle.is_zero() {
+            let timer = core.timers.insert((core.now + idle).as_nanos(), Timer::Connection(id));
+            connection.timer = Some(timer);
+        }
+        self.handler.on_connect(&mut Context::new(core), id, &peer);
+    }
+
+    /// Accepting failed: counted, and tried again by timer.
+    pub(super) fn accept_failed(&mut self, listener: u32, error: &io::Error, shed: bool) {
+        let core = &mut self.core;
+        core.stats.accept_failed += 1;
+        core.stats.accept_shed += u64::from(shed);
+        tracing::warn!(%error, shed, listener, "accept failed, next try in {ACCEPT_RETRY:?}");
+        core.set_timer_in(ACCEPT_RETRY, Timer::ResumeAccept { listener });
+    }
+
+    /// The peer finished sending.
+    pub(super) fn read_closed(&mut self, slot: u32) {
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        connection.read_closed = true;
+        let id = connection.id;
+        match connection.state {
+            State::Open => {
+                if let Some(tail) = &connection.tail {
+                    // Reads are on, so what is kept is an incomplete frame.
+                    let received = tail.len();
+                    core.close(slot, CloseReason::PeerClosedMidFrame { received });
+                    return;
+                }
+                self.handler.on_read_closed(&mut Context::new(core), id);
+            }
+            State::Lingering => {
+                let reason = connection.ending.take().unwrap_or(CloseReason::Local);
+                core.kill(slot, reason);
+            }
+            State::Connecting | State::Closing | State::Dead => {}
+        }
+    }
+
+    pub(super) fn broken(&mut self, slot: u32, error: io::Error) {
+        let lingering = self.core.connections.get_mut(slot).and_then(|connection| {
+            // Everything was written; a peer that resets instead of closing has had it all.
+            if connection.state == State::Lingering { connection.ending.take() } else { None }
+        });
+        self.core.kill(slot, lingering.unwrap_or(CloseReason::Broken(error)));
+    }
+
+    /// A graceful close: what is queued goes out within the linger time.
+    pub(super) fn begin_close(&mut self, id: RouterId) {
+        let core = &mut self.core;
+        let Some(slot) = core.connections.find(id) else { return };
+        let linger = core.limits.linger;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        if connection.state != State::Closing {
+            return;
+        }
+        if !connection.reading {
+            connection.reading = true;
+            self.driver.set_reading(slot, true);
+        }
+        let timer = core.timers.insert((core.now + linger).as_nanos(), Timer::Connection(id));
+        if let Some(idle) = connection.timer.replace(timer) {
+            core.timers.cancel(idle);
+        }
+        self.flush(slot);
+    }
+
+    /// Everything queued is written: FIN, and wait for the peer's.
+    pub(super) fn finish_close(&mut self, slot: u32) {
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        if connection.read_closed {
+            let reason = connection.ending.take().unwrap_or(CloseReason::Local);
+            core.kill(slot, reason);
+            return;
+        }
+        connection.state = State::Lingering;
+        self.driver.finish(slot);
+    }
+
+    /// Idle timeout or linger time.
+    pub(super) fn connection_timer(&mut self, id: RouterId) {
+        let core = &mut self.core;
+        let Some(slot) = core.connections.find(id) else { return };
+        let idle = core.limits.idle_timeout;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        connection.timer = None;
+        match connection.state {
+            State::Open => {
+                // While we pause it, its clock stands still.
+                let since = if connection.reading { connection.last_read } else { core.now };
+                let due = since + idle;
+                if due <= core.now {
+                    core.kill(slot, CloseReason::IdleTimeout);
+                } else {
+                    let timer = core.timers.insert(due.as_nanos(), Timer::Connection(id));
+                    connection.timer = Some(timer);
+                }
+            }
+            State::Closing | State::Lingering => {
+                let ours = matches!(connection.ending, Some(CloseReason::Shutdown));
+                let reason =
+                    if ours { CloseReason::Shutdown } else { CloseReason::LingerTimeout };
+                core.kill(slot, reason);
+            }
+            State::Connecting | State::Dead => {}
+        }
+    }
+
+    /// Frees a dead connection and tells the handler.
+    pub(super) fn bury(&mut self, slot: u32) {
+        let core = &mut self.core;
+        if core.connections.get(slot).is_none_or(|connection| connection.state != State::Dead) {
+            return;
+        }
+        self.driver.close(slot);
+        let Some(mut connection) = core.connections.remove(slot, None) else { return };
+        let reason = connection.ending.take().unwrap_or(CloseReason::Local);
+        if let Some(timer) = connection.timer.take() {
+            core.timers.cancel(timer);
+        }
+        let id = connection.id;
+        if id.shard() != core.shard {
+            core.shared.mailboxes[id.shard()].push_control(Envelope::Ended(id));
+        }
+        core.shared.stats[core.shard].count_close(&reason);
+        tracing::trace!(%id, %reason, "connection ended");
+        self.handler.on_disconnect(&mut Context::new(core), id, &reason);
+        if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
+            self.outgoing_ended(connect, connection.spoke, &reason);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! A shard: one driver, one handler, and the turn that joins them.
+//!
+//! ```text
+//! turn:  wait (only if nothing is ready) ─► slices until the round of events is over
+//! slice: ≤ 32 completions or 64 KiB queued ─► mailbox batch ─► due timers ─► Handler::run ─► flush
+//! ```
+//!
+//! Flushing after each slice, not after each round, keeps the send buffers in cache and the
+//! latency of a full round low (`docs/decisions/0003-slices.md`).
+
+pub(crate) mod core;
+pub(crate) mod envelope;
+mod flush;
+mod lifecycle;
+mod mail;
+pub(crate) mod outgoing;
+mod receive;
+mod rehome;
+mod shutdown;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::core::{Core, Op, Timer};
+use self::envelope::Envelope;
+use self::shutdown::Phase;
+pub use self::shutdown::DrainReport;
+use crate::body::{Chunk, ChunkPool};
+use crate::context::Context;
+use crate::driver::{Completion, Driver};
+use crate::handle::{Handle, Shared};
+use crate::handler::{Handler, Run};
+use crate::mailbox::Consumer;
+use crate::options::ConnectionOptions;
+use crate::router_id::RouterId;
+use crate::time::Time;
+
+/// Connections handled before a flush.
+const SLICE_EVENTS: usize = 32;
+/// Bytes received and queued before a flush.
+const SLICE_BYTES: usize = 128 * 1024;
+/// Mailbox items handled per slice.
+const MAIL_BATCH: usize = 256;
+/// Timers fired per slice.
+const TIMER_BATCH: usize = 256;
+
+/// What a listener of the engine gives to its connections, on every shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Listening {
+    pub(crate) options: ConnectionOptions,
+    /// Deal the accepted connections out to all shards in turn.
+    pub(crate) deal: bool,
+}
+
+/// A shard on the driver `D`. What an embedder sees of it is [`crate::Shard`].
+pub(crate) struct Shard<D, H: Handler> {
+    driver: D,
+    handler: H,
+    pub(crate) core: Core<H::Post>,
+    mailbox: Consumer<Envelope<H::Post>>,
+    chunks: ChunkPool,
+    chunk: Rc<Chunk>,
+    /// The chunk in use is the last one: messages are leased by copying.
+    lease_by_copy: bool,
+    listening: Vec<Listening>,
+    /// The shard that gets the next connection of a listener that deals.
+    next_deal: usize,
+    /// Fences whose mailbox was full.
+    fences: Vec<(usize, RouterId, rehome::Fence)>,
+    phase: Phase,
+    report: DrainReport,
+    /// `bytes_lost` when the shutdown began.
+    lost_before: u64,
+    /// Other threads have to wake us: the mailbox's state is "asleep".
+    asleep: bool,
+    /// The handler has more to run.
+    runnable: bool,
+    started: bool,
+}
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    pub(crate) fn new(
+        number: usize,
+        driver: D,
+        handler: H,
+        mailbox: Consumer<Envelope<H::Post>>,
+        shared: &Arc<Shared<H::Post>>,
+        listening: Vec<Listening>,
+        seed: u64,
+    ) -> Self {
+        let limits = &shared.limits;
+        let mut chunks = ChunkPool::new(limits.receive_chunk, limits.receive_chunks_max);
+        let chunk = chunks.take();
+        let core = Core::new(number, Arc::clone(shared), driver.clock(), seed);
+        Self {
+            driver,
+            handler,
+            core,
+            mailbox,
+            chunks,
+            chunk,
+            lease_by_copy: limits.receive_chunks_max == 1,
+            listening,
+            next_deal: number,
+            fences: Vec::new(),
+            phase: Phase::Running,
+            report: DrainReport::default(),
+            lost_before: 0,
+            asleep: false,
+            runnable: false,
+            started: false,
+        }
+    }
+
+    pub(crate) fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    pub(crate) fn handler_mut(&mut self) -> &mut H {
+        &mut self.handler
+    }
+
+    pub(crate) fn handle(&self) -> Handle<H::Post> {
+        Handle::new(&self.core.shared)
+    }
+
+    /// Calls the handler from outside a turn, then does what it asked for.
+    pub(crate) fn with<R>(
+        &mut self,
+        call: impl FnOnce(&mut H, &mut Context<'_, H::Post>) -> R,
+    ) -> R {
+        self.core.now = self.driver.now();
+        let result = call(&mut self.handler, &mut Context::new(&mut self.core));
+        self.run_ops();
+        result
+    }
+
+    /// When the shard wants its next turn at the latest, even if no event comes: at once
+    /// (`Time::ZERO`), at a time, or never (`Time::MAX`).
+    pub(crate) fn wants_turn_at(&self) -> Time {
+        let busy = !self.started
+            || !self.asleep
+            || self.runnable
+            || self.driver.has_ready()
+            || !self.core.dirty.is_empty()
+            || !self.core.ops.is_empty();
+        if busy && self.phase != Phase::Stopped {
+            return Time::ZERO;
+        }
+        let timer = self.core.timers.next_deadline().map_or(Time::MAX, Time::from_nanos);
+        timer.min(self.phase.deadline())
+    }
+
+    /// One turn: waits at most `max_wait` for something to do, and does it.
+    pub(crate) fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
+        self.start();
+        let wanted = self.wants_turn_at();
+        let mut until = Time::ZERO;
+        if wanted != Time::ZERO && !max_wait.is_zero() {
+            let longest = if max_wait == Duration::MAX {
+                Time::MAX
+            } else {
+                self.driver.now() + max_wait
+            };
+            until = wanted.min(longest);
+        }
+        if !self.core.dirty.is_empty() {
+            self.flush_dirty(); // what was sent between turns
+        }
+        self.driver.wait(until)?;
+        self.mailbox.awake();
+        let began = self.driver.now();
+        self.core.now = began;
+        while self.slice() {
+            self.core.now = self.driver.now();
+        }
+        self.step_shutdown();
+        self.end_turn(began);
+        Ok(())
+    }
+
+    fn start(&mut self) {
+        if !self.started {
+            self.started = true;
+            self.core.now = self.driver.now();
+            self.handler.on_start(&mut Context::new(&mut self.core));
+            self.run_ops();
+        }
+    }
+
+    fn end_turn(&mut self, began: Time) {
+        let core = &mut self.core;
+        let stats = &mut core.stats;
+        stats.turns += 1;
+        stats.connections = core.connections.len() as u64;
+        stats.send_queue_bytes = core.send_bytes as u64;
+        stats.reassembly_bytes = core.tails.leased_bytes() as u64;
+        stats.receive_chunk_bytes = self.chunks.bytes() as u64;
+        stats.timers = core.timers.len() as u64;
+        let shared = &core.shared.stats[core.shard];
+        shared.publish(stats);
+        shared.record_turn(self.driver.now().as_nanos().saturating_sub(began.as_nanos()));
+        self.asleep = self.mailbox.prepare_sleep();
+    }
+
+    /// One slice; false when the turn is over.
+    fn slice(&mut self) -> bool {
+        self.core.stats.slices += 1;
+        self.core.slice_bytes = 0;
+        let mut round_over = false;
+        for _ in 0..SLICE_EVENTS {
+            if self.core.slice_bytes >= SLICE_BYTES {
+                break;
+            }
+            self.renew_chunk();
+            let Some(chunk) = Rc::get_mut(&mut self.chunk) else {
+                unreachable!("the chunk was just renewed");
+            };
+            let Some(completion) = self.driver.next(chunk.bytes_mut()) else {
+                round_over = true;
+                break;
+            };
+            self.complete(completion);
+        }
+        self.take_mail(MAIL_BATCH);
+        self.fire_timers();
+        let run = self.handler.run(&mut Context::new(&mut self.core));
+        self.runnable = run == Run::Ready;
+        self.run_ops();
+        self.flush_dirty();
+        !round_over && run != Run::Leave
+    }
+
+    fn renew_chunk(&mut self) {
+        if Rc::strong_count(&self.chunk) > 1 {
+            let used = std::mem::replace(&mut self.chunk, Chunk::new(0));
+            self.chunk = self.chunks.replace(used);
+            self.lease_by_copy = self.chunks.is_low();
+        } else if self.lease_by_copy {
+            self.lease_by_copy = self.chunks.is_low();
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        match completion {
+            Completion::Received { conn, len } => self.received(conn, len),
+            Completion::Sent { conn, len } => self.sent(conn, len),
+            Completion::ReadClosed { conn } => self.read_closed(conn),
+            Completion::Failed { conn, error } => self.broken(conn, error),
+            Completion::Connected { conn, result } => self.connected(conn, result),
+            Completion::Accepted { listener, socket, peer } => {
+                self.accepted(listener, socket, peer);
+            }
+            Completion::AcceptFailed { listener, error, shed } => {
+                self.accept_failed(listener, &error, shed);
+            }
+        }
+        self.run_ops();
+    }
+
+    /// Does what the handler asked for and the core could not do itself.
+    pub(super) fn run_ops(&mut self) {
+        let mut at = 0;
+        while let Some(op) = self.core.ops.get_mut(at) {
+            let op = std::mem::replace(op, Op::Bury(crate::connection::NONE));
+            at += 1;
+            match op {
+                Op::Reading(id) => self.follow_pause(id),
+                Op::Close(id) => self.begin_close(id),
+                Op::Bury(slot) => self.bury(slot),
+                Op::Connect { connect } => self.attempt(connect),
+                Op::Rehome { id, to } => self.rehome(id, to),
+            }
+        }
+        self.core.ops.clear();
+    }
+
+    fn fire_timers(&mut self) {
+        for _ in 0..TIMER_BATCH {
+            let Some(timer) = self.core.timers.pop_due(self.core.now.as_nanos()) else { break };
+            self.core.stats.timers_fired += 1;
+            match timer {
+                Timer::Handler { token } => {
+                    self.handler.on_timer(&mut Context::new(&mut self.core), token);
+                }
+                Timer::Connection(id) => self.connection_timer(id),
+                Timer::ConnectDeadline { connect, attempt } => {
+                    self.connect_deadline(connect, attempt);
+                }
+                Timer::Reconnect { connect } => self.attempt(connect),
+                Timer::ResumeAccept { listener } => self.driver.resume_accept(listener),
+                Timer::Fences => self.retry_fences(),
+            }
+            self.run_ops();
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Outgoing connections: attempts, deadlines, back-off.
+
+use std::time::Duration;
+
+use super::Shard;
+use super::core::{Core, Op, Timer};
+use crate::connection::{Connection, NONE, State};
+use crate::context::Context;
+use crate::driver::Driver;
+use crate::error::{CloseReason, ConnectError};
+use crate::handler::{ConnectId, Handler, Origin, Peer};
+use crate::options::{Address, Connector};
+use crate::timer::TimerKey;
+
+/// A connector and what has become of it so far.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    connector: Connector,
+    /// Attempts made since the last connection that brought a message.
+    attempt: u32,
+    /// The slot of the attempt under way or of the connection made.
+    slot: u32,
+    timer: Option<TimerKey>,
+}
+
+impl<P> Core<P> {
+    /// Notes a connector; the attempt begins when the handler's call is over.
+    pub(crate) fn connect(&mut self, connector: Connector) -> ConnectId {
+        let connect = self.next_connect;
+        self.next_connect = self.next_connect.wrapping_add(1);
+        let outgoing = Outgoing { connector, attempt: 0, slot: NONE, timer: None };
+        self.outgoing.insert(connect, outgoing);
+        self.ops.push(Op::Connect { connect });
+        ConnectId(connect)
+    }
+
+    /// No further attempts; one under way is given up. A connection already made stays.
+    pub(crate) fn cancel_connect(&mut self, id: ConnectId) {
+        let Some(outgoing) = self.outgoing.remove(&id.0) else { return };
+        if let Some(timer) = outgoing.timer {
+            self.timers.cancel(timer);
+        }
+        let attempt = self.connections.get(outgoing.slot);
+        if attempt.is_some_and(|connection| connection.state == State::Connecting) {
+            self.kill(outgoing.slot, CloseReason::Local);
+        }
+    }
+}
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// Makes the next attempt of a connector.
+    pub(super) fn attempt(&mut self, connect: u32) {
+        let Some(outgoing) = self.core.outgoing.get_mut(&connect) else { return };
+        outgoing.timer = None;
+        outgoing.attempt = outgoing.attempt.saturating_add(1);
+        let attempt = outgoing.attempt;
+        let connector = outgoing.connector.clone();
+        if self.core.shutting_down {
+            return self.connect_failed(connect, ConnectError::Shutdown);
+        }
+        let limit = self.core.limits.connections_max;
+        if self.core.connections.len() >= limit {
+            return self.connect_failed(connect, ConnectError::ConnectionLimit { limit });
+        }
+        let address = match &connector.address {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        };
+        let peer = Peer { address, origin: Origin::Outgoing(ConnectId(connect)) };
+        let options = &connector.options;
+        let slot = self.core.connections.insert(|id| {
+            let mut connection = Connection::new(id, options.framing, options.overflow, peer);
+            connection.state = State::Connecting;
+            connection
+        });
+        if let Err(error) = self.driver.connect(slot, &connector.address, &options.socket) {
+            self.core.connections.remove(slot, None);
+            return self.connect_failed(connect, ConnectError::Io(error));
+        }
+        let deadline = Timer::ConnectDeadline { connect, attempt };
+        let timer = self.core.set_timer_in(connector.deadline, deadline);
+        if let Some(outgoing) = self.core.outgoing.get_mut(&connect) {
+            outgoing.slot = slot;
+            outgoing.timer = Some(timer);
+        }
+    }
+
+    /// The driver's answer to an attempt.
+    pub(super) fn connected(&mut self, slot: u32, result: std::io::Result<()>) {
+        let Some(connection) = self.core.connections.get_mut(slot) else { return };
+        let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin else { return };
+        if connection.state != State::Connecting {
+            return;
+        }
+        if let Some(outgoing) = self.core.outgoing.get_mut(&connect)
+            && let Some(timer) = outgoing.timer.take()
+        {
+            self.core.timers.cancel(timer);
+        }
+        if let Err(error) = result {
+            self.driver.close(slot);
+            self.core.connections.remove(slot, None);
+            return self.connect_failed(connect, ConnectError::Io(error));
+        }
+        connection.state = State::Open;
+        self.core.stats.connected += 1;
+        self.opened(slot);
+    }
+
+    pub(super) fn connect_deadline(&mut self, connect: u32, attempt: u32) {
+        let Some(outgoing) = self.core.outgoing.get_mut(&connect) else { return };
+        if outgoing.attempt != attempt {
+            return;
+        }
+        outgoing.timer = None;
+        let slot = outgoing.slot;
+        let attempt = self.core.connections.get(slot);
+        if attempt.is_some_and(|connection| connection.state == State::Connecting) {
+            self.driver.close(slot);
+            self.core.connections.remove(slot, None);
+            self.connect_failed(connect, ConnectError::TimedOut);
+        }
+    }
+
+    fn connect_failed(&mut self, connect: u32, error: ConnectError) {
+        self.core.stats.connect_failed += 1;
+        let retry = self.schedule_retry(connect);
+        let cx = &mut Context::new(&mut self.core);
+        self.handler.on_connect_failed(cx, ConnectId(connect), &error, retry);
+    }
+
+    /// Sets the timer of the next attempt, or forgets the connector.
+    fn schedule_retry(&mut self, connect: u32) -> Option<Duration> {
+        let random = self.core.random.next();
+        let outgoing = self.core.outgoing.get_mut(&connect)?;
+        outgoing.slot = NONE;
+        let backoff = outgoing.connector.reconnect.filter(|_| !self.core.shutting_down);
+        let Some(backoff) = backoff else {
+            self.core.outgoing.remove(&connect);
+            return None;
+        };
+        let delay = backoff.delay(outgoing.attempt.saturating_sub(1), random);
+        let timer = self.core.set_timer_in(delay, Timer::Reconnect { connect });
+        if let Some(outgoing) = self.core.outgoing.get_mut(&connect) {
+            outgoing.timer = Some(timer);
+        }
+        Some(delay)
+    }
+
+    /// An outgoing connection ended: again, unless this side wanted it.
+    pub(super) fn outgoing_ended(&mut self, connect: u32, spoke: bool, reason: &CloseReason) {
+        if matches!(reason, CloseReason::Local | CloseReason::Shutdown) {
+            self.core.outgoing.remove(&connect);
+            return;
+        }
+        if let Some(outgoing) = self.core.outgoing.get_mut(&connect)
+            && spoke
+        {
+            outgoing.attempt = 0;
+        }
+        self.schedule_retry(connect);
+    }
+
+    /// Shutdown: no further attempts.
+    pub(super) fn cancel_all_connects(&mut self) {
+        let mut all: Vec<u32> = self.core.outgoing.keys().copied().collect();
+        all.sort_unstable();
+        for connect in all {
+            let made = self.core.outgoing.get(&connect).is_some_and(|outgoing| {
+                let connection = self.core.connections.get(outgoing.slot);
+                connection.is_some_and(|connection| connection.state != State::Connecting)
+            });
+            if !made {
+                self.core.cancel_connect(ConnectId(connect));
+            }
+        }
+    }
+}

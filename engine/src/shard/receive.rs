@@ -1,0 +1,300 @@
+//! From received bytes to `on_message`.
+//!
+//! Frames are dispatched straight out of the receive chunk. A connection keeps only what is left:
+//! its incomplete last frame, and whole frames that came while it was paused. The rest of an
+//! incomplete frame is copied behind its beginning as it arrives, never more than its header
+//! announces and never into more memory than the bytes that arrived need.
+
+use std::rc::Rc;
+
+use proscenium_framing::{Decoded, FrameError, LengthPrefix};
+
+use super::Shard;
+use super::core::Core;
+use crate::body::{Chunk, Message};
+use crate::connection::{NONE, State, Tail};
+use crate::context::Context;
+use crate::driver::Driver;
+use crate::error::CloseReason;
+use crate::handler::Handler;
+use crate::router_id::RouterId;
+
+/// Where dispatching came to.
+struct Dispatched {
+    /// End of the last frame dispatched, as an index into the chunk.
+    at: usize,
+    bad: Option<FrameError>,
+}
+
+/// Hands the frames in `start..end` of `chunk` to the handler, one by one.
+#[inline]
+fn dispatch<H: Handler>(
+    handler: &mut H,
+    core: &mut Core<H::Post>,
+    id: RouterId,
+    codec: LengthPrefix,
+    chunk: &Rc<Chunk>,
+    (start, end): (usize, usize),
+    lease_by_copy: bool,
+) -> Dispatched {
+    let bytes = &chunk.bytes()[..end];
+    let mut at = start;
+    let mut count = 0;
+    let mut bad = None;
+    while !core.stop_dispatch {
+        match codec.decode(&bytes[at..]) {
+            Decoded::Frame { body, consumed } => {
+                let frame_end = at + consumed;
+                let range = frame_end - body.len()..frame_end;
+                at = frame_end;
+                count += 1;
+                let message = Message::new(chunk, range, lease_by_copy);
+                handler.on_message(&mut Context::new(core), id, message);
+            }
+            Decoded::Incomplete { .. } => break,
+            Decoded::Invalid(error) => {
+                bad = Some(error);
+                break;
+            }
+        }
+    }
+    core.stats.messages_in += count;
+    Dispatched { at, bad }
+}
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// `len` bytes of `slot` are at the front of the chunk.
+    pub(super) fn received(&mut self, slot: u32, len: usize) {
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        core.stats.bytes_in += len as u64;
+        core.stats.reads += 1;
+        core.slice_bytes += len;
+        connection.last_read = core.now;
+        if connection.state != State::Open || connection.ending.is_some() {
+            return; // closing: what still comes is discarded
+        }
+        connection.spoke = true;
+        let (id, framing) = (connection.id, connection.framing);
+        let has_tail = connection.tail.is_some();
+        core.current = slot;
+        core.stop_dispatch = false;
+        match core.codec(framing) {
+            None => {
+                core.stats.messages_in += 1;
+                let message = Message::new(&self.chunk, 0..len, self.lease_by_copy);
+                self.handler.on_message(&mut Context::new(core), id, message);
+            }
+            Some(codec) => {
+                let at = if has_tail { self.complete_tail(slot, id, codec, len) } else { 0 };
+                self.dispatch_chunk(slot, id, codec, at, len);
+            }
+        }
+        self.core.current = NONE;
+    }
+
+    /// Dispatches the chunk from `at` and keeps what is left.
+    fn dispatch_chunk(
+        &mut self,
+        slot: u32,
+        id: RouterId,
+        codec: LengthPrefix,
+        at: usize,
+        len: usize,
+    ) {
+        let core = &mut self.core;
+        if at == len {
+            return;
+        }
+        let range = (at, len);
+        let copy = self.lease_by_copy;
+        let done = dispatch(&mut self.handler, core, id, codec, &self.chunk, range, copy);
+        if let Some(error) = done.bad {
+            core.kill(slot, CloseReason::BadFrame(error));
+        } else if done.at < len {
+            core.keep(slot, &self.chunk.bytes()[done.at..len]);
+        }
+    }
+
+    /// Appends to the incomplete frame of `slot` what completes it, and dispatches it. Returns how
+    /// much of the chunk was used.
+    fn complete_tail(
+        &mut self,
+        slot: u32,
+        id: RouterId,
+        codec: LengthPrefix,
+        len: usize,
+    ) -> usize {
+        let mut at = 0;
+        loop {
+            let core = &mut self.core;
+            let Some(tail) = core.connections.get(slot).and_then(|c| c.tail.as_ref()) else {
+                return at;
+            };
+            let bytes = &tail.chunk.bytes()[tail.start..tail.end];
+            match codec.decode(bytes) {
+                Decoded::Frame { .. } => {
+                    self.dispatch_tail(slot, id, codec);
+                    return at;
+                }
+                Decoded::Incomplete { needs } => {
+                    let missing = needs.unwrap_or(LengthPrefix::HEADER) - bytes.len();
+                    let take = missing.min(len - at);
+                    if take == 0 {
+                        return at;
+                    }
+                    core.keep(slot, &self.chunk.bytes()[at..at + take]);
+                    at += take;
+                }
+                Decoded::Invalid(error) => {
+                    core.kill(slot, CloseReason::BadFrame(error));
+                    return len;
+                }
+            }
+        }
+    }
+
+    /// Dispatches the whole frames that a connection has kept.
+    pub(super) fn dispatch_tail(&mut self, slot: u32, id: RouterId, codec: LengthPrefix) {
+        let core = &mut self.core;
+        let Some(tail) = core.connections.get(slot).and_then(|c| c.tail.as_ref()) else { return };
+        let chunk = Rc::clone(&tail.chunk);
+        let range = (tail.start, tail.end);
+        let done = dispatch(&mut self.handler, core, id, codec, &chunk, range, false);
+        drop(chunk);
+        if let Some(error) = done.bad {
+            core.kill(slot, CloseReason::BadFrame(error));
+            return;
+        }
+        let tail = core.connections.get_mut(slot).and_then(|c| c.tail.as_mut());
+        if let Some(tail) = tail {
+            tail.start = done.at;
+            if tail.len() == 0 {
+                core.release_tail(slot);
+            }
+        }
+    }
+
+    /// The reasons for pausing changed: dispatches what was held back, and tells the driver.
+    pub(super) fn follow_pause(&mut self, id: RouterId) {
+        let core = &mut self.core;
+        let now = core.now;
+        let Some((slot, connection)) = core.open_mut(id) else { return };
+        if !connection.pause.is_any() {
+            if !connection.reading {
+                connection.last_read = now;
+            }
+            // Also if it was paused and resumed in one call, before the driver heard of it.
+            let framing = connection.framing;
+            if connection.tail.is_some()
+                && let Some(codec) = core.codec(framing)
+            {
+                core.current = slot;
+                core.stop_dispatch = false;
+                self.dispatch_tail(slot, id, codec);
+                self.core.current = NONE;
+            }
+        }
+        let Some((slot, connection)) = self.core.open_mut(id) else { return };
+        let reading = !connection.pause.is_any();
+        if connection.reading != reading {
+            connection.reading = reading;
+            self.driver.set_reading(slot, reading);
+        }
+    }
+}
+
+impl<P> Core<P> {
+    /// Keeps `bytes` of a connection for later, behind what it has kept so far.
+    fn keep(&mut self, slot: u32, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if connection.state != State::Open || connection.ending.is_some() {
+            return;
+        }
+        let Some(tail) = &mut connection.tail else {
+            let mut chunk = self.tails.lease(bytes.len());
+            if let Some(memory) = Rc::get_mut(&mut chunk) {
+                memory.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+            }
+            connection.tail = Some(Tail { chunk, start: 0, end: bytes.len() });
+            self.link_newest(slot);
+            self.relieve_reassembly_pressure();
+            return;
+        };
+        let fits = tail.end + bytes.len() <= tail.chunk.len();
+        if fits && let Some(memory) = Rc::get_mut(&mut tail.chunk) {
+            memory.bytes_mut()[tail.end..tail.end + bytes.len()].copy_from_slice(bytes);
+            tail.end += bytes.len();
+            return;
+        }
+        let kept = tail.len();
+        let mut chunk = self.tails.lease(kept + bytes.len());
+        if let Some(memory) = Rc::get_mut(&mut chunk) {
+            let memory = memory.bytes_mut();
+            memory[..kept].copy_from_slice(&tail.chunk.bytes()[tail.start..tail.end]);
+            memory[kept..kept + bytes.len()].copy_from_slice(bytes);
+        }
+        let old = std::mem::replace(&mut tail.chunk, chunk);
+        (tail.start, tail.end) = (0, kept + bytes.len());
+        self.tails.release(old);
+        self.relieve_reassembly_pressure();
+    }
+
+    /// Keeps the bytes of a connection that moves in.
+    pub(super) fn keep_moved(&mut self, slot: u32, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.keep(slot, bytes);
+        }
+    }
+
+    pub(crate) fn release_tail(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if let Some(tail) = connection.tail.take() {
+            self.tails.release(tail.chunk);
+            self.unlink(slot);
+        }
+    }
+
+    /// Ends the connections with the oldest incomplete frames until the rest fits. Those that *we*
+    /// paused are spared as long as there are others.
+    fn relieve_reassembly_pressure(&mut self) {
+        while self.tails.leased_bytes() > self.limits.reassembly_bytes_max {
+            let mut victim = self.oldest;
+            while let Some(connection) = self.connections.get(victim)
+                && connection.pause.is_any()
+                && connection.newer != NONE
+            {
+                victim = connection.newer;
+            }
+            if victim == NONE {
+                return;
+            }
+            self.kill(victim, CloseReason::ReassemblyPressure);
+        }
+    }
+
+    fn link_newest(&mut self, slot: u32) {
+        let previous = std::mem::replace(&mut self.newest, slot);
+        if let Some(connection) = self.connections.get_mut(slot) {
+            (connection.older, connection.newer) = (previous, NONE);
+        }
+        match self.connections.get_mut(previous) {
+            Some(connection) => connection.newer = slot,
+            None => self.oldest = slot,
+        }
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let older = std::mem::replace(&mut connection.older, NONE);
+        let newer = std::mem::replace(&mut connection.newer, NONE);
+        match self.connections.get_mut(older) {
+            Some(connection) => connection.newer = newer,
+            None => self.oldest = newer,
+        }
+        match self.connections.get_mut(newer) {
+            Some(connection) => connection.older = older,
+            None => self.newest = older,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Moving a connection to another shard: with its id, its bytes, and the order of both directions.
+//!
+//! ```text
+//! old shard                                   new shard
+//!   stop reading, take out of the table
+//!   control lane: Adopt ───────────────────►  in the table, reading off, own sends are held
+//!   bounded lane: ReadFence ───────────────►  all that the old shard posted before has been
+//!                                             handled: reading on
+//!   SendFence ◄─────────────── bounded lane   all that the new shard sent by way of the old one
+//!   control lane: SendsArrived ────────────►  has been passed on: held sends follow
+//! ```
+//!
+//! The birth shard keeps a forwarding entry and passes on what is still sent to it. A connection
+//! that moves a second time goes home first, so that the birth shard always knows where it is.
+//! Fences that find a mailbox full are retried; nothing else waits for them.
+
+use std::time::Duration;
+
+use super::Shard;
+use super::core::Timer;
+use super::envelope::{Envelope, Moved};
+use crate::connection::{Pause, State};
+use crate::context::Context;
+use crate::driver::Driver;
+use crate::error::CloseReason;
+use crate::handler::Handler;
+use crate::options::SocketOptions;
+use crate::router_id::RouterId;
+
+/// A fence whose mailbox was full is tried again so soon.
+const FENCE_RETRY: Duration = Duration::from_millis(1);
+
+/// Which of the two fences.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fence {
+    Reads,
+    Sends,
+}
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// Moves a connection to shard `to`, by way of its birth shard if it is a guest here.
+    pub(super) fn rehome(&mut self, id: RouterId, to: usize) {
+        let here = self.core.shard;
+        let Some((_, connection)) = self.core.open_mut(id) else { return };
+        if connection.ending.is_some() || to == here {
+            return;
+        }
+        if connection.held.is_some() || connection.pause.has(Pause::FENCE) {
+            connection.moves_on = Some(to as u8); // once settled
+            return;
+        }
+        let home = id.shard();
+        if home == here || home == to {
+            self.depart(id, to, None);
+        } else {
+            self.depart(id, home, Some(to));
+        }
+    }
+
+    fn depart(&mut self, id: RouterId, to: usize, then: Option<usize>) {
+        let core = &mut self.core;
+        let Some(slot) = core.connections.find(id) else { return };
+        let Some(socket) = self.driver.detach(slot) else {
+            return core.kill(slot, CloseReason::Local);
+        };
+        let tail = core.connections.get(slot).and_then(|connection| connection.tail.as_ref());
+        let unread = tail.map_or(Vec::new(), |tail| {
+            tail.chunk.bytes()[tail.start..tail.end].to_vec()
+        });
+        core.release_tail(slot);
+        let Some(mut connection) = core.connections.remove(slot, Some(to as u8)) else { return };
+        if let Some(timer) = connection.timer.take() {
+            core.timers.cancel(timer);
+        }
+        core.buffers.export(connection.out.leased());
+        core.send_bytes -= connection.out.bytes();
+        core.stats.departed += 1;
+        let moved = Moved {
+            id,
+            from: core.shard,
+            then,
+            socket,
+            unread,
+            unsent: std::mem::take(&mut connection.out),
+            framing: connection.framing,
+            overflow: connection.overflow,
+            peer: connection.peer,
+            spoke: connection.spoke,
+            paused_by_handler: connection.pause.has(Pause::HANDLER),
+            paused_by_overflow: connection.pause.has(Pause::OVERFLOW),
+            tell_drained: connection.tell_drained,
+            read_closed: connection.read_closed,
+        };
+        core.shared.mailboxes[to].push_control(Envelope::Adopt(Box::new(moved)));
+        self.fence(to, id, Fence::Reads);
+        self.handler.on_departed(&mut Context::new(&mut self.core), id, to);
+    }
+
+    /// A connection moves in.
+    pub(super) fn adopt(&mut self, moved: Moved) {
+        let (id, from, then) = (moved.id, moved.from, moved.then);
+        let (mut connection, socket, unread) = moved.into_connection();
+        let core = &mut self.core;
+        connection.held = Some(Box::default());
+        connection.pause.set(Pause::FENCE, true);
+        connection.reading = false;
+        connection.moves_on = then.map(|shard| shard as u8);
+        let peer = connection.peer;
+        core.buffers.import(connection.out.leased());
+        core.send_bytes += connection.out.bytes();
+        core.stats.adopted += 1;
+        let slot = core.connections.adopt(connection);
+        // The socket has its options already.
+        if let Err(error) = self.driver.register(slot, socket, &SocketOptions::default()) {
+            core.kill(slot, CloseReason::Broken(error));
+        } else {
+            self.driver.set_reading(slot, false);
+            core.keep_moved(slot, &unread);
+            core.mark_dirty(slot);
+            self.arm_idle(slot, id);
+        }
+        self.fence(from, id, Fence::Sends);
+        self.handler.on_adopted(&mut Context::new(&mut self.core), id, &peer);
+        if self.core.shutting_down {
+            self.core.close_now(id, CloseReason::Shutdown);
+        }
+    }
+
+    fn arm_idle(&mut self, slot: u32, id: RouterId) {
+        let core = &mut self.core;
+        let idle = core.limits.idle_timeout;
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        connection.last_read = core.now;
+        if !idle.is_zero() {
+            let due = (core.now + idle).as_nanos();
+            connection.timer = Some(core.timers.insert(due, Timer::Connection(id)));
+        }
+    }
+
+    /// Sends a fence, now or as soon as there is room.
+    fn fence(&mut self, to: usize, id: RouterId, fence: Fence) {
+        let from = self.core.shard;
+        let envelope = match fence {
+            Fence::Reads => Envelope::ReadFence(id),
+            Fence::Sends => Envelope::SendFence { id, from },
+        };
+        if let Err(error) = self.core.shared.mailboxes[to].try_push(envelope)
+            && matches!(error, crate::mailbox::PushError::Full(_))
+        {
+            if self.fences.is_empty() {
+                self.core.set_timer_in(FENCE_RETRY, Timer::Fences);
+            }
+            self.fences.push((to, id, fence));
+        }
+    }
+
+    pub(super) fn retry_fences(&mut self) {
+        for (to, id, fence) in std::mem::take(&mut self.fences) {
+            self.fence(to, id, fence);
+        }
+    }
+
+    /// What the old shard posted before the move has been handled here.
+    pub(super) fn reads_go_on(&mut self, id: RouterId) {
+        if let Some(slot) = self.core.connections.find(id) {
+            self.core.set_pause(slot, Pause::FENCE, false);
+            self.settle(id);
+        }
+    }
+
+    /// What this shard sent by way of the old one has been passed on: what was held follows.
+    pub(super) fn sends_arrived(&mut self, id: RouterId) {
+        let core = &mut self.core;
+        let Some(slot) = core.connections.find(id) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else { return };
+        if let Some(held) = connection.held.take() {
+            connection.out.append(*held, &mut core.buffers);
+            core.mark_dirty(slot);
+        }
+        self.settle(id);
+    }
+
+    /// Both fences are through: does what had to wait for them.
+    fn settle(&mut self, id: RouterId) {
+        let core = &mut self.core;
+        let Some((slot, connection)) = core.open_mut(id) else { return };
+        if connection.held.is_some() {
+            return;
+        }
+        if let Some(reason) = connection.ending.take() {
+            core.close(slot, reason);
+            return;
+        }
+        if !connection.pause.has(Pause::FENCE)
+            && let Some(to) = connection.moves_on.take()
+        {
+            self.rehome(id, usize::from(to));
+        }
+    }
+}
+
+impl<P> super::core::Core<P> {
+    /// Closes a connection of this shard gracefully, even while it waits for a fence.
+    fn close_now(&mut self, id: RouterId, reason: CloseReason) {
+        let Some(slot) = self.connections.find(id) else { return };
+        if let Some(connection) = self.connections.get_mut(slot)
+            && connection.state == State::Open
+            && let Some(held) = connection.held.take()
+        {
+            connection.out.append(*held, &mut self.buffers);
+        }
+        self.close(slot, reason);
+    }
+
+    /// Closes every connection of this shard gracefully.
+    pub(super) fn close_all(&mut self) {
+        let all: Vec<RouterId> = self.connections.iter().map(|(_, c)| c.id).collect();
+        for id in all {
+            self.close_now(id, CloseReason::Shutdown);
+        }
+    }
+}

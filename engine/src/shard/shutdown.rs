@@ -1,0 +1,164 @@
+//! Ending: a phase, not an event.
+//!
+//! | phase | what happens | leaves it when |
+//! |---|---|---|
+//! | `Running` | everything | `Shutdown` comes |
+//! | `Finishing` | nothing is accepted or connected; handlers finish; messages are still handled | no pending work and an empty mailbox, or the deadline |
+//! | `Flushing` | every connection is closed gracefully | no connection is left, or the deadline |
+//! | `Stopped` | nothing | – |
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Shard;
+use crate::connection::State;
+use crate::context::Context;
+use crate::driver::Driver;
+use crate::error::CloseReason;
+use crate::handler::Handler;
+use crate::time::Time;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    Finishing { began: Time, deadline: Time },
+    Flushing { began: Time, deadline: Time },
+    Stopped,
+}
+
+impl Phase {
+    /// When the phase ends at the latest.
+    pub(super) fn deadline(self) -> Time {
+        match self {
+            Self::Running | Self::Stopped => Time::MAX,
+            Self::Finishing { deadline, .. } | Self::Flushing { deadline, .. } => deadline,
+        }
+    }
+}
+
+/// What a shutdown did, and what was lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// Connections that lived when the shutdown began.
+    pub connections: u64,
+    /// Of these: ended in good order, everything queued for them written.
+    pub flushed: u64,
+    /// Of these: cut off at the deadline or broken meanwhile.
+    pub cut: u64,
+    /// Bytes that were queued for connections and not written.
+    pub bytes_lost: u64,
+    /// Work that handlers had not finished at the deadline.
+    pub work_lost: u64,
+    /// Messages in mailboxes that nobody handled.
+    pub mailbox_lost: u64,
+    /// How long the shutdown took (the longest of all shards).
+    pub elapsed: Duration,
+}
+
+impl DrainReport {
+    /// True if nothing was lost.
+    pub fn is_clean(&self) -> bool {
+        self.cut == 0 && self.bytes_lost == 0 && self.work_lost == 0 && self.mailbox_lost == 0
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.flushed += other.flushed;
+        self.cut += other.cut;
+        self.bytes_lost += other.bytes_lost;
+        self.work_lost += other.work_lost;
+        self.mailbox_lost += other.mailbox_lost;
+        self.elapsed = self.elapsed.max(other.elapsed);
+    }
+}
+
+impl fmt::Display for DrainReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} connections: {} flushed and closed, {} cut; lost: {} bytes, {} pieces of work, \
+             {} mailbox messages; took {:.3} s",
+            self.connections,
+            self.flushed,
+            self.cut,
+            self.bytes_lost,
+            self.work_lost,
+            self.mailbox_lost,
+            self.elapsed.as_secs_f64()
+        )
+    }
+}
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    pub(super) fn begin_shutdown(&mut self, within: Duration) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let began = self.core.now;
+        self.phase = Phase::Finishing { began, deadline: began + within };
+        self.core.shutting_down = true;
+        for listener in 0..self.listening.len() {
+            self.driver.unlisten(listener as u32);
+        }
+        self.cancel_all_connects();
+        self.report.connections = self.core.connections.len() as u64;
+        self.lost_before = self.core.stats.bytes_lost;
+        self.handler.on_shutdown(&mut Context::new(&mut self.core));
+        self.run_ops();
+    }
+
+    /// Goes on with the shutdown, at the end of each turn.
+    pub(super) fn step_shutdown(&mut self) {
+        if let Phase::Finishing { began, deadline } = self.phase {
+            let work = self.handler.pending_work();
+            let late = self.core.now >= deadline;
+            if !late && (work > 0 || !self.mailbox.is_empty() || self.driver.has_ready()) {
+                return;
+            }
+            self.report.work_lost = work as u64;
+            self.phase = Phase::Flushing { began, deadline };
+            self.core.close_all();
+            self.run_ops();
+            self.flush_dirty();
+        }
+        if let Phase::Flushing { began, deadline } = self.phase {
+            if self.core.connections.len() > 0 {
+                if self.core.now < deadline {
+                    return;
+                }
+                self.cut_off();
+            }
+            self.stop(began);
+        }
+    }
+
+    /// The deadline has come.
+    fn cut_off(&mut self) {
+        let left: Vec<(u32, State)> =
+            self.core.connections.iter().map(|(slot, c)| (slot, c.state)).collect();
+        for (slot, state) in left {
+            if state != State::Lingering {
+                self.report.cut += 1; // a lingering one has had everything
+            }
+            self.core.kill(slot, CloseReason::Shutdown);
+        }
+        self.run_ops();
+    }
+
+    fn stop(&mut self, began: Time) {
+        self.phase = Phase::Stopped;
+        self.report.elapsed = self.driver.now().since(began);
+        self.report.bytes_lost = self.core.stats.bytes_lost - self.lost_before;
+        self.report.flushed = self.report.connections.saturating_sub(self.report.cut);
+        self.mailbox.mailbox().close();
+        while let Some(envelope) = self.mailbox.pop_control().or_else(|| self.mailbox.pop()) {
+            self.report.mailbox_lost += u64::from(envelope.is_work());
+        }
+    }
+
+    /// The report, once the shard has stopped.
+    pub(crate) fn stopped(&self) -> Option<&DrainReport> {
+        (self.phase == Phase::Stopped).then_some(&self.report)
+    }
+}

@@ -1,0 +1,63 @@
+//! The echo as a handler that the engine calls.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use proscenium_engine::{Context, Engine, Handler, Limits, Listener, Message, RouterId};
+
+use super::{Summary, announce};
+use crate::cli::EchoArgs;
+use crate::{metrics, signals};
+
+/// Sends every message back.
+struct Echo;
+
+impl Handler for Echo {
+    type Post = ();
+
+    #[inline]
+    fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
+        // `Full` or `Gone` are the peer's loss: the overflow policy has acted and counted.
+        let _ = cx.send(from, &message);
+    }
+}
+
+/// Serves until the process is asked to end.
+pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> Result<(), String> {
+    let mut builder = Engine::builder()
+        .shards(usize::from(args.shards))
+        .name("echo")
+        .limits(limits);
+    for listener in listeners {
+        builder = builder.listen(listener);
+    }
+    if !args.pin.is_empty() {
+        builder = builder.pin_cpus(&args.pin);
+    }
+    let begin = Instant::now();
+    let engine = builder
+        .start(|_| Echo)
+        .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
+    let handle = engine.handle();
+
+    let (ending, deadline) = (handle.clone(), args.drain);
+    signals::on_termination(move || ending.shutdown(deadline))
+        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    if let Some(address) = &args.metrics {
+        let scraped = handle.clone();
+        let address = metrics::serve(address, move || scraped.stats())
+            .map_err(|error| format!("--metrics {address}: {error}; expected HOST:PORT"))?;
+        eprintln!("metrics at http://{address}/metrics");
+    }
+    announce(engine.local_addrs())?;
+
+    let drain = engine.join();
+    let summary = Summary {
+        stats: &handle.stats(),
+        drain: &drain,
+        ran: begin.elapsed(),
+    };
+    // Whoever waited for the summary may be gone.
+    let _ = write!(io::stdout(), "{summary}");
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! `proscenium echo`: sends every message back to where it came from.
+
+mod callback;
+mod socket;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use proscenium_engine::{Address, CloseReason, DrainReport, EngineStats, Limits, Listener};
+
+use crate::cli::{EchoArgs, Interface};
+use crate::process;
+use crate::units::{bytes, grouped};
+
+/// Descriptors beside the connections: standard streams, event loops, listeners, metrics.
+const OTHER_FILES: u64 = 64;
+
+/// Runs the server until it is asked to end.
+///
+/// # Errors
+/// When it cannot be started: says what was asked for and what the system answered.
+pub(crate) fn run(args: &EchoArgs) -> Result<(), String> {
+    let wanted = (args.limit_connections as u64).saturating_mul(u64::from(args.shards));
+    // As many as the system allows: running out of them later is the engine's to handle.
+    let _ = process::allow_open_files(wanted.saturating_add(OTHER_FILES));
+    let listeners = listeners(args)?;
+    let limits = limits(args);
+    limits.validate()?;
+    match args.interface {
+        Interface::Callback => callback::run(args, listeners, limits),
+        Interface::Socket => socket::run(args, listeners, limits),
+    }
+}
+
+/// The sockets that a supervisor passed, or a new one at `--listen`.
+fn listeners(args: &EchoArgs) -> Result<Vec<Listener>, String> {
+    let mut sockets = inherited().map_err(|error| {
+        format!("LISTEN_FDS: {error}; expected listening TCP or Unix stream sockets")
+    })?;
+    if sockets.is_empty() {
+        let listener = Listener::parse(&args.listen);
+        sockets.push(listener.map_err(|error| format!("--listen {error}"))?);
+    }
+    let configured = sockets.into_iter().map(|listener| {
+        listener
+            .framing(args.framing.into())
+            .overflow(args.overflow.into())
+            .balance(args.balance.into())
+    });
+    Ok(configured.collect())
+}
+
+/// Listening sockets passed by a service supervisor (`sd_listen_fds(3)`).
+fn inherited() -> io::Result<Vec<Listener>> {
+    let mut passed = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..passed.len() {
+        let fd: Option<OwnedFd> = match passed.take_tcp_listener(index) {
+            Ok(tcp) => tcp.map(OwnedFd::from),
+            Err(_) => passed.take_unix_listener(index)?.map(OwnedFd::from),
+        };
+        listeners.extend(fd.map(Listener::from_fd));
+    }
+    Ok(listeners)
+}
+
+fn limits(args: &EchoArgs) -> Limits {
+    let default = Limits::default();
+    let frame = args.frame_max.saturating_add(4);
+    Limits::default()
+        .connections_max(args.limit_connections)
+        .frame_max(args.frame_max)
+        .idle_timeout(args.idle_timeout)
+        // A long frame has to fit into the queue it waits in, and to be put together somewhere.
+        .send_queue_max(frame.saturating_mul(2).max(default.send_queue_max))
+        .reassembly_bytes_max(frame.saturating_mul(2).max(default.reassembly_bytes_max))
+}
+
+/// Says where the server listens: the one line that others wait for.
+fn announce(addresses: &[Address]) -> Result<(), String> {
+    let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
+    let mut out = io::stdout().lock();
+    writeln!(out, "listening on {}", addresses.join(", "))
+        .and_then(|()| out.flush())
+        .map_err(|error| format!("cannot write to standard output: {error}"))
+}
+
+/// What the server did, printed at its end.
+struct Summary<'a> {
+    stats: &'a EngineStats,
+    drain: &'a DrainReport,
+    ran: Duration,
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.stats.total();
+        writeln!(
+            f,
+            "messages     {} in ({}), {} out ({})",
+            grouped(total.messages_in),
+            bytes(total.bytes_in),
+            grouped(total.messages_out),
+            bytes(total.bytes_out)
+        )?;
+        writeln!(f, "connections  {} accepted", grouped(total.accepted))?;
+        let closes: Vec<String> = CloseReason::NAMES
+            .iter()
+            .zip(total.closes)
+            .filter(|(_, count)| *count > 0)
+            .map(|(name, count)| format!("{name} {}", grouped(count)))
+            .collect();
+        let closes = if closes.is_empty() {
+            "none".to_owned()
+        } else {
+            closes.join(", ")
+        };
+        writeln!(f, "closed       {closes}")?;
+        writeln!(f, "drain        {}", self.drain)?;
+        writeln!(
+            f,
+            "ran          {:.1} s on {} shards",
+            self.ran.as_secs_f64(),
+            self.stats.shards.len()
+        )
+    }
+}

@@ -1,0 +1,345 @@
+//! `proscenium load`: puts load on a server and measures it.
+//!
+//! The connections live in the engine's shards ([`client`]), which know the rules ([`window`]) but
+//! not the plan. The plan is here: connect, warm up, measure, drain, judge.
+
+mod body;
+mod client;
+mod latency;
+mod plan;
+mod progress;
+mod schedule;
+mod verdict;
+mod window;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use proscenium_engine::{Address, Connector, Engine, Limits};
+
+pub(crate) use body::Verify;
+
+use crate::cli::StreamArgs;
+use crate::errno;
+use crate::machine::{self, Machine};
+use crate::process::{self, Process};
+use crate::record::{StreamRecord, StreamRow};
+use crate::signals;
+use client::{Client, Settings};
+use latency::Percentiles;
+use plan::{Measured, Plan};
+
+/// Bytes of a frame's header.
+const FRAME_HEADER: usize = 4;
+
+/// How long the engine may take to close the connections at the end.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a run consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// One connection, one message, one answer
+    S0,
+    /// Connect only
+    S1,
+    /// Connect, warm up, measure, drain
+    S2,
+}
+
+impl Scenario {
+    /// Its name in results.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::S0 => "s0",
+            Self::S1 => "s1",
+            Self::S2 => "s2",
+        }
+    }
+}
+
+/// Runs the scenario, prints and writes the result. True if it is a pass.
+///
+/// # Errors
+/// When the run cannot take place or its result cannot be written: says why and what to do.
+pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
+    let target = Address::parse(&args.target).map_err(|error| format!("--target {error}"))?;
+    let server = args.server_pid.map(Process::with_id).transpose();
+    let server = server.map_err(|error| format!("--server-pid: {error}"))?;
+    if args.burst.is_some_and(|burst| burst > args.inflight) {
+        return Err(format!(
+            "--burst {} is more than --inflight {}: a burst has to fit into the window",
+            args.burst.unwrap_or(0),
+            args.inflight
+        ));
+    }
+    let connections = if args.scenario == Scenario::S0 {
+        1
+    } else {
+        args.ccu
+    };
+    let threads = u32::from(args.threads).min(connections) as usize;
+    process::allow_open_files(u64::from(connections) + 64).map_err(|error| error.to_string())?;
+
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    signals::on_termination(move || flag.store(true, Ordering::Relaxed))
+        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+
+    let (reports, receiver) = std::sync::mpsc::channel();
+    let progress: Arc<[Arc<client::Progress>]> = (0..threads).map(|_| Arc::default()).collect();
+    let shown = Arc::clone(&progress);
+    let settings = split(args, &target, connections as usize, threads);
+    let mut builder = Engine::builder()
+        .shards(threads)
+        .name("load")
+        .limits(limits(args, &settings));
+    if !args.pin.is_empty() {
+        builder = builder.pin_cpus(&args.pin);
+    }
+    let engine = builder
+        .start(move |shard| {
+            let progress = Arc::clone(&progress[shard]);
+            Client::new(settings[shard].clone(), reports.clone(), progress)
+        })
+        .map_err(|error| format!("cannot start the client: {error}"))?;
+
+    let plan = Plan::new(
+        args,
+        &engine.handle(),
+        receiver,
+        &shown,
+        server,
+        &interrupted,
+    );
+    let measured = plan.run();
+    engine.shutdown(CLOSE_DEADLINE);
+    let measured = measured?;
+
+    let record = record(args, &target, &measured);
+    write(args, &record).map_err(|error| format!("cannot write the result: {error}"))?;
+    Ok(record.passed())
+}
+
+/// What each thread has to do: an even share.
+fn split(args: &StreamArgs, target: &Address, connections: usize, threads: usize) -> Vec<Settings> {
+    let connector = Connector::to(target.clone())
+        .deadline(args.connect_timeout)
+        .framing(args.framing.into());
+    let share =
+        |whole: usize, thread: usize| whole / threads + usize::from(thread < whole % threads);
+    let one = |thread| {
+        let connections = share(connections, thread);
+        let part = connections as f64 / f64::from(args.ccu);
+        Settings {
+            connector: connector.clone(),
+            connections,
+            connect_at_once: share(args.connect_concurrency as usize, thread).max(1),
+            size: args.size.max(body::HEADER),
+            inflight: args.inflight,
+            budget: if args.scenario == Scenario::S0 {
+                1
+            } else {
+                u64::MAX
+            },
+            rate: args
+                .rate
+                .filter(|_| args.scenario == Scenario::S2)
+                .map(|rate| (rate * part, args.burst.unwrap_or(args.inflight))),
+            verify: args.verify,
+        }
+    };
+    (0..threads).map(one).collect()
+}
+
+/// Limits under which the client itself never holds anything back: were it to stop reading while
+/// its own messages wait, and the server likewise, both would wait for ever. What is outstanding
+/// is bounded by the windows already.
+fn limits(args: &StreamArgs, settings: &[Settings]) -> Limits {
+    let frame = args.size.max(body::HEADER) + FRAME_HEADER;
+    let window = frame.saturating_mul(args.inflight as usize);
+    let connections = settings
+        .iter()
+        .map(|one| one.connections)
+        .max()
+        .unwrap_or(1);
+    let default = Limits::default();
+    let send_high = window.saturating_mul(2).max(default.send_high);
+    let frame_max = default.frame_max.max(frame);
+    Limits::default()
+        .connections_max(connections)
+        .frame_max(frame_max)
+        .send_high(send_high)
+        .send_queue_max(send_high.max(default.send_queue_max).max(2 * frame_max))
+        .send_bytes_max(
+            window
+                .saturating_mul(connections + 1)
+                .max(default.send_bytes_max),
+        )
+        .reassembly_bytes_max(
+            // Memory is leased in classes of powers of two: up to twice the frame.
+            (2 * frame)
+                .saturating_mul(connections + 1)
+                .max(default.reassembly_bytes_max),
+        )
+}
+
+/// Rounds to so many decimals, so that files stay readable.
+fn rounded(value: f64, decimals: i32) -> f64 {
+    let factor = 10f64.powi(decimals);
+    (value * factor).round() / factor
+}
+
+/// Puts the measured numbers into the record and judges them.
+fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRecord {
+    let failures = verdict::failures(args.scenario, measured);
+    let Measured { tally, connect, .. } = measured;
+    let latency = Percentiles::of(&measured.latency);
+    let micros = |value| rounded(value, 3);
+    let seconds = |duration: Duration| rounded(duration.as_secs_f64(), 6);
+    let incomplete = tally.sent.saturating_sub(tally.received) as f64 / tally.sent.max(1) as f64;
+    let row = StreamRow {
+        scenario_id: args.scenario.name().to_owned(),
+        transport: if matches!(target, Address::Tcp(_)) {
+            "tcp"
+        } else {
+            "unix"
+        }
+        .to_owned(),
+        ccu: measured.connections,
+        inflight: if args.scenario == Scenario::S0 {
+            1
+        } else {
+            u64::from(args.inflight)
+        },
+        size: args.size.max(body::HEADER) as u64,
+        connect_success: connect.made,
+        connect_fail: connect.failed,
+        connect_timeout: connect.timed_out,
+        sent: tally.sent,
+        recv: tally.received,
+        incomplete_ratio: rounded(incomplete, 9),
+        throughput: rounded(measured.throughput, 1),
+        p50: micros(latency.p50),
+        p95: micros(latency.p95),
+        p99: micros(latency.p99),
+        errors_by_errno: errno::joined(&measured.errors),
+        pass_fail: if failures.is_empty() { "PASS" } else { "FAIL" }.to_owned(),
+        stack: args.stack.clone(),
+        p99_9: micros(latency.p99_9),
+        max: micros(latency.max),
+        connect_seconds: seconds(measured.connect_time),
+        warmup_seconds: seconds(measured.warmup_time),
+        measure_seconds: seconds(measured.measure_time),
+        drain_seconds: seconds(measured.drain_time),
+        server_cpu_ns_per_msg: measured
+            .server_cpu_ns_per_message()
+            .map(|ns| rounded(ns, 1)),
+        server_cpu_share: measured.server_cpu_share().map(|share| rounded(share, 4)),
+        server_rss_peak_bytes: measured.server_rss_peak_bytes,
+        client_cpu_share: rounded(measured.client_cpu_share, 4),
+        client_bound: measured.is_client_bound(),
+        gating_violation: tally.gating_violations,
+        drain_timeout: measured.waiting,
+        corrupt: tally.corrupt,
+        lost: tally.lost_connections,
+        client_threads: measured.threads as u64,
+        rate: args.rate,
+        rate_unsent: measured.overdue,
+        time_unix: machine::unix_seconds(),
+    };
+    StreamRecord {
+        row,
+        failures,
+        errors: measured.errors.clone(),
+        command: std::env::args().collect(),
+        machine: Machine::describe(),
+    }
+}
+
+/// Prints the summary and writes the files that were asked for.
+fn write(args: &StreamArgs, record: &StreamRecord) -> io::Result<()> {
+    let named = |path: &std::path::Path, error: io::Error| {
+        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    };
+    let json_is_output = args
+        .json
+        .as_deref()
+        .is_some_and(|path| path.as_os_str() == "-");
+    if json_is_output {
+        // Standard output stays a document for other programs.
+        eprint!("{}", verdict::Summary(record));
+    } else {
+        print!("{}", verdict::Summary(record));
+    }
+    if let Some(path) = &args.json {
+        record
+            .write_json(path)
+            .map_err(|error| named(path, error))?;
+    }
+    if let Some(path) = &args.csv {
+        record
+            .row
+            .append_csv(path)
+            .map_err(|error| named(path, error))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command, LoadKind};
+    use clap::Parser;
+
+    fn args(more: &[&str]) -> StreamArgs {
+        let base = [
+            "proscenium",
+            "load",
+            "stream",
+            "--target",
+            "127.0.0.1:1",
+            "--scenario",
+            "s2",
+        ];
+        match Cli::parse_from(base.iter().chain(more)).command {
+            Command::Load(load) => match load.kind {
+                LoadKind::Stream(args) => args,
+            },
+            Command::Echo(_) => unreachable!("the arguments say load"),
+        }
+    }
+
+    #[test]
+    fn connections_and_rate_are_split_without_remainder() {
+        let args = args(&["--ccu", "10", "--rate", "1000", "--threads", "3"]);
+        let target = Address::parse("127.0.0.1:1").unwrap();
+        let split = split(&args, &target, 10, 3);
+        let connections: Vec<usize> = split.iter().map(|one| one.connections).collect();
+        assert_eq!(connections, [4, 3, 3]);
+        let rate: f64 = split.iter().map(|one| one.rate.unwrap().0).sum();
+        assert!((rate - 1000.0).abs() < 1e-6, "{rate}");
+        let at_once: usize = split.iter().map(|one| one.connect_at_once).sum();
+        assert_eq!(at_once, 256);
+    }
+
+    #[test]
+    fn the_limits_fit_every_shape_and_hold_every_window() {
+        for (ccu, size, inflight) in [
+            ("1", "9", "1"),
+            ("10000", "1024", "30"),
+            ("100", "4MiB", "1000"),
+            ("1", "64KiB", "1"),
+        ] {
+            let args = args(&["--ccu", ccu, "--size", size, "--inflight", inflight]);
+            let target = Address::parse("127.0.0.1:1").unwrap();
+            let split = split(&args, &target, args.ccu as usize, 1);
+            let limits = limits(&args, &split);
+            assert_eq!(limits.validate(), Ok(()), "{ccu} {size} {inflight}");
+            let window = (args.size + FRAME_HEADER) * args.inflight as usize;
+            assert!(limits.send_high > window, "{ccu} {size} {inflight}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The engine's statistics as Prometheus text over HTTP.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use proscenium_engine::{CloseReason, EngineStats, Histogram};
+
+/// What the text format that the library writes is called.
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Longest request that is read; a scraper sends a few hundred bytes.
+const REQUEST_MAX: usize = 8 * 1024;
+
+/// How long one scraper may take to send its request or read its answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The numbers that say what is now; all others count since the start.
+const GAUGES: [&str; 6] = [
+    "connections",
+    "send_queue_bytes",
+    "reassembly_bytes",
+    "receive_chunk_bytes",
+    "timers",
+    "mailbox_len",
+];
+
+/// Serves `snapshot` at `http://ADDR/metrics`, on a thread of its own, until the process ends.
+/// Returns the address with the real port.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub(crate) fn serve<S>(address: &str, snapshot: S) -> io::Result<SocketAddr>
+where
+    S: Fn() -> EngineStats + Send + Sync + 'static,
+{
+    let listener = TcpListener::bind(address)?;
+    let local = listener.local_addr()?;
+    let mut registry = Registry::with_prefix("proscenium");
+    registry.register_collector(Box::new(EngineCollector { snapshot }));
+    let serve = move || {
+        for stream in listener.incoming() {
+            // A scraper that breaks off is its own loss; the next one is served.
+            match stream {
+                Ok(stream) => drop(answer(stream, &registry)),
+                // Out of descriptors, most likely: do not spin.
+                Err(_) => thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    };
+    thread::Builder::new().name("metrics".into()).spawn(serve)?;
+    Ok(local)
+}
+
+/// Answers one request and closes the connection.
+fn answer(mut stream: TcpStream, registry: &Registry) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let request = read_head(&mut stream)?;
+    let mut words = request.split_ascii_whitespace();
+    let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    let path = path.split('?').next().unwrap_or("");
+    let (status, content_type, body) = match (method, path) {
+        ("GET" | "HEAD", "/metrics" | "/") => {
+            let mut body = String::new();
+            text::encode(&mut body, registry).map_err(io::Error::other)?;
+            ("200 OK", CONTENT_TYPE, body)
+        }
+        ("GET" | "HEAD", _) => (
+            "404 Not Found",
+            "text/plain",
+            "expected the path /metrics\n".to_owned(),
+        ),
+        _ => (
+            "405 Method Not Allowed",
+            "text/plain",
+            "expected GET\n".to_owned(),
+        ),
+    };
+    let length = body.len();
+    let body = if method == "HEAD" { "" } else { &body };
+    let response = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    );
+    stream.write_all(response.as_bytes())
+}
+
+/// Reads a request up to the empty line that ends its head.
+fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+    let mut head = Vec::new();
+    let mut part = [0; 1024];
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        let n = stream.read(&mut part)?;
+        if n == 0 || head.len() + n > REQUEST_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        head.extend_from_slice(&part[..n]);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// Takes a snapshot at each scrape.
+struct EngineCollector<S> {
+    snapshot: S,
+}
+
+impl<S> fmt::Debug for EngineCollector<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EngineCollector")
+    }
+}
+
+impl<S> Collector for EngineCollector<S>
+where
+    S: Fn() -> EngineStats + Send + Sync + 'static,
+{
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let stats = (self.snapshot)();
+        encode_numbers(&stats, &mut encoder)?;
+        encode_closes(&stats, &mut encoder)?;
+        encode_turn_time(&stats, &mut encoder)
+    }
+}
+
+/// All plain numbers, one metric each, with a row per shard.
+fn encode_numbers(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let Some(first) = stats.shards.first() else {
+        return Ok(());
+    };
+    for (index, (name, _)) in first.fields().enumerate() {
+        let gauge = GAUGES.contains(&name);
+        let kind = if gauge {
+            MetricType::Gauge
+        } else {
+            MetricType::Counter
+        };
+        let mut metric = encoder.encode_descriptor(name, help(name), None, kind)?;
+        for (shard, stats) in stats.shards.iter().enumerate() {
+            let Some((_, value)) = stats.fields().nth(index) else {
+                continue;
+            };
+            let labels = [("shard", shard.to_string())];
+            let mut row = metric.encode_family(&labels)?;
+            if gauge {
+                row.encode_gauge(&value)?;
+            } else {
+                row.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn encode_closes(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Connections ended, by reason";
+    let mut metric = encoder.encode_descriptor("closes", help, None, MetricType::Counter)?;
+    for (shard, stats) in stats.shards.iter().enumerate() {
+        for (reason, count) in CloseReason::NAMES.iter().zip(stats.closes) {
+            let labels = [
+                ("shard", shard.to_string()),
+                ("reason", (*reason).to_owned()),
+            ];
+            let mut row = metric.encode_family(&labels)?;
+            row.encode_counter::<[(&str, &str); 0], _, u64>(&count, None)?;
+        }
+    }
+    Ok(())
+}
+
+fn encode_turn_time(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Length of the shard's turns, without the sleep, in seconds";
+    let name = "turn_time_seconds";
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for (shard, stats) in stats.shards.iter().enumerate() {
+        let buckets = bucket_bounds(&stats.turn_time);
+        let sum = stats.turn_time.sum_ns as f64 / 1e9;
+        let labels = [("shard", shard.to_string())];
+        let mut row = metric.encode_family(&labels)?;
+        let exemplars = None;
+        row.encode_histogram::<[(&str, &str); 0]>(
+            sum,
+            stats.turn_time.count(),
+            &buckets,
+            exemplars,
+        )?;
+    }
+    Ok(())
+}
+
+/// Upper bounds in seconds and counts. The last bucket has no bound.
+fn bucket_bounds(histogram: &Histogram) -> Vec<(f64, u64)> {
+    let last = histogram.buckets.len() - 1;
+    let bound = |i: usize| {
+        if i == last {
+            f64::MAX
+        } else {
+            (1u64 << i) as f64 / 1e9
+        }
+    };
+    histogram
+        .buckets
+        .iter()
+        .enumerate()
+        .map(|(i, count)| (bound(i), *count))
+        .collect()
+}
+
+/// What a number means, for the person who looks at the metrics.
+fn help(name: &str) -> &'static str {
+    match name {
+        "connections" => "Connections now",
+        "accepted" => "Connections accepted",
+        "connected" => "Outgoing connections made",
+        "connect_failed" => "Outgoing connection attempts that failed",
+        "accept_failed" => "Accepts that failed, mostly for want of descriptors",
+        "accept_shed" => "Connections closed at once while no descriptors were left",
+        "refused_limit" => "Connections refused by the limit of connections",
+        "refused_rate" => "Connections refused by the rate of accepts of their address",
+        "messages_in" => "Messages received",
+        "messages_out" => "Messages queued for sending",
+        "bytes_in" => "Bytes received, frame headers included",
+        "bytes_out" => "Bytes written, frame headers included",
+        "reads" => "Reads that brought bytes",
+        "writes" => "Writes that took bytes",
+        "send_queue_bytes" => "Unsent bytes of all connections now",
+        "reassembly_bytes" => "Memory leased for incomplete frames now",
+        "receive_chunk_bytes" => "Memory of receive chunks now",
+        "pauses" => "Connections paused because they did not read their answers",
+        "refused_full" => "Sends refused because a bound was reached",
+        "dropped" => "Messages dropped by the overflow policy",
+        "bytes_lost" => "Unsent bytes of connections that ended",
+        "sends_gone" => "Messages for connections that were gone",
+        "mailbox_items" => "Mailbox items handled",
+        "timers_fired" => "Timers fired",
+        "timers" => "Timers set now",
+        "adopted" => "Connections that came from another shard",
+        "departed" => "Connections that left for another shard",
+        "forwarded" => "Messages passed on to the shard a connection had moved to",
+        "turns" => "Turns of the event loop",
+        "slices" => "Slices of turns: a flush, timers and a mailbox batch each",
+        "mailbox_len" => "Messages that wait in the mailbox now",
+        "wakes" => "Wakes of the sleeping shard by other threads",
+        _ => "See the field of this name of the engine's ShardStats",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proscenium_engine::ShardStats;
+
+    fn snapshot() -> EngineStats {
+        let mut stats = EngineStats::default();
+        for shard in 0..2u64 {
+            let mut one = ShardStats::default();
+            one.connections = 3 + shard;
+            one.messages_in = 1000 + shard;
+            one.closes[0] = 7 + shard;
+            one.turn_time.buckets[10] = 5;
+            *one.turn_time.buckets.last_mut().unwrap() = 1;
+            one.turn_time.sum_ns = 1_500_000_000;
+            stats.shards.push(one);
+        }
+        stats
+    }
+
+    fn request(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    }
+
+    #[test]
+    fn a_scrape_brings_every_number_of_every_shard() {
+        let address = serve("127.0.0.1:0", snapshot).unwrap();
+        let response = request(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+        assert!(
+            head.contains(&format!("Content-Length: {}", body.len())),
+            "{head}"
+        );
+        for line in [
+            "# TYPE proscenium_connections gauge",
+            "proscenium_connections{shard=\"1\"} 4",
+            "# TYPE proscenium_messages_in counter",
+            "proscenium_messages_in_total{shard=\"0\"} 1000",
+            "proscenium_messages_in_total{shard=\"1\"} 1001",
+            "proscenium_closes_total{shard=\"1\",reason=\"peer_closed\"} 8",
+            "# TYPE proscenium_turn_time_seconds histogram",
+            "proscenium_turn_time_seconds_count{shard=\"0\"} 6",
+            "proscenium_turn_time_seconds_sum{shard=\"0\"} 1.5",
+            "# EOF",
+        ] {
+            assert!(
+                body.lines().any(|found| found == line),
+                "no line {line} in\n{body}"
+            );
+        }
+        let infinite = body.lines().find(|line| line.contains("+Inf")).unwrap();
+        assert!(infinite.ends_with(" 6"), "{infinite}");
+        for (name, _) in ShardStats::default().fields() {
+            assert!(
+                body.contains(&format!("# HELP proscenium_{name} ")),
+                "{name} is missing"
+            );
+        }
+    }
+
+    #[test]
+    fn other_requests_are_answered_and_bad_ones_do_not_stop_the_service() {
+        let address = serve("127.0.0.1:0", snapshot).unwrap();
+        assert!(request(address, "GET /else HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
+        assert!(request(address, "POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
+        let head = request(address, "HEAD /metrics HTTP/1.1\r\n\r\n");
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+        drop(TcpStream::connect(address).unwrap());
+        assert!(request(address, "GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 200"));
+    }
+
+    #[test]
+    fn every_number_has_a_help_text_of_its_own_and_every_gauge_exists() {
+        let names: Vec<&str> = ShardStats::default()
+            .fields()
+            .map(|(name, _)| name)
+            .collect();
+        for name in &names {
+            assert_ne!(help(name), help("unknown"), "{name}");
+        }
+        for gauge in GAUGES {
+            assert!(names.contains(&gauge), "{gauge}");
+        }
+    }
+}

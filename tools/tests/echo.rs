@@ -1,0 +1,119 @@
+//! The echo server as a process: start, metrics, end.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use common::{Echo, load, proscenium, read_frame, write_frame};
+
+#[test]
+fn sigterm_drains_and_prints_a_summary() {
+    let echo = Echo::start(&["--shards", "2"]);
+    let mut stream = TcpStream::connect(&echo.address).unwrap();
+    write_frame(&mut stream, b"before the end").unwrap();
+    assert_eq!(read_frame(&mut stream).unwrap(), b"before the end");
+    // The peer leaves when told, so that nothing is cut.
+    let peer = std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).map(|_| rest)
+    });
+    let summary = echo.terminate();
+    assert_eq!(peer.join().unwrap().unwrap(), b"");
+    for part in [
+        "messages     1 in (18 B), 1 out (18 B)",
+        "1 accepted",
+        "shutdown 1",
+        "drain",
+    ] {
+        assert!(summary.contains(part), "{part} is missing in\n{summary}");
+    }
+}
+
+#[test]
+fn metrics_are_served_while_it_runs() {
+    let mut echo = Echo::start(&["--metrics", "127.0.0.1:0"]);
+    let line = echo.error_line();
+    let url = line
+        .trim_end()
+        .strip_prefix("metrics at http://")
+        .unwrap()
+        .to_owned();
+    let address = url.strip_suffix("/metrics").unwrap();
+    load(&echo.address, "s2", &["--ccu", "3"]).assert_pass();
+
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    let value = |name: &str| -> f64 {
+        let line = body.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name} in\n{body}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(value("proscenium_messages_in_total{shard=\"0\"}") > 0.0);
+    assert_eq!(value("proscenium_accepted_total{shard=\"0\"}"), 3.0);
+    assert!(value("proscenium_turn_time_seconds_count{shard=\"0\"}") > 0.0);
+    let closed: f64 = body
+        .lines()
+        .filter(|line| line.starts_with("proscenium_closes_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum();
+    let open = value("proscenium_connections{shard=\"0\"}");
+    assert_eq!(
+        closed + open,
+        3.0,
+        "every accepted connection is open or closed\n{body}"
+    );
+}
+
+#[test]
+fn inherited_sockets_are_used_in_place_of_listen() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let binary = proscenium().get_program().to_owned();
+    let mut command = Command::new("sh");
+    // Descriptor 3, and the id of the process that `exec` keeps, as a supervisor passes them.
+    let script = "exec 3<&0; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" echo";
+    command
+        .args(["-c", script])
+        .arg(binary)
+        .stdin(Stdio::from(OwnedFd::from(listener)));
+    let echo = Echo::spawn(command);
+    assert_eq!(echo.address, address);
+    load(&echo.address, "s0", &[]).assert_pass();
+}
+
+#[test]
+fn a_message_over_the_limit_closes_its_connection() {
+    let echo = Echo::start(&["--frame-max", "1KiB"]);
+    let mut stream = TcpStream::connect(&echo.address).unwrap();
+    write_frame(&mut stream, &[7; 1024]).unwrap();
+    assert_eq!(read_frame(&mut stream).unwrap(), [7; 1024]);
+    stream.write_all(&1025u32.to_be_bytes()).unwrap();
+    // The connection ends, with an end of stream or a reset.
+    let rest = stream.read(&mut [0; 16]);
+    assert!(matches!(rest, Ok(0) | Err(_)), "{rest:?}");
+    let summary = echo.terminate();
+    assert!(summary.contains("bad_frame 1"), "{summary}");
+}
+
+#[test]
+fn an_address_in_use_is_an_error_that_names_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = proscenium()
+        .args(["echo", "--listen", &address])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains(&address), "{error}");
+}
