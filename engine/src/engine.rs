@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::context::Context;
 use crate::driver::epoll::EpollDriver;
 use crate::driver::{Driver, RawSocket, socket};
+use crate::error::SendError;
 use crate::handle::{Handle, Shared};
 use crate::handler::Handler;
 use crate::limits::Limits;
@@ -311,6 +312,11 @@ impl<P: Send + 'static> Engine<P> {
         self.handle.clone()
     }
 
+    /// True if every shard has ended.
+    pub fn is_finished(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
     /// Shuts down: no further connections, handlers finish, queues are flushed, connections
     /// closed, all within `deadline`; waits for it and reports what was lost.
     ///
@@ -410,6 +416,15 @@ impl<H: Handler> Shard<H> {
     /// A handle for other threads.
     pub fn handle(&self) -> Handle<H::Post> {
         self.inner.handle()
+    }
+
+    /// Queues a message; it is written in the next turn.
+    ///
+    /// # Errors
+    /// Those of [`Context::send`].
+    #[inline]
+    pub fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
+        self.inner.core.send(to, body)
     }
 
     /// Calls `call` with the handler and a context, between turns. What it sends is written in

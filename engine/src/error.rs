@@ -80,6 +80,31 @@ impl CloseReason {
         }
     }
 
+    /// The same reason once more; of an operating-system error, its code.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Self::PeerClosed => Self::PeerClosed,
+            Self::PeerClosedMidFrame { received } => {
+                Self::PeerClosedMidFrame { received: *received }
+            }
+            Self::Broken(error) => Self::Broken(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::from(error.kind()),
+            }),
+            Self::Local => Self::Local,
+            Self::BadFrame(error) => Self::BadFrame(*error),
+            Self::SlowConsumer { queued, limit } => {
+                Self::SlowConsumer { queued: *queued, limit: *limit }
+            }
+            Self::IdleTimeout => Self::IdleTimeout,
+            Self::ReassemblyPressure => Self::ReassemblyPressure,
+            Self::SendPressure => Self::SendPressure,
+            Self::LingerTimeout => Self::LingerTimeout,
+            Self::ForwardOverflow => Self::ForwardOverflow,
+            Self::Shutdown => Self::Shutdown,
+        }
+    }
+
     /// The reason's name in statistics and metrics.
     pub const fn name(&self) -> &'static str {
         Self::NAMES[self.index()]

@@ -35,6 +35,7 @@ mod router_id;
 mod send_queue;
 mod shard;
 mod stats;
+mod stream_socket;
 mod time;
 pub mod timer;
 
@@ -52,5 +53,6 @@ pub use options::{
 pub use router_id::RouterId;
 pub use shard::DrainReport;
 pub use stats::{EngineStats, HISTOGRAM_BUCKETS, Histogram, ShardStats};
+pub use stream_socket::{Event, StreamSocket, StreamSocketBuilder};
 pub use time::Time;
 pub use timer::TimerKey;

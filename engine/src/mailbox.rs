@@ -20,7 +20,7 @@
 //! | `Room::waiting` | set, under the gate | clear, under the gate; read | as for `state`, before the consumer sleeps |
 //! | `WakeList::head` | link one (`Release`) | take all (`Acquire`) | the nodes' `next` |
 //! | `WakeNode::pending` | set (`AcqRel`) | clear (`AcqRel`) before the run | what was written before a wake is visible to the run |
-//! | `Consumer::taken` | – | all | not shared |
+//! | `Consumer`'s own | – | all | not shared |
 //!
 //! # Ending
 //!
@@ -128,6 +128,7 @@ impl<T> Mailbox<T> {
         let consumer = Consumer {
             mailbox: Arc::clone(&mailbox),
             taken: Chain::default(),
+            close_told: false,
         };
         (mailbox, consumer)
     }
@@ -291,6 +292,8 @@ pub struct Consumer<T> {
     mailbox: Arc<Mailbox<T>>,
     /// Wakes taken off the list and not run yet; not empty only if a run panicked.
     taken: Chain,
+    /// Whether the consumer was kept awake to learn that the mailbox is closed.
+    close_told: bool,
 }
 
 impl<T> Consumer<T> {
@@ -334,12 +337,14 @@ impl<T> Consumer<T> {
 
     /// Announces that the consumer is about to block. `true`: block, whoever publishes from here
     /// on calls [`Wake::wake`]; afterwards call [`awake`](Self::awake). `false`: there is work, do
-    /// not block; the consumer counts as awake again (one wake may have been spent already).
+    /// not block; the consumer counts as awake again (one wake may have been spent already). That
+    /// the mailbox was [closed](Mailbox::close) counts as work once.
     #[must_use]
     pub fn prepare_sleep(&mut self) -> bool {
-        self.mailbox.signals.doorbell.fall_asleep();
+        let closed = self.mailbox.signals.doorbell.fall_asleep();
         self.release_parked();
-        let sleep = self.is_empty();
+        let close_is_news = closed && !std::mem::replace(&mut self.close_told, closed);
+        let sleep = self.is_empty() && !close_is_news;
         if !sleep {
             self.awake();
         }

@@ -60,10 +60,12 @@ impl Doorbell {
         }
     }
 
-    /// Consumer: announces sleep. It must look at all queues once more before it blocks.
-    pub(super) fn fall_asleep(&self) {
-        self.state.fetch_or(ASLEEP, Ordering::AcqRel);
+    /// Consumer: announces sleep, and learns whether the lane is closed. It must look at all queues
+    /// once more before it blocks. A close that is not seen here finds the consumer asleep.
+    pub(super) fn fall_asleep(&self) -> bool {
+        let before = self.state.fetch_or(ASLEEP, Ordering::AcqRel);
         fence(Ordering::SeqCst);
+        before & CLOSED != 0
     }
 
     /// Consumer: awake again, whoever woke it.

@@ -83,7 +83,7 @@ pub(crate) struct Core<P> {
     pub(crate) newest: u32,
     /// Connections to flush at the end of the slice.
     pub(crate) dirty: Vec<u32>,
-    /// Bytes queued in this slice.
+    /// Bytes received and queued in this slice.
     pub(crate) slice_bytes: usize,
     /// Unsent bytes of all connections.
     pub(crate) send_bytes: usize,

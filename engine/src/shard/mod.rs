@@ -39,8 +39,8 @@ use crate::time::Time;
 
 /// Connections handled before a flush.
 const SLICE_EVENTS: usize = 32;
-/// Bytes queued before a flush.
-const SLICE_BYTES: usize = 64 * 1024;
+/// Bytes received and queued before a flush.
+const SLICE_BYTES: usize = 128 * 1024;
 /// Mailbox items handled per slice.
 const MAIL_BATCH: usize = 256;
 /// Timers fired per slice.
@@ -56,9 +56,9 @@ pub(crate) struct Listening {
 
 /// A shard on the driver `D`. What an embedder sees of it is [`crate::Shard`].
 pub(crate) struct Shard<D, H: Handler> {
-    pub(super) driver: D,
-    pub(super) handler: H,
-    pub(super) core: Core<H::Post>,
+    driver: D,
+    handler: H,
+    pub(crate) core: Core<H::Post>,
     mailbox: Consumer<Envelope<H::Post>>,
     chunks: ChunkPool,
     chunk: Rc<Chunk>,
@@ -165,6 +165,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.driver.now() + max_wait
             };
             until = wanted.min(longest);
+        }
+        if !self.core.dirty.is_empty() {
+            self.flush_dirty(); // what was sent between turns
         }
         self.driver.wait(until)?;
         self.mailbox.awake();

@@ -69,6 +69,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(connection) = core.connections.get_mut(slot) else { return };
         core.stats.bytes_in += len as u64;
         core.stats.reads += 1;
+        core.slice_bytes += len;
         connection.last_read = core.now;
         if connection.state != State::Open || connection.ending.is_some() {
             return; // closing: what still comes is discarded
@@ -179,8 +180,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let core = &mut self.core;
         let now = core.now;
         let Some((slot, connection)) = core.open_mut(id) else { return };
-        if !connection.pause.is_any() && !connection.reading {
-            connection.last_read = now;
+        if !connection.pause.is_any() {
+            if !connection.reading {
+                connection.last_read = now;
+            }
+            // Also if it was paused and resumed in one call, before the driver heard of it.
             let framing = connection.framing;
             if connection.tail.is_some()
                 && let Some(codec) = core.codec(framing)

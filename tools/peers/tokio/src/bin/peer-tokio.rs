@@ -3,6 +3,7 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 use proscenium_peers::{ByteOrder, Counters, FRAME_BYTES_MAX, HEADER_BYTES, serve};
+use std::cell::RefCell;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +13,30 @@ use tokio::net::TcpStream;
 /// What a read may bring at once. Also what a connection keeps, whether it is busy or not: a task
 /// that waits in `read_buf` has to own the buffer it will read into.
 const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// Send buffers kept for reuse on each thread, and the capacity above which one is not kept.
+const POOLED_COUNT_MAX: usize = 256;
+const POOLED_BYTES_MAX: usize = 128 * 1024;
+
+thread_local! {
+    /// The shard's send buffers that no session uses. Last in, first out: the next session gets
+    /// the one that is still in the cache, and a session without unsent bytes holds none.
+    static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_send_buffer() -> BytesMut {
+    POOL.with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| BytesMut::with_capacity(RECEIVE_BYTES))
+}
+
+fn give_back(mut buffer: BytesMut) {
+    buffer.clear();
+    POOL.with_borrow_mut(|pool| {
+        if pool.len() < POOLED_COUNT_MAX && buffer.capacity() <= POOLED_BYTES_MAX {
+            pool.push(buffer);
+        }
+    });
+}
 
 fn main() -> ExitCode {
     serve("peer-tokio", session)
@@ -23,12 +48,12 @@ async fn session(
     counters: Arc<Counters>,
 ) -> io::Result<()> {
     let mut received = BytesMut::with_capacity(RECEIVE_BYTES);
-    let mut answers = BytesMut::new();
     loop {
         // Writing before the next read is the back-pressure: a peer that does not read is not read.
         if stream.read_buf(&mut received).await? == 0 {
             return Ok(());
         }
+        let mut answers = take_send_buffer();
         let Some(frames) = dispatch_frames(&mut received, order, &mut answers) else {
             counters.add_oversized();
             return Ok(());
@@ -36,8 +61,8 @@ async fn session(
         counters.add_frames(frames);
         if !answers.is_empty() {
             stream.write_all(&answers).await?;
-            answers.clear();
         }
+        give_back(answers);
         make_room(&mut received);
     }
 }
