@@ -445,6 +445,13 @@ impl<H: Handler> Shard<H> {
     /// # Errors
     /// Only when the epoll descriptor itself fails.
     pub fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
+        self.inner.turn(max_wait)?;
+        self.inner.park();
+        Ok(())
+    }
+
+    /// A turn after which the host will not sleep on the descriptor: saves the preparation.
+    pub(crate) fn turn_without_parking(&mut self, max_wait: Duration) -> io::Result<()> {
         self.inner.turn(max_wait)
     }
 

@@ -234,7 +234,7 @@ impl StreamSocket {
                 if shard.stopped().is_some() {
                     return Err(io::Error::from(io::ErrorKind::BrokenPipe));
                 }
-                shard.turn(wait)?;
+                shard.turn_without_parking(wait)?;
                 Ok(shard.handler().events.pop_front())
             }
             Mode::Threads(threads) => threads.receive(wait),
@@ -271,7 +271,7 @@ impl StreamSocket {
     /// Only when epoll itself fails.
     pub fn flush(&mut self) -> io::Result<()> {
         match &mut self.mode {
-            Mode::Inline(shard) => shard.turn(Duration::ZERO),
+            Mode::Inline(shard) => shard.turn_without_parking(Duration::ZERO),
             Mode::Threads(_) => Ok(()),
         }
     }
@@ -330,7 +330,7 @@ impl StreamSocket {
             Mode::Inline(mut shard) => {
                 shard.handle().shutdown(deadline);
                 loop {
-                    shard.turn(Duration::MAX)?;
+                    shard.turn_without_parking(Duration::MAX)?;
                     shard.handler().events.clear();
                     if let Some(report) = shard.stopped() {
                         return Ok(report.clone());

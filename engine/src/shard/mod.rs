@@ -74,7 +74,7 @@ pub(crate) struct Shard<D, H: Handler> {
     /// `bytes_lost` when the shutdown began.
     lost_before: u64,
     /// Other threads have to wake us: the mailbox's state is "asleep".
-    asleep: bool,
+    parked: bool,
     /// The handler has more to run.
     runnable: bool,
     started: bool,
@@ -108,7 +108,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             phase: Phase::Running,
             report: DrainReport::default(),
             lost_before: 0,
-            asleep: false,
+            parked: false,
             runnable: false,
             started: false,
         }
@@ -140,41 +140,31 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// When the shard wants its next turn at the latest, even if no event comes: at once
     /// (`Time::ZERO`), at a time, or never (`Time::MAX`).
     pub(crate) fn wants_turn_at(&self) -> Time {
+        if self.phase == Phase::Stopped {
+            return Time::MAX;
+        }
         let busy = !self.started
-            || !self.asleep
             || self.runnable
             || self.driver.has_ready()
             || !self.core.dirty.is_empty()
-            || !self.core.ops.is_empty();
-        if busy && self.phase != Phase::Stopped {
+            || !self.core.ops.is_empty()
+            || !self.mailbox.is_empty();
+        if busy {
             return Time::ZERO;
         }
-        let timer = self
-            .core
-            .timers
-            .next_deadline()
-            .map_or(Time::MAX, Time::from_nanos);
-        timer.min(self.phase.deadline())
+        let timer = self.core.timers.next_deadline();
+        timer
+            .map_or(Time::MAX, Time::from_nanos)
+            .min(self.phase.deadline())
     }
 
     /// One turn: waits at most `max_wait` for something to do, and does it.
     pub(crate) fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
         self.start();
-        let wanted = self.wants_turn_at();
-        let mut until = Time::ZERO;
-        if wanted != Time::ZERO && !max_wait.is_zero() {
-            let longest = if max_wait == Duration::MAX {
-                Time::MAX
-            } else {
-                self.driver.now() + max_wait
-            };
-            until = wanted.min(longest);
-        }
         if !self.core.dirty.is_empty() {
             self.flush_dirty(); // what was sent between turns
         }
-        self.driver.wait(until)?;
-        self.mailbox.awake();
+        self.driver_round(max_wait)?;
         let began = self.driver.now();
         self.core.now = began;
         while self.slice() {
@@ -183,6 +173,36 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.step_shutdown();
         self.end_turn(began);
         Ok(())
+    }
+
+    /// Has the driver collect events, sleeping only if there is nothing else to do. Only then do
+    /// other threads have to wake us.
+    fn driver_round(&mut self, max_wait: Duration) -> io::Result<()> {
+        let mut until = Time::ZERO;
+        let wanted = self.wants_turn_at();
+        if wanted != Time::ZERO
+            && !max_wait.is_zero()
+            && (self.parked || self.mailbox.prepare_sleep())
+        {
+            self.parked = true;
+            let longest = match max_wait {
+                Duration::MAX => Time::MAX,
+                _ => self.driver.now() + max_wait,
+            };
+            until = wanted.min(longest);
+        }
+        self.driver.wait(until)?;
+        if self.parked {
+            self.parked = false;
+            self.mailbox.awake();
+        }
+        Ok(())
+    }
+
+    /// Between turns of a hosted shard: from now on other threads wake the driver, so that the
+    /// host may sleep on its descriptor.
+    pub(crate) fn park(&mut self) {
+        self.parked = self.mailbox.prepare_sleep();
     }
 
     fn start(&mut self) {
@@ -211,7 +231,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 .as_nanos()
                 .saturating_sub(began.as_nanos()),
         );
-        self.asleep = self.mailbox.prepare_sleep();
     }
 
     /// One slice; false when the turn is over.
