@@ -307,7 +307,11 @@ impl<P> Core<P> {
         let held = connection.held.as_ref().map_or(0, |held| held.bytes());
         let queued = connection.out.bytes() + held;
         if queued + need > self.limits.send_high {
+            // A long message to a peer that keeps up is neither dropped nor its end: nobody could
+            // ever send it. Below low water there is room up to the hard bound.
+            let is_behind = queued > self.limits.send_low;
             match connection.overflow {
+                Overflow::Close | Overflow::DropNewest if !is_behind => {}
                 Overflow::Close => {
                     let limit = self.limits.send_high;
                     self.kill(slot, CloseReason::SlowConsumer { queued, limit });
@@ -327,6 +331,9 @@ impl<P> Core<P> {
                 }
             }
             if queued + need > self.limits.send_queue_max {
+                if let Some(connection) = self.connections.get_mut(slot) {
+                    connection.tell_drained = true;
+                }
                 self.stats.refused_full += 1;
                 return Err(SendError::Full);
             }
@@ -336,6 +343,7 @@ impl<P> Core<P> {
             self.stats.refused_full += 1;
             if let Some(connection) = self.connections.get_mut(slot) {
                 connection.tell_drained = true;
+                self.mark_dirty(slot); // its own queue may be empty: nothing else would tell it
             }
             return Err(SendError::Full);
         }

@@ -11,14 +11,16 @@ use crate::handler::Handler;
 use crate::send_queue::PARTS_MAX;
 
 impl<D: Driver, H: Handler> Shard<D, H> {
-    /// Writes what was queued in this slice, one write per connection.
+    /// Writes what was queued in this slice, one write per connection. What handlers queue while
+    /// they are told that there is room waits for the next slice: a peer that takes everything at
+    /// once must not keep the others waiting.
     pub(super) fn flush_dirty(&mut self) {
-        let mut at = 0;
-        while let Some(slot) = self.core.dirty.get(at).copied() {
-            at += 1;
+        let count = self.core.dirty.len();
+        for at in 0..count {
+            let slot = self.core.dirty[at];
             self.flush(slot);
         }
-        self.core.dirty.clear();
+        self.core.dirty.drain(..count);
         self.run_ops();
     }
 
