@@ -269,10 +269,10 @@ impl<P> Core<P> {
         body: usize,
     ) -> Result<Option<(u32, Framing)>, SendError> {
         let Some(slot) = self.connections.find(to) else {
-            return Ok(None);
+            return self.admit_elsewhere(to, body).map(|()| None);
         };
         let Some(connection) = self.connections.get(slot) else {
-            return Ok(None);
+            return self.admit_elsewhere(to, body).map(|()| None);
         };
         let fits = connection.out.bytes() + need <= self.limits.send_high
             && self.send_bytes + need <= self.limits.send_bytes_max
@@ -281,6 +281,20 @@ impl<P> Core<P> {
             return Ok(Some((slot, connection.framing)));
         }
         self.admit_slowly(slot, need, body).map(Some)
+    }
+
+    /// What is known here of a connection that is not here, before a body is copied for it.
+    #[cold]
+    fn admit_elsewhere(&mut self, to: RouterId, body: usize) -> Result<(), SendError> {
+        if to.shard() == self.shard && self.connections.moved_to(to).is_none() {
+            self.stats.sends_gone += 1;
+            return Err(SendError::Gone);
+        }
+        if body > self.limits.frame_max {
+            let (length, limit) = (body, self.limits.frame_max);
+            return Err(SendError::TooLong { length, limit });
+        }
+        Ok(())
     }
 
     #[cold]
@@ -373,18 +387,10 @@ impl<P> Core<P> {
     /// The connection does not live here: to the shard where it was born, which knows more.
     #[cold]
     fn send_elsewhere(&mut self, to: RouterId, body: Bytes) -> Result<(), SendError> {
-        if body.len() > self.limits.frame_max {
-            let (length, limit) = (body.len(), self.limits.frame_max);
-            return Err(SendError::TooLong { length, limit });
+        match self.connections.moved_to(to) {
+            Some(there) => self.pass_on(to, there, body),
+            None => self.shared.send(to, body),
         }
-        if let Some(there) = self.connections.moved_to(to) {
-            return self.pass_on(to, there, body);
-        }
-        if to.shard() == self.shard {
-            self.stats.sends_gone += 1;
-            return Err(SendError::Gone);
-        }
-        self.shared.send(to, body)
     }
 
     /// A graceful close of a connection that does not live here.
