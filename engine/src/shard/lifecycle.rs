@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::core::Timer;
-use super::envelope::Envelope;
+use super::envelope::{Envelope, Lost};
 use crate::connection::{Connection, State};
 use crate::context::Context;
 use crate::driver::{Driver, RawSocket};
@@ -99,6 +99,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         };
         connection.last_read = core.now;
+        connection.announced = true;
         let (id, peer) = (connection.id, connection.peer);
         if !idle.is_zero() {
             let timer = core
@@ -124,9 +125,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
         };
-        connection.read_closed = true;
+        let told = std::mem::replace(&mut connection.read_closed, true);
         let id = connection.id;
         match connection.state {
+            State::Open if told => {} // before it moved here
             State::Open => {
                 if let Some(tail) = &connection.tail {
                     // Reads are on, so what is kept is an incomplete frame.
@@ -256,16 +258,28 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if let Some(timer) = connection.timer.take() {
             core.timers.cancel(timer);
         }
+        if !connection.announced {
+            return; // an attempt to connect that was given up
+        }
         let id = connection.id;
-        if id.shard() != core.shard {
-            core.shared.mailboxes[id.shard()].push_control(Envelope::Ended(id));
+        let lost = match connection.peer.origin {
+            Origin::Outgoing(ConnectId(connect)) => Some(Lost {
+                connect,
+                spoke: connection.spoke,
+                wanted: matches!(reason, CloseReason::Local | CloseReason::Shutdown),
+            }),
+            Origin::Accepted { .. } => None,
+        };
+        let is_guest = id.shard() != core.shard;
+        if is_guest {
+            core.shared.mailboxes[id.shard()].push_control(Envelope::Ended { id, lost });
         }
         core.shared.stats[core.shard].count_close(&reason);
         tracing::trace!(%id, %reason, "connection ended");
         self.handler
             .on_disconnect(&mut Context::new(core), id, &reason);
-        if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.outgoing_ended(connect, connection.spoke, &reason);
+        if let Some(lost) = lost.filter(|_| !is_guest) {
+            self.outgoing_ended(lost);
         }
     }
 }
