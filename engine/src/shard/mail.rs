@@ -52,7 +52,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Envelope::Connect(connector) => {
                 self.core.connect(*connector);
             }
-            Envelope::ReadFence(id) => self.reads_go_on(id),
+            Envelope::ReadFence(id) => {
+                // The connection itself came by the control lane before, perhaps just now.
+                self.take_control();
+                self.reads_go_on(id);
+            }
             Envelope::SendFence { id, from } => {
                 // What was passed on before must be ahead of the answer.
                 self.take_control();
