@@ -3,7 +3,7 @@
 //! | phase | what happens | leaves it when |
 //! |---|---|---|
 //! | `Running` | everything | `Shutdown` comes |
-//! | `Finishing` | nothing is accepted or connected; handlers finish; messages are still handled | no pending work and an empty mailbox, or the deadline |
+//! | `Finishing` | nothing is accepted or connected; handlers finish; messages are still handled | no pending work, and an empty mailbox or a quarter of the time; or the deadline |
 //! | `Flushing` | every connection is closed gracefully | no connection is left, or the deadline |
 //! | `Stopped` | nothing | – |
 
@@ -11,12 +11,15 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Shard;
-use crate::connection::State;
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CloseReason;
 use crate::handler::Handler;
 use crate::time::Time;
+
+/// What is still coming in is handled during the first 1/4 of the time: peers and threads that
+/// never fall silent leave the rest to the flushing of queues.
+const NOISE_SHARE: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -44,7 +47,8 @@ pub struct DrainReport {
     pub connections: u64,
     /// Of these: ended in good order, everything queued for them written.
     pub flushed: u64,
-    /// Of these: cut off at the deadline or broken meanwhile.
+    /// Of these: cut off with unsent bytes at the deadline (or the linger time), or broken
+    /// meanwhile.
     pub cut: u64,
     /// Bytes that were queued for connections and not written.
     pub bytes_lost: u64,
@@ -115,8 +119,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn step_shutdown(&mut self) {
         if let Phase::Finishing { began, deadline } = self.phase {
             let work = self.handler.pending_work();
-            let late = self.core.now >= deadline;
-            if !late && (work > 0 || !self.mailbox.is_empty() || self.driver.has_ready()) {
+            let now = self.core.now;
+            let noise = !self.mailbox.is_empty() || self.driver.has_ready();
+            let patient = now < began + deadline.since(began) / NOISE_SHARE;
+            if now < deadline && (work > 0 || noise && patient) {
                 return;
             }
             self.report.work_lost = work as u64;
@@ -138,16 +144,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// The deadline has come.
     fn cut_off(&mut self) {
-        let left: Vec<(u32, State)> = self
-            .core
-            .connections
-            .iter()
-            .map(|(slot, c)| (slot, c.state))
-            .collect();
-        for (slot, state) in left {
-            if state != State::Lingering {
-                self.report.cut += 1; // a lingering one has had everything
-            }
+        let left: Vec<u32> = self.core.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in left {
             self.core.kill(slot, CloseReason::Shutdown);
         }
         self.run_ops();
@@ -157,6 +155,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.phase = Phase::Stopped;
         self.report.elapsed = self.driver.now().since(began);
         self.report.bytes_lost = self.core.stats.bytes_lost - self.lost_before;
+        self.report.cut = self.core.cut;
         self.report.flushed = self.report.connections.saturating_sub(self.report.cut);
         self.mailbox.mailbox().close();
         while let Some(envelope) = self.mailbox.pop_control().or_else(|| self.mailbox.pop()) {
