@@ -509,3 +509,10 @@ pub fn expect_end(stream: &mut TcpStream) {
         other => panic!("expected the end, not {other:?}"),
     }
 }
+
+/// Resident memory of this process, in bytes.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
