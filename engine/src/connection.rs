@@ -87,6 +87,8 @@ pub(crate) struct Connection {
     /// Somebody was told `Full`, or reading was paused: tell once when below low water.
     pub(crate) tell_drained: bool,
     pub(crate) read_closed: bool,
+    /// The handler was told of it, so it has to be told of its end.
+    pub(crate) announced: bool,
     /// The first message arrived (resets the reconnect back-off).
     pub(crate) spoke: bool,
     pub(crate) out: SendQueue,
@@ -118,6 +120,7 @@ impl Connection {
             blocked: false,
             tell_drained: false,
             read_closed: false,
+            announced: false,
             spoke: false,
             out: SendQueue::default(),
             tail: None,

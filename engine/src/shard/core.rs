@@ -103,6 +103,8 @@ pub(crate) struct Core<P> {
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
     pub(crate) shutting_down: bool,
+    /// Connections that ended with unsent bytes since the shutdown began.
+    pub(crate) cut: u64,
 }
 
 impl<P> Core<P> {
@@ -138,6 +140,7 @@ impl<P> Core<P> {
             accept_rate: AcceptRate::new(limits.accepts_per_second, limits.accept_burst),
             stats: ShardStats::default(),
             shutting_down: false,
+            cut: 0,
             shared,
             limits,
         }
@@ -468,6 +471,7 @@ impl<P> Core<P> {
         let lost = connection.out.clear(&mut self.buffers) + held;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
+        self.cut += u64::from(self.shutting_down && lost > 0);
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;

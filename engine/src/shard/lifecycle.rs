@@ -99,6 +99,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         };
         connection.last_read = core.now;
+        connection.announced = true;
         let (id, peer) = (connection.id, connection.peer);
         if !idle.is_zero() {
             let timer = core
@@ -124,6 +125,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
         };
+        if connection.read_closed {
+            return; // known from before a move
+        }
         connection.read_closed = true;
         let id = connection.id;
         match connection.state {
@@ -260,12 +264,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if id.shard() != core.shard {
             core.shared.mailboxes[id.shard()].push_control(Envelope::Ended(id));
         }
-        core.shared.stats[core.shard].count_close(&reason);
-        tracing::trace!(%id, %reason, "connection ended");
-        self.handler
-            .on_disconnect(&mut Context::new(core), id, &reason);
+        if connection.announced {
+            core.shared.stats[core.shard].count_close(&reason);
+            tracing::trace!(%id, %reason, "connection ended");
+            self.handler
+                .on_disconnect(&mut Context::new(core), id, &reason);
+        }
         if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.outgoing_ended(connect, connection.spoke, &reason);
+            self.outgoing_ended(connect, slot, connection.spoke, &reason);
         }
     }
 }

@@ -21,6 +21,7 @@ mod shutdown;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use self::core::{Core, Op, Timer};
@@ -167,12 +168,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.driver_round(max_wait)?;
         let began = self.driver.now();
         self.core.now = began;
+        self.watch(began);
         while self.slice() {
             self.core.now = self.driver.now();
+            self.watch(self.core.now);
         }
         self.step_shutdown();
+        self.watch(Time::ZERO);
         self.end_turn(began);
         Ok(())
+    }
+
+    /// Tells the watchdog when this slice began; `Time::ZERO`: none is under way.
+    fn watch(&self, began: Time) {
+        let stats = &self.core.shared.stats[self.core.shard];
+        stats.slice_began.store(began.as_nanos(), Ordering::Relaxed);
     }
 
     /// Has the driver collect events, sleeping only if there is nothing else to do. Only then do
