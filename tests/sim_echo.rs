@@ -231,7 +231,11 @@ impl Run {
         let gone = self.world.run_until_true(HOUR, || {
             echo.stats().total().connections + callers.stats().total().connections == 0
         });
-        assert!(gone, "connections stay although all peers have gone");
+        assert!(
+            gone,
+            "connections stay although all peers have gone: {:?}",
+            self.echo_log.borrow()
+        );
         assert_eq!(self.net.connections(), 0, "the engine leaks sockets");
     }
 

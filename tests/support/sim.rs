@@ -1,6 +1,10 @@
 //! What the tests on the simulation share: seeds, the log of what handlers were told, an echo with
 //! every way to send, and clients that behave at random.
-#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test binary uses a part of it"
+)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proscenium::sim::{SimNet, SimPeer, SimRandom};
+use proscenium::sim::{Faults, SimNet, SimPeer, SimRandom};
 use proscenium::{
     Address, Body, CloseReason, Context, EngineStats, Handler, Limits, Message, Peer, RouterId, Run,
 };
@@ -56,7 +60,7 @@ pub fn run_seed(test: &str, seed: u64, run: impl Fn(&SimNet)) {
         "seed {seed} failed: {}\nfaults: {:?}\nlast events:\n{}\n\
          replay: PROSCENIUM_SEED={seed} cargo test --features sim --test {} {test}",
         text.unwrap_or_default(),
-        net.faults(),
+        Faults::from_seed(seed),
         events.join("\n"),
         env!("CARGO_CRATE_NAME"),
     );
@@ -162,13 +166,12 @@ impl Log {
     }
 
     /// The life of the connection that the peer of this address made.
-    pub fn of_peer(&self, address: &Address) -> Option<&Life> {
+    pub fn of_peer(&self, address: &Address) -> Option<(RouterId, &Life)> {
         let Address::Tcp(address) = address else {
             return None;
         };
-        self.lives
-            .values()
-            .find(|life| life.peer.address == Some(*address))
+        let mut lives = self.lives.iter().map(|(id, life)| (*id, life));
+        lives.find(|(_, life)| life.peer.address == Some(*address))
     }
 
     pub fn living(&self) -> usize {
@@ -481,7 +484,7 @@ impl Client {
     /// Checks what became of it, once it is done and the engine knows.
     pub fn check(&self, log: &Log) {
         let (plan, back, whole) = (self.plan, self.back, self.whole);
-        let Some(life) = log.of_peer(&self.address) else {
+        let Some((id, life)) = log.of_peer(&self.address) else {
             assert_eq!(back, 0, "{plan:?}: an answer without a connection");
             return; // shed for want of descriptors, or it left too early
         };
@@ -500,7 +503,11 @@ impl Client {
             _ => "peer_closed",
         };
         assert_eq!(reason, expected, "{plan:?}, {back} of {whole} came back");
-        assert_eq!(back, whole, "{plan:?}: not everything came back");
+        // An end inside a frame closes at once: answers that were still to be sent are not.
+        let late = matches!(Echo::answer(id), Answer::Leased | Answer::Posted);
+        if plan == Plan::Complete || !late {
+            assert_eq!(back, whole, "{plan:?}: not everything came back");
+        }
     }
 }
 
