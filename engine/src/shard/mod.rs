@@ -230,6 +230,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         stats.turns += 1;
         stats.connections = core.connections.len() as u64;
         stats.send_queue_bytes = core.send_bytes as u64;
+        stats.send_buffer_bytes = core.buffers.leased_bytes() as u64;
         stats.reassembly_bytes = core.tails.leased_bytes() as u64;
         stats.receive_chunk_bytes = self.chunks.bytes() as u64;
         stats.timers = core.timers.len() as u64;
