@@ -87,6 +87,8 @@ pub(crate) struct Connection {
     /// Somebody was told `Full`, or reading was paused: tell once when below low water.
     pub(crate) tell_drained: bool,
     pub(crate) read_closed: bool,
+    /// The handler was told of it, so it has to be told of its end.
+    pub(crate) announced: bool,
     /// The first message arrived (resets the reconnect back-off).
     pub(crate) spoke: bool,
     pub(crate) out: SendQueue,
@@ -118,6 +120,7 @@ impl Connection {
             blocked: false,
             tell_drained: false,
             read_closed: false,
+            announced: false,
             spoke: false,
             out: SendQueue::default(),
             tail: None,
@@ -133,11 +136,15 @@ impl Connection {
     }
 }
 
-/// What a slot of the table holds.
+/// What a slot of the table holds. Inline, because it is looked up for every message.
+#[allow(clippy::large_enum_variant, reason = "nearly all slots are `Here`")]
 pub(crate) enum Slot {
     Here(Connection),
     /// Born here, lives on another shard now; messages for it are passed on.
-    Moved { id: RouterId, to: u8 },
+    Moved {
+        id: RouterId,
+        to: u8,
+    },
 }
 
 /// The connections of a shard. Look-up by [`RouterId`] is an index and a compare.
@@ -153,7 +160,13 @@ pub(crate) struct Connections {
 impl Connections {
     pub(crate) fn new(shard: u8, shards: usize) -> Self {
         let adopted = (0..shards).map(|_| Vec::new()).collect();
-        Self { shard, slots: Slab::new(), generation: 0, here: 0, adopted }
+        Self {
+            shard,
+            slots: Slab::new(),
+            generation: 0,
+            here: 0,
+            adopted,
+        }
     }
 
     /// Connections that live here.
@@ -166,7 +179,11 @@ impl Connections {
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("slots are limited by RouterId::SLOTS_MAX");
         self.generation = self.generation.wrapping_add(1);
-        entry.insert(Slot::Here(make(RouterId::new(self.shard, slot, self.generation))));
+        entry.insert(Slot::Here(make(RouterId::new(
+            self.shard,
+            slot,
+            self.generation,
+        ))));
         self.here += 1;
         slot
     }
@@ -177,7 +194,10 @@ impl Connections {
         let id = connection.id;
         if id.shard() == usize::from(self.shard) {
             let slot = id.slot();
-            debug_assert!(matches!(self.slots.get(slot as usize), Some(Slot::Moved { .. })));
+            debug_assert!(matches!(
+                self.slots.get(slot as usize),
+                Some(Slot::Moved { .. })
+            ));
             self.slots[slot as usize] = Slot::Here(connection);
             return slot;
         }
@@ -276,7 +296,10 @@ mod tests {
     use crate::handler::Origin;
 
     fn connection(id: RouterId) -> Connection {
-        let peer = Peer { address: None, origin: Origin::Accepted { listener: 0 } };
+        let peer = Peer {
+            address: None,
+            origin: Origin::Accepted { listener: 0 },
+        };
         Connection::new(id, Framing::Be32, Overflow::default(), peer)
     }
 
@@ -302,7 +325,10 @@ mod tests {
         let slot = home.insert(connection);
         let id = home.get(slot).unwrap().id;
         let moved = home.remove(slot, Some(1)).unwrap();
-        assert_eq!((home.find(id), home.moved_to(id), home.len()), (None, Some(1), 0));
+        assert_eq!(
+            (home.find(id), home.moved_to(id), home.len()),
+            (None, Some(1), 0)
+        );
         let there = away.adopt(moved);
         assert_eq!((away.find(id), away.len()), (Some(there), 1));
         let back = away.remove(there, Some(0)).unwrap();

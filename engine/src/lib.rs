@@ -34,10 +34,13 @@ mod random;
 mod router_id;
 mod send_queue;
 mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod stats;
 mod stream_socket;
 mod time;
 pub mod timer;
+mod watchdog;
 
 pub use body::{Body, Message};
 pub use context::Context;

@@ -34,7 +34,11 @@ struct Buffer {
 
 impl Buffer {
     fn lease(pool: &mut BufferPool, bytes: usize) -> Self {
-        Self { bytes: pool.lease(bytes), start: 0, end: 0 }
+        Self {
+            bytes: pool.lease(bytes),
+            start: 0,
+            end: 0,
+        }
     }
 
     #[inline]
@@ -66,7 +70,10 @@ pub(crate) struct SendQueue {
     main: Option<Buffer>,
     flush: Option<Buffer>,
     /// Only connections that were sent shared bodies have one.
-    #[allow(clippy::box_collection, reason = "one word in every connection instead of four")]
+    #[allow(
+        clippy::box_collection,
+        reason = "one word in every connection instead of four"
+    )]
     chain: Option<Box<VecDeque<Segment>>>,
     bytes: usize,
     /// Size that `main` last needed, so that the next lease fits at once.
@@ -104,7 +111,10 @@ impl SendQueue {
         let at = main.end;
         let room = &mut main.bytes[at + H..at + H + max];
         let length = encode(room);
-        assert!(length <= max, "send_with: {length} bytes written into a room of {max}");
+        assert!(
+            length <= max,
+            "send_with: {length} bytes written into a room of {max}"
+        );
         main.bytes[at..at + H].copy_from_slice(&header(length));
         main.end = at + H + length;
         self.bytes += H + length;
@@ -268,11 +278,19 @@ impl SendQueue {
 
     /// Sizes of the leased buffers, for moving the queue to the pool of another shard.
     pub(crate) fn leased(&self) -> usize {
-        let chained = self.chain.iter().flat_map(|chain| chain.iter()).map(|s| match s {
-            Segment::Copied(buffer) => buffer.bytes.len(),
-            Segment::Shared(_) => 0,
-        });
-        let own = self.main.iter().chain(&self.flush).map(|buffer| buffer.bytes.len());
+        let chained = self
+            .chain
+            .iter()
+            .flat_map(|chain| chain.iter())
+            .map(|s| match s {
+                Segment::Copied(buffer) => buffer.bytes.len(),
+                Segment::Shared(_) => 0,
+            });
+        let own = self
+            .main
+            .iter()
+            .chain(&self.flush)
+            .map(|buffer| buffer.bytes.len());
         own.chain(chained).sum()
     }
 }
@@ -288,7 +306,10 @@ mod tests {
             let taken = {
                 let mut parts = [IoSlice::new(&[]); PARTS_MAX];
                 let count = queue.parts(&mut parts);
-                let all: Vec<u8> = parts[..count].iter().flat_map(|part| part.to_vec()).collect();
+                let all: Vec<u8> = parts[..count]
+                    .iter()
+                    .flat_map(|part| part.to_vec())
+                    .collect();
                 if let Some(single) = queue.single() {
                     assert_eq!(single, &all[..]);
                 }

@@ -61,8 +61,13 @@ pub(crate) enum Op {
     Close(RouterId),
     /// The connection in this slot is `Dead`: free it, tell the handler.
     Bury(u32),
-    Connect { connect: u32 },
-    Rehome { id: RouterId, to: usize },
+    Connect {
+        connect: u32,
+    },
+    Rehome {
+        id: RouterId,
+        to: usize,
+    },
 }
 
 /// See the module's page.
@@ -98,6 +103,8 @@ pub(crate) struct Core<P> {
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
     pub(crate) shutting_down: bool,
+    /// Connections that ended with unsent bytes since the shutdown began.
+    pub(crate) cut: u64,
 }
 
 impl<P> Core<P> {
@@ -133,6 +140,7 @@ impl<P> Core<P> {
             accept_rate: AcceptRate::new(limits.accepts_per_second, limits.accept_burst),
             stats: ShardStats::default(),
             shutting_down: false,
+            cut: 0,
             shared,
             limits,
         }
@@ -174,7 +182,11 @@ impl<P> Core<P> {
             Framing::Le32 => queue.push(&length.to_le_bytes(), body, &mut self.buffers),
             Framing::Raw => queue.push(&[], body, &mut self.buffers),
         }
-        let queued = if framing == Framing::Raw { body.len() } else { need };
+        let queued = if framing == Framing::Raw {
+            body.len()
+        } else {
+            need
+        };
         self.queued(slot, queued);
         Ok(())
     }
@@ -233,7 +245,9 @@ impl<P> Core<P> {
         body: &Bytes,
         passed_on: bool,
     ) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         let length = body.len() as u32;
         let (header, header_len) = match framing {
             Framing::Be32 => (length.to_be_bytes(), HEADER),
@@ -257,8 +271,12 @@ impl<P> Core<P> {
         need: usize,
         body: usize,
     ) -> Result<Option<(u32, Framing)>, SendError> {
-        let Some(slot) = self.connections.find(to) else { return Ok(None) };
-        let Some(connection) = self.connections.get(slot) else { return Ok(None) };
+        let Some(slot) = self.connections.find(to) else {
+            return Ok(None);
+        };
+        let Some(connection) = self.connections.get(slot) else {
+            return Ok(None);
+        };
         let fits = connection.out.bytes() + need <= self.limits.send_high
             && self.send_bytes + need <= self.limits.send_bytes_max
             && body <= self.limits.frame_max;
@@ -283,7 +301,10 @@ impl<P> Core<P> {
             return Err(SendError::Gone);
         }
         if body > self.limits.frame_max {
-            return Err(SendError::TooLong { length: body, limit: self.limits.frame_max });
+            return Err(SendError::TooLong {
+                length: body,
+                limit: self.limits.frame_max,
+            });
         }
         let framing = connection.framing;
         let held = connection.held.as_ref().map_or(0, |held| held.bytes());
@@ -392,7 +413,9 @@ impl<P> Core<P> {
 
     /// Sets or clears a reason for pausing; the shard follows when the handler's call is over.
     pub(crate) fn set_pause(&mut self, slot: u32, reason: Pause, on: bool) -> bool {
-        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return false;
+        };
         if connection.pause.has(reason) == on {
             return false;
         }
@@ -407,7 +430,9 @@ impl<P> Core<P> {
 
     /// Begins a graceful close; `reason` is what the handler is told at its end.
     pub(crate) fn close(&mut self, slot: u32, reason: CloseReason) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         match connection.state {
             State::Connecting => return self.kill(slot, reason),
             State::Open => {}
@@ -431,16 +456,22 @@ impl<P> Core<P> {
     /// Ends a connection at once. Its memory is free from now on, its slot when the handler's
     /// call is over.
     pub(crate) fn kill(&mut self, slot: u32, reason: CloseReason) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         if connection.state == State::Dead {
             return;
         }
         connection.state = State::Dead;
         connection.ending = Some(reason);
-        let held = connection.held.take().map_or(0, |mut held| held.clear(&mut self.buffers));
+        let held = connection
+            .held
+            .take()
+            .map_or(0, |mut held| held.clear(&mut self.buffers));
         let lost = connection.out.clear(&mut self.buffers) + held;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
+        self.cut += u64::from(self.shutting_down && lost > 0);
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;

@@ -155,10 +155,9 @@ impl Network {
         }
         self.note(end.other(), SimEventKind::Queued, 0);
         let established = self.after_latency(end, 1);
-        let link = &mut self.links[end.index];
-        link.ends[1].open = true;
-        // Nothing of the accepting end arrives before the answer to the attempt.
-        link.pipes[1].last_arrival = established;
+        self.links[end.index].ends[1].open = true;
+        // Scheduled before anything that the accepting end sends, with the same latency: it
+        // arrives first.
         self.clock.schedule(established, Event::Established(end));
         self.listeners[key.index].queue.push_back(end.other());
         self.notify_listener(key);

@@ -126,9 +126,7 @@ impl Network {
         self.clock.charge(self.costs.send_ns);
         let offered: usize = parts.iter().map(|part| part.len()).sum();
         let room = self.link(end).map_or(0, |link| link.pipes[end.side].room());
-        let most = if offered == 0 {
-            0
-        } else if self.random.chance(self.faults.pending_send) {
+        let most = if offered == 0 || self.random.chance(self.faults.pending_send) {
             0
         } else if self.random.chance(self.faults.partial_send) {
             self.random.between(1, offered.min(room).max(1) as u64) as usize
@@ -190,6 +188,14 @@ impl Driver for SimDriver {
             network.clock.charge(network.costs.clock_ns);
             network.clock.now()
         })
+    }
+
+    fn clock(&self) -> Box<dyn Fn() -> Time> {
+        let driver = SimDriver {
+            net: self.net.clone(),
+            index: self.index,
+        };
+        Box::new(move || driver.now())
     }
 
     fn waker(&self) -> io::Result<Box<dyn Wake>> {

@@ -52,10 +52,6 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-#[cfg_attr(
-    not(test),
-    expect(unused_imports, reason = "the shard is generic over drivers")
-)]
 pub(crate) use driver::SimDriver;
 pub use faults::{Costs, Faults};
 pub use net::SimNet;

@@ -258,13 +258,8 @@ impl Network {
     /// Asserts what users of the network guarantee; the message says how to replay it.
     #[track_caller]
     pub(super) fn demand(&self, truth: bool, what: &str) {
-        if !truth {
-            panic!(
-                "simulation of seed {} at {} ns: {what}",
-                self.seed,
-                self.clock.now().as_nanos()
-            );
-        }
+        let (seed, now) = (self.seed, self.clock.now().as_nanos());
+        assert!(truth, "simulation of seed {seed} at {now} ns: {what}");
     }
 
     /// Lets everything happen whose time has come.
@@ -307,7 +302,10 @@ impl Network {
             let port = 40_000 + self.ports;
             self.ports = (self.ports + 1) % 20_000;
             let address = SocketAddr::from(([127, 0, 0, 1], port));
-            let taken = |socket: &ListenSocket| matches!(&socket.address, Address::Tcp(listening) if listening.port() == port);
+            let taken = |socket: &ListenSocket| match &socket.address {
+                Address::Tcp(listening) => listening.port() == port,
+                Address::Unix(_) => false,
+            };
             if !self.listeners.iter().any(|(_, socket)| taken(socket)) {
                 return address;
             }

@@ -94,7 +94,7 @@ fn buffers_are_bounds_and_reading_opens_the_window() {
             let Completion::Received { conn: 0, len } = completion else {
                 panic!("{completion:?}");
             };
-                received.extend_from_slice(&chunk[..len]);
+            received.extend_from_slice(&chunk[..len]);
         }
         written += peer.write(&sent[written..]);
         pass(&net, Duration::from_millis(1));
