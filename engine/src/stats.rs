@@ -121,6 +121,8 @@ counters! {
     writes,
     /// Unsent bytes of all connections now.
     send_queue_bytes,
+    /// Memory leased for send queues now, in bytes.
+    send_buffer_bytes,
     /// Memory leased for incomplete and held-back frames now, in bytes.
     reassembly_bytes,
     /// Memory of receive chunks now, in bytes.

@@ -174,6 +174,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if connection.state != State::Closing {
             return;
         }
+        let ours = matches!(
+            connection.ending,
+            Some(CloseReason::Local | CloseReason::Shutdown)
+        );
+        // However it ends from here on, it is this side that wanted it.
+        if ours && let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
+            self.forget_outgoing(slot, connect);
+        }
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         if !connection.reading {
             connection.reading = true;
             self.driver.set_reading(slot, true);

@@ -196,7 +196,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.schedule_retry(connect);
     }
 
-    /// An outgoing connection moves to another shard: it is not made again when it ends.
+    /// An outgoing connection is not made again when it ends: it moves to another shard, or this
+    /// side closes it.
     pub(super) fn forget_outgoing(&mut self, slot: u32, connect: u32) {
         let outgoing = self.core.outgoing.get(&connect);
         if outgoing.is_some_and(|outgoing| outgoing.slot == slot) {
