@@ -18,8 +18,12 @@ impl Handler for Echo {
 }
 
 fn main() -> std::io::Result<()> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
-    let engine = Engine::builder().listen(Listener::parse(&address)?).start(|_shard| Echo)?;
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
+    let engine = Engine::builder()
+        .listen(Listener::parse(&address)?)
+        .start(|_shard| Echo)?;
     println!("listening on {}", engine.local_addrs()[0]);
     println!("{}", engine.join());
     Ok(())

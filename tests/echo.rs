@@ -73,7 +73,7 @@ fn echoes_bodies_up_to_the_limit_one_byte_at_a_time_or_all_at_once() {
     let mut back = vec![0; 22];
     stream.read_exact(&mut back).unwrap();
     assert_eq!(back, frame(b"one byte at a time"));
-    let long: Vec<u8> = (0..2 << 20).map(|n: u32| (n * 7 >> 3) as u8).collect();
+    let long: Vec<u8> = (0..2 << 20).map(|n: u32| ((n * 7) >> 3) as u8).collect();
     let bytes = [frame(&long), frame(b""), frame(&long)].concat();
     let mut writer = stream.try_clone().unwrap();
     let sent = bytes.clone();

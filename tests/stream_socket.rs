@@ -15,14 +15,19 @@ fn open(shards: usize, receive_max: usize) -> (StreamSocket, SocketAddr) {
         .receive_max(receive_max)
         .open()
         .unwrap();
-    let Address::Tcp(address) = socket.local_addrs()[0] else { panic!("not TCP") };
+    let Address::Tcp(address) = socket.local_addrs()[0] else {
+        panic!("not TCP")
+    };
     (socket, address)
 }
 
 fn echo_until(socket: &mut StreamSocket, disconnects: usize) -> usize {
     let (mut messages, mut ended) = (0, 0);
     while ended < disconnects {
-        let (from, event) = socket.recv_timeout(PATIENCE).unwrap().expect("an event in time");
+        let (from, event) = socket
+            .recv_timeout(PATIENCE)
+            .unwrap()
+            .expect("an event in time");
         match event {
             Event::Message(body) => {
                 messages += 1;
@@ -65,7 +70,10 @@ fn echo_with(shards: usize, receive_max: usize) {
             })
         })
         .collect();
-    assert_eq!(echo_until(&mut socket, CLIENTS), CLIENTS * MESSAGES as usize);
+    assert_eq!(
+        echo_until(&mut socket, CLIENTS),
+        CLIENTS * MESSAGES as usize
+    );
     for client in clients {
         client.join().unwrap();
     }
@@ -120,7 +128,12 @@ fn nothing_to_receive_is_none_and_a_stopped_socket_says_so() {
     for shards in [1, 2] {
         let (mut socket, _) = open(shards, 16);
         assert!(socket.try_recv().unwrap().is_none());
-        assert!(socket.recv_timeout(Duration::from_millis(5)).unwrap().is_none());
+        assert!(
+            socket
+                .recv_timeout(Duration::from_millis(5))
+                .unwrap()
+                .is_none()
+        );
         socket.handle().shutdown(PATIENCE);
         let ended = socket.recv().unwrap_err();
         assert_eq!(ended.kind(), std::io::ErrorKind::BrokenPipe);

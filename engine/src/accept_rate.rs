@@ -29,8 +29,16 @@ impl AcceptRate {
     /// `per_second` = 0: no limit.
     pub(crate) fn new(per_second: u32, burst: u32) -> Self {
         let full = u64::from(burst.max(1)) * TOKEN;
-        let shared = Bucket { tokens: full, at: Time::ZERO };
-        Self { per_second: u64::from(per_second), full, buckets: HashMap::new(), shared }
+        let shared = Bucket {
+            tokens: full,
+            at: Time::ZERO,
+        };
+        Self {
+            per_second: u64::from(per_second),
+            full,
+            buckets: HashMap::new(),
+            shared,
+        }
     }
 
     /// Whether a connection from `address` may be kept.
@@ -40,10 +48,14 @@ impl AcceptRate {
         }
         let (rate, full) = (self.per_second, self.full);
         if self.buckets.len() >= ADDRESSES_MAX && !self.buckets.contains_key(&address) {
-            self.buckets.retain(|_, bucket| bucket.refilled(now, rate, full) < full);
+            self.buckets
+                .retain(|_, bucket| bucket.refilled(now, rate, full) < full);
         }
         let bucket = if self.buckets.len() < ADDRESSES_MAX || self.buckets.contains_key(&address) {
-            self.buckets.entry(address).or_insert(Bucket { tokens: full, at: now })
+            self.buckets.entry(address).or_insert(Bucket {
+                tokens: full,
+                at: now,
+            })
         } else {
             &mut self.shared
         };
@@ -60,7 +72,9 @@ impl AcceptRate {
 impl Bucket {
     fn refilled(&self, now: Time, per_second: u64, full: u64) -> u64 {
         let nanos = now.as_nanos().saturating_sub(self.at.as_nanos());
-        self.tokens.saturating_add(nanos.saturating_mul(per_second)).min(full)
+        self.tokens
+            .saturating_add(nanos.saturating_mul(per_second))
+            .min(full)
     }
 }
 

@@ -14,7 +14,9 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     pub(crate) fn new(size: usize) -> Rc<Self> {
-        Rc::new(Self { bytes: vec![0; size].into_boxed_slice() })
+        Rc::new(Self {
+            bytes: vec![0; size].into_boxed_slice(),
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -45,7 +47,13 @@ pub(crate) struct ChunkPool {
 
 impl ChunkPool {
     pub(crate) fn new(size: usize, max: usize) -> Self {
-        Self { size, max: max.max(1), made: 0, free: Vec::new(), leased: Vec::new() }
+        Self {
+            size,
+            max: max.max(1),
+            made: 0,
+            free: Vec::new(),
+            leased: Vec::new(),
+        }
     }
 
     /// A chunk that nobody else holds, in place of `used`.
@@ -105,7 +113,12 @@ impl<'a> Message<'a> {
     /// `copy`: lease by copying, because the chunk is the last one of its pool.
     #[inline]
     pub(crate) fn new(chunk: &'a Rc<Chunk>, range: Range<usize>, copy: bool) -> Self {
-        Self { chunk, start: range.start, end: range.end, copy }
+        Self {
+            chunk,
+            start: range.start,
+            end: range.end,
+            copy,
+        }
     }
 
     /// The bytes of the message, for the whole of the handler's call.
@@ -121,7 +134,13 @@ impl<'a> Message<'a> {
             return Body::from(self.bytes());
         }
         let chunk = Rc::clone(self.chunk);
-        Body { source: Source::Leased { chunk, start: self.start, end: self.end } }
+        Body {
+            source: Source::Leased {
+                chunk,
+                start: self.start,
+                end: self.end,
+            },
+        }
     }
 }
 
@@ -142,7 +161,11 @@ impl fmt::Debug for Message<'_> {
 
 #[derive(Clone)]
 enum Source {
-    Leased { chunk: Rc<Chunk>, start: usize, end: usize },
+    Leased {
+        chunk: Rc<Chunk>,
+        start: usize,
+        end: usize,
+    },
     Owned(Bytes),
 }
 
@@ -190,7 +213,9 @@ impl AsRef<[u8]> for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self { source: Source::Owned(bytes) }
+        Self {
+            source: Source::Owned(bytes),
+        }
     }
 }
 

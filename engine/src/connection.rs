@@ -15,10 +15,10 @@ use slab::Slab;
 use crate::body::Chunk;
 use crate::error::CloseReason;
 use crate::handler::Peer;
-use crate::limits::Overflow;
+use crate::limits::{Limits, Overflow};
 use crate::options::Framing;
 use crate::router_id::RouterId;
-use crate::send_queue::SendQueue;
+use crate::send_queue::{BufferPool, SendQueue};
 use crate::time::Time;
 use crate::timer::TimerKey;
 
@@ -87,6 +87,8 @@ pub(crate) struct Connection {
     /// Somebody was told `Full`, or reading was paused: tell once when below low water.
     pub(crate) tell_drained: bool,
     pub(crate) read_closed: bool,
+    /// The handler was told of it, so it has to be told of its end.
+    pub(crate) announced: bool,
     /// The first message arrived (resets the reconnect back-off).
     pub(crate) spoke: bool,
     pub(crate) out: SendQueue,
@@ -118,6 +120,7 @@ impl Connection {
             blocked: false,
             tell_drained: false,
             read_closed: false,
+            announced: false,
             spoke: false,
             out: SendQueue::default(),
             tail: None,
@@ -133,11 +136,74 @@ impl Connection {
     }
 }
 
-/// What a slot of the table holds.
+impl Connection {
+    /// Whether `need` more bytes, for a body of `body` bytes, may be queued without a further
+    /// look: it is open, in order, and below every bound.
+    #[inline]
+    pub(crate) fn takes(
+        &self,
+        need: usize,
+        body: usize,
+        send_bytes: usize,
+        limits: &Limits,
+    ) -> bool {
+        self.state == State::Open
+            && self.held.is_none()
+            && self.out.bytes() + need <= limits.send_high
+            && send_bytes + need <= limits.send_bytes_max
+            && body <= limits.frame_max
+    }
+
+    /// Where sends of this shard go: behind those that are still under way, if any.
+    #[inline]
+    fn queue(&mut self) -> &mut SendQueue {
+        match &mut self.held {
+            None => &mut self.out,
+            Some(held) => held,
+        }
+    }
+
+    /// Queues a copy of `body` in the connection's framing; returns the bytes queued.
+    #[inline]
+    pub(crate) fn push(&mut self, body: &[u8], buffers: &mut BufferPool) -> usize {
+        let length = body.len() as u32;
+        let framing = self.framing;
+        let queue = self.queue();
+        match framing {
+            Framing::Be32 => queue.push(&length.to_be_bytes(), body, buffers),
+            Framing::Le32 => queue.push(&length.to_le_bytes(), body, buffers),
+            Framing::Raw => queue.push(&[], body, buffers),
+        }
+    }
+
+    /// Lets `encode` write a body of at most `max` bytes in place; returns its length and the
+    /// bytes queued.
+    #[inline]
+    pub(crate) fn push_with(
+        &mut self,
+        max: usize,
+        encode: impl FnOnce(&mut [u8]) -> usize,
+        buffers: &mut BufferPool,
+    ) -> (usize, usize) {
+        let framing = self.framing;
+        let queue = self.queue();
+        match framing {
+            Framing::Be32 => queue.push_with(max, buffers, encode, u32::to_be_bytes),
+            Framing::Le32 => queue.push_with(max, buffers, encode, u32::to_le_bytes),
+            Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
+        }
+    }
+}
+
+/// What a slot of the table holds. Inline, because it is looked up for every message.
+#[allow(clippy::large_enum_variant, reason = "nearly all slots are `Here`")]
 pub(crate) enum Slot {
     Here(Connection),
     /// Born here, lives on another shard now; messages for it are passed on.
-    Moved { id: RouterId, to: u8 },
+    Moved {
+        id: RouterId,
+        to: u8,
+    },
 }
 
 /// The connections of a shard. Look-up by [`RouterId`] is an index and a compare.
@@ -153,7 +219,13 @@ pub(crate) struct Connections {
 impl Connections {
     pub(crate) fn new(shard: u8, shards: usize) -> Self {
         let adopted = (0..shards).map(|_| Vec::new()).collect();
-        Self { shard, slots: Slab::new(), generation: 0, here: 0, adopted }
+        Self {
+            shard,
+            slots: Slab::new(),
+            generation: 0,
+            here: 0,
+            adopted,
+        }
     }
 
     /// Connections that live here.
@@ -166,7 +238,11 @@ impl Connections {
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("slots are limited by RouterId::SLOTS_MAX");
         self.generation = self.generation.wrapping_add(1);
-        entry.insert(Slot::Here(make(RouterId::new(self.shard, slot, self.generation))));
+        entry.insert(Slot::Here(make(RouterId::new(
+            self.shard,
+            slot,
+            self.generation,
+        ))));
         self.here += 1;
         slot
     }
@@ -177,7 +253,10 @@ impl Connections {
         let id = connection.id;
         if id.shard() == usize::from(self.shard) {
             let slot = id.slot();
-            debug_assert!(matches!(self.slots.get(slot as usize), Some(Slot::Moved { .. })));
+            debug_assert!(matches!(
+                self.slots.get(slot as usize),
+                Some(Slot::Moved { .. })
+            ));
             self.slots[slot as usize] = Slot::Here(connection);
             return slot;
         }
@@ -212,6 +291,20 @@ impl Connections {
         }
         match self.slots.get(id.slot() as usize) {
             Some(Slot::Moved { id: moved, to }) if *moved == id => Some(usize::from(*to)),
+            _ => None,
+        }
+    }
+
+    /// The connection of this id, if it lives here, with its slot: the look-up of every send.
+    #[inline]
+    pub(crate) fn find_mut(&mut self, id: RouterId) -> Option<(u32, &mut Connection)> {
+        let slot = if id.shard() == usize::from(self.shard) {
+            id.slot()
+        } else {
+            *self.adopted.get(id.shard())?.get(id.slot() as usize)?
+        };
+        match self.slots.get_mut(slot as usize) {
+            Some(Slot::Here(connection)) if connection.id == id => Some((slot, connection)),
             _ => None,
         }
     }
@@ -276,7 +369,10 @@ mod tests {
     use crate::handler::Origin;
 
     fn connection(id: RouterId) -> Connection {
-        let peer = Peer { address: None, origin: Origin::Accepted { listener: 0 } };
+        let peer = Peer {
+            address: None,
+            origin: Origin::Accepted { listener: 0 },
+        };
         Connection::new(id, Framing::Be32, Overflow::default(), peer)
     }
 
@@ -302,7 +398,10 @@ mod tests {
         let slot = home.insert(connection);
         let id = home.get(slot).unwrap().id;
         let moved = home.remove(slot, Some(1)).unwrap();
-        assert_eq!((home.find(id), home.moved_to(id), home.len()), (None, Some(1), 0));
+        assert_eq!(
+            (home.find(id), home.moved_to(id), home.len()),
+            (None, Some(1), 0)
+        );
         let there = away.adopt(moved);
         assert_eq!((away.find(id), away.len()), (Some(there), 1));
         let back = away.remove(there, Some(0)).unwrap();

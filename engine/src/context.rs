@@ -98,8 +98,16 @@ impl<'a, P> Context<'a, P> {
     /// sends from now on, and what still arrives is discarded. Closing what is gone does nothing.
     pub fn close(&mut self, id: RouterId) {
         if let Some(slot) = self.core.connections.find(id) {
-            let read_closed = self.core.connections.get(slot).is_some_and(|c| c.read_closed);
-            let reason = if read_closed { CloseReason::PeerClosed } else { CloseReason::Local };
+            let read_closed = self
+                .core
+                .connections
+                .get(slot)
+                .is_some_and(|c| c.read_closed);
+            let reason = if read_closed {
+                CloseReason::PeerClosed
+            } else {
+                CloseReason::Local
+            };
             self.core.close(slot, reason);
         } else {
             self.core.close_elsewhere(id);
@@ -138,7 +146,10 @@ impl<'a, P> Context<'a, P> {
     /// Who is at the other end of a connection of this shard.
     pub fn peer(&self, id: RouterId) -> Option<Peer> {
         let slot = self.core.connections.find(id)?;
-        self.core.connections.get(slot).map(|connection| connection.peer)
+        self.core
+            .connections
+            .get(slot)
+            .map(|connection| connection.peer)
     }
 
     /// Calls [`on_timer`](crate::Handler::on_timer) with `token` after `delay`: never before,
@@ -193,7 +204,9 @@ impl<'a, P> Context<'a, P> {
         }
         let here = self.core.shard;
         let current = self.core.current;
-        let Some((slot, _)) = self.core.open_mut(id) else { return Err(SendError::Gone) };
+        let Some((slot, _)) = self.core.open_mut(id) else {
+            return Err(SendError::Gone);
+        };
         if to != here {
             if slot == current {
                 self.core.stop_dispatch = true;

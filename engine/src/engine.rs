@@ -22,6 +22,7 @@ use crate::shard::envelope::Envelope;
 use crate::shard::{DrainReport, Listening, Shard as ShardOn};
 use crate::stats::SharedStats;
 use crate::time::Time;
+use crate::watchdog::Watchdog;
 
 /// What [`Engine`]'s `Drop` gives the shards to end in good order.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
@@ -51,12 +52,13 @@ const DROP_DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 #[must_use]
 pub struct EngineBuilder {
-    shards: usize,
-    limits: Limits,
-    listeners: Vec<Listener>,
+    pub(crate) shards: usize,
+    pub(crate) limits: Limits,
+    pub(crate) listeners: Vec<Listener>,
     cpus: Vec<usize>,
     name: String,
     seed: Option<u64>,
+    stall: Duration,
 }
 
 impl EngineBuilder {
@@ -68,6 +70,7 @@ impl EngineBuilder {
             cpus: Vec::new(),
             name: "proscenium".to_owned(),
             seed: None,
+            stall: Duration::from_millis(500),
         }
     }
 
@@ -102,6 +105,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Sets after which time in one slice of events a shard counts as stalled: mostly a handler
+    /// that blocks. A watchdog thread logs it (target `proscenium_engine::watchdog`) with the
+    /// shard and the connection, and counts it in [`ShardStats::stalls`](crate::ShardStats).
+    /// Default 500 ms; zero = no watchdog. Hosted shards have none.
+    pub fn stall_after(mut self, threshold: Duration) -> Self {
+        self.stall = threshold;
+        self
+    }
+
     /// Seeds the generators of the shards ([`Context::random`]); default: from the clock.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -118,7 +130,15 @@ impl EngineBuilder {
         H: Handler,
         F: Fn(usize) -> H + Send + Sync + 'static,
     {
-        let Prepared { shared, parts, addresses, listening, unix_paths } = self.prepare()?;
+        let Prepared {
+            shared,
+            parts,
+            addresses,
+            listening,
+            unix_paths,
+            epoch,
+        } = self.prepare()?;
+        let watchdog = Watchdog::start(&shared, epoch, self.stall)?;
         let make = Arc::new(make);
         let seed = self.base_seed();
         let mut threads = Vec::new();
@@ -141,7 +161,13 @@ impl EngineBuilder {
                 })?;
             threads.push(thread);
         }
-        Ok(Engine { handle: Handle::new(&shared), addresses, threads, unix_paths })
+        Ok(Engine {
+            handle: Handle::new(&shared),
+            addresses,
+            threads,
+            unix_paths,
+            watchdog,
+        })
     }
 
     /// Binds the listeners and makes one shard that the caller drives in a loop of its own.
@@ -154,13 +180,24 @@ impl EngineBuilder {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let prepared = self.prepare()?;
-        let Prepared { shared, parts, addresses, listening, unix_paths } = prepared;
+        let Prepared {
+            shared,
+            parts,
+            addresses,
+            listening,
+            unix_paths,
+            epoch: _,
+        } = prepared;
         let Some((driver, mailbox)) = parts.into_iter().next() else {
             unreachable!("one shard was asked for");
         };
         let seed = self.base_seed();
         let inner = ShardOn::new(0, driver, handler, mailbox, &shared, listening, seed);
-        Ok(Shard { inner, addresses, unix_paths })
+        Ok(Shard {
+            inner,
+            addresses,
+            unix_paths,
+        })
     }
 
     fn base_seed(&self) -> u64 {
@@ -175,7 +212,10 @@ impl EngineBuilder {
         self.limits.validate().map_err(invalid)?;
         if self.shards == 0 || self.shards > RouterId::SHARDS_MAX {
             let most = RouterId::SHARDS_MAX;
-            return Err(invalid(format!("an engine has 1 to {most} shards, not {}", self.shards)));
+            return Err(invalid(format!(
+                "an engine has 1 to {most} shards, not {}",
+                self.shards
+            )));
         }
         let epoch = Instant::now();
         let mut drivers = Vec::new();
@@ -202,14 +242,27 @@ impl EngineBuilder {
             listening.push(bound.listening);
         }
         let stats = (0..self.shards).map(|_| SharedStats::default()).collect();
-        let shared = Shared { mailboxes, stats, limits: self.limits.clone() };
+        let shared = Shared {
+            mailboxes,
+            stats,
+            limits: self.limits.clone(),
+        };
         let parts = drivers.into_iter().zip(consumers).collect();
-        Ok(Prepared { shared: Arc::new(shared), parts, addresses, listening, unix_paths })
+        Ok(Prepared {
+            epoch,
+            shared: Arc::new(shared),
+            parts,
+            addresses,
+            listening,
+            unix_paths,
+        })
     }
 }
 
 /// Everything that the shards of an engine need to begin.
 struct Prepared<P> {
+    /// The zero of all shards' clocks.
+    epoch: Instant,
     shared: Arc<Shared<P>>,
     parts: Vec<(EpollDriver, Consumer<Envelope<P>>)>,
     addresses: Vec<Address>,
@@ -227,7 +280,12 @@ struct Bound {
 
 impl Bound {
     fn new(listener: Listener, shards: usize) -> io::Result<Self> {
-        let Listener { source, backlog, balance, options } = listener;
+        let Listener {
+            source,
+            backlog,
+            balance,
+            options,
+        } = listener;
         let (first, share, unix_path) = match source {
             ListenSource::Inherited(fd) => (socket::adopt_listener(fd)?, false, None),
             ListenSource::Bind(address) => {
@@ -246,8 +304,16 @@ impl Bound {
         while share && sockets.len() < shards {
             sockets.push(socket::bind(&address, backlog, true)?);
         }
-        let listening = Listening { options, deal: !share };
-        Ok(Self { sockets, address, listening, unix_path })
+        let listening = Listening {
+            options,
+            deal: !share,
+        };
+        Ok(Self {
+            sockets,
+            address,
+            listening,
+            unix_path,
+        })
     }
 }
 
@@ -292,6 +358,8 @@ pub struct Engine<P: Send + 'static> {
     addresses: Vec<Address>,
     threads: Vec<JoinHandle<DrainReport>>,
     unix_paths: UnixPaths,
+    #[allow(dead_code, reason = "ends with the engine")]
+    watchdog: Option<Watchdog>,
 }
 
 impl Engine<()> {
@@ -358,7 +426,9 @@ impl<P: Send + 'static> Drop for Engine<P> {
 
 impl<P: Send + 'static> fmt::Debug for Engine<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -396,6 +466,13 @@ impl<H: Handler> Shard<H> {
     /// # Errors
     /// Only when the epoll descriptor itself fails.
     pub fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
+        self.inner.turn(max_wait)?;
+        self.inner.park();
+        Ok(())
+    }
+
+    /// A turn after which the host will not sleep on the descriptor: saves the preparation.
+    pub(crate) fn turn_without_parking(&mut self, max_wait: Duration) -> io::Result<()> {
         self.inner.turn(max_wait)
     }
 
@@ -453,6 +530,8 @@ impl<H: Handler> AsFd for Shard<H> {
 
 impl<H: Handler> fmt::Debug for Shard<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shard").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Shard")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }

@@ -84,18 +84,19 @@ impl CloseReason {
     pub(crate) fn duplicate(&self) -> Self {
         match self {
             Self::PeerClosed => Self::PeerClosed,
-            Self::PeerClosedMidFrame { received } => {
-                Self::PeerClosedMidFrame { received: *received }
-            }
+            Self::PeerClosedMidFrame { received } => Self::PeerClosedMidFrame {
+                received: *received,
+            },
             Self::Broken(error) => Self::Broken(match error.raw_os_error() {
                 Some(code) => io::Error::from_raw_os_error(code),
                 None => io::Error::from(error.kind()),
             }),
             Self::Local => Self::Local,
             Self::BadFrame(error) => Self::BadFrame(*error),
-            Self::SlowConsumer { queued, limit } => {
-                Self::SlowConsumer { queued: *queued, limit: *limit }
-            }
+            Self::SlowConsumer { queued, limit } => Self::SlowConsumer {
+                queued: *queued,
+                limit: *limit,
+            },
             Self::IdleTimeout => Self::IdleTimeout,
             Self::ReassemblyPressure => Self::ReassemblyPressure,
             Self::SendPressure => Self::SendPressure,
@@ -116,13 +117,19 @@ impl fmt::Display for CloseReason {
         match self {
             Self::PeerClosed => f.write_str("the peer closed the connection"),
             Self::PeerClosedMidFrame { received } => {
-                write!(f, "the peer closed in the middle of a frame, {received} bytes into it")
+                write!(
+                    f,
+                    "the peer closed in the middle of a frame, {received} bytes into it"
+                )
             }
             Self::Broken(error) => write!(f, "the connection broke: {error}"),
             Self::Local => f.write_str("closed by this side"),
             Self::BadFrame(error) => write!(f, "bad frame: {error}"),
             Self::SlowConsumer { queued, limit } => {
-                write!(f, "slow consumer: {queued} bytes queued, the watermark is {limit}")
+                write!(
+                    f,
+                    "slow consumer: {queued} bytes queued, the watermark is {limit}"
+                )
             }
             Self::IdleTimeout => f.write_str("nothing arrived within the idle timeout"),
             Self::ReassemblyPressure => {
@@ -217,7 +224,10 @@ impl fmt::Display for ConnectError {
             Self::Io(error) => write!(f, "cannot connect: {error}"),
             Self::TimedOut => f.write_str("cannot connect: no answer within the deadline"),
             Self::ConnectionLimit { limit } => {
-                write!(f, "cannot connect: the shard has {limit} connections, its limit")
+                write!(
+                    f,
+                    "cannot connect: the shard has {limit} connections, its limit"
+                )
             }
             Self::Shutdown => f.write_str("cannot connect: the engine is shutting down"),
         }

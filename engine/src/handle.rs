@@ -23,7 +23,9 @@ pub(crate) struct Shared<P> {
 impl<P> Shared<P> {
     pub(crate) fn send(&self, to: RouterId, body: Bytes) -> Result<(), SendError> {
         let mailbox = self.mailboxes.get(to.shard()).ok_or(SendError::Gone)?;
-        mailbox.try_push(Envelope::Send { to, body }).map_err(|error| refused(&error))
+        mailbox
+            .try_push(Envelope::Send { to, body })
+            .map_err(|error| refused(&error))
     }
 
     pub(crate) fn post(&self, shard: usize, posted: P) -> Result<(), PostError<P>> {
@@ -35,7 +37,9 @@ impl<P> Shared<P> {
 
     pub(crate) fn close(&self, id: RouterId) -> Result<(), SendError> {
         let mailbox = self.mailboxes.get(id.shard()).ok_or(SendError::Gone)?;
-        mailbox.try_push(Envelope::Close(id)).map_err(|error| refused(&error))
+        mailbox
+            .try_push(Envelope::Close(id))
+            .map_err(|error| refused(&error))
     }
 
     pub(crate) fn shutdown(&self, deadline: Duration) {
@@ -72,19 +76,25 @@ pub struct Handle<P> {
 
 impl<P> Clone for Handle<P> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
 impl<P> std::fmt::Debug for Handle<P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handle").field("shards", &self.shards()).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("shards", &self.shards())
+            .finish_non_exhaustive()
     }
 }
 
 impl<P> Handle<P> {
     pub(crate) fn new(shared: &Arc<Shared<P>>) -> Self {
-        Self { shared: Arc::clone(shared) }
+        Self {
+            shared: Arc::clone(shared),
+        }
     }
 
     /// How many shards the engine has.
@@ -115,7 +125,11 @@ impl<P> Handle<P> {
         timeout: Duration,
     ) -> Result<(), SendError> {
         let body = self.checked(body.into())?;
-        let mailbox = self.shared.mailboxes.get(to.shard()).ok_or(SendError::Gone)?;
+        let mailbox = self
+            .shared
+            .mailboxes
+            .get(to.shard())
+            .ok_or(SendError::Gone)?;
         let deadline = Instant::now() + timeout;
         let pushed = mailbox.push_deadline(Envelope::Send { to, body }, deadline);
         pushed.map_err(|error| refused(&error))
@@ -124,7 +138,10 @@ impl<P> Handle<P> {
     fn checked(&self, body: Bytes) -> Result<Bytes, SendError> {
         let limit = self.shared.limits.frame_max;
         if body.len() > limit {
-            return Err(SendError::TooLong { length: body.len(), limit });
+            return Err(SendError::TooLong {
+                length: body.len(),
+                limit,
+            });
         }
         Ok(body)
     }
@@ -152,7 +169,9 @@ impl<P> Handle<P> {
             return Err(PostError::Stopped(posted));
         };
         let deadline = Instant::now() + timeout;
-        mailbox.push_deadline(Envelope::Post(posted), deadline).map_err(post_error)
+        mailbox
+            .push_deadline(Envelope::Post(posted), deadline)
+            .map_err(post_error)
     }
 
     /// Closes a connection gracefully.
@@ -176,7 +195,10 @@ impl<P> Handle<P> {
     /// A waker for [`on_wake`](crate::Handler::on_wake) on `shard`; `None` if there is no such
     /// shard.
     pub fn waker(&self, shard: usize, token: u64) -> Option<ShardWaker> {
-        self.shared.mailboxes.get(shard).map(|mailbox| mailbox.waker(token))
+        self.shared
+            .mailboxes
+            .get(shard)
+            .map(|mailbox| mailbox.waker(token))
     }
 
     /// The statistics as of each shard's last turn. A shard that sleeps has nothing newer.
@@ -188,7 +210,9 @@ impl<P> Handle<P> {
             stats.wakes = mailbox.wakes();
             stats
         });
-        EngineStats { shards: read.collect() }
+        EngineStats {
+            shards: read.collect(),
+        }
     }
 
     /// Begins to shut the engine down: no further connections, handlers finish, queues are

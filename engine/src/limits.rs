@@ -108,10 +108,34 @@ impl Limits {
     /// Says which two fields contradict each other, with both values.
     pub fn validate(&self) -> Result<(), String> {
         let rules = [
-            (self.receive_chunk >= 4 * KIB, "receive_chunk", self.receive_chunk, "4096", 4 * KIB),
-            (self.receive_chunks_max >= 1, "receive_chunks_max", self.receive_chunks_max, "1", 1),
-            (self.mailbox_max >= 1, "mailbox_max", self.mailbox_max, "1", 1),
-            (self.send_high > self.send_low, "send_high", self.send_high, "send_low", self.send_low),
+            (
+                self.receive_chunk >= 4 * KIB,
+                "receive_chunk",
+                self.receive_chunk,
+                "4096",
+                4 * KIB,
+            ),
+            (
+                self.receive_chunks_max >= 1,
+                "receive_chunks_max",
+                self.receive_chunks_max,
+                "1",
+                1,
+            ),
+            (
+                self.mailbox_max >= 1,
+                "mailbox_max",
+                self.mailbox_max,
+                "1",
+                1,
+            ),
+            (
+                self.send_high > self.send_low,
+                "send_high",
+                self.send_high,
+                "send_low",
+                self.send_low,
+            ),
             (
                 self.send_queue_max >= self.send_high,
                 "send_queue_max",
@@ -144,7 +168,9 @@ impl Limits {
         if self.connections_max >= crate::RouterId::SLOTS_MAX {
             let most = crate::RouterId::SLOTS_MAX - 1;
             let given = self.connections_max;
-            return Err(format!("limits: connections_max is {given}, the most is {most}"));
+            return Err(format!(
+                "limits: connections_max is {given}, the most is {most}"
+            ));
         }
         Ok(())
     }
@@ -158,6 +184,9 @@ mod tests {
     fn defaults_fit_together_and_contradictions_are_named() {
         assert_eq!(Limits::default().validate(), Ok(()));
         let error = Limits::default().send_low(2 * MIB).validate().unwrap_err();
-        assert!(error.contains("send_high") && error.contains("send_low"), "{error}");
+        assert!(
+            error.contains("send_high") && error.contains("send_low"),
+            "{error}"
+        );
     }
 }

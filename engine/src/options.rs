@@ -33,11 +33,14 @@ impl Address {
             return Ok(Self::Unix(PathBuf::from(text)));
         }
         let expected = "expected HOST:PORT or unix:/PATH";
-        let mut found = text
-            .to_socket_addrs()
-            .map_err(|error| io::Error::new(error.kind(), format!("{text}: {expected}: {error}")))?;
+        let mut found = text.to_socket_addrs().map_err(|error| {
+            io::Error::new(error.kind(), format!("{text}: {expected}: {error}"))
+        })?;
         let first = found.next().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("{text}: {expected}: no address"))
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{text}: {expected}: no address"),
+            )
         })?;
         Ok(Self::Tcp(first))
     }
@@ -100,7 +103,12 @@ pub struct SocketOptions {
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self { nodelay: true, receive_buffer: None, send_buffer: None, keep_alive: None }
+        Self {
+            nodelay: true,
+            receive_buffer: None,
+            send_buffer: None,
+            keep_alive: None,
+        }
     }
 }
 
@@ -231,7 +239,12 @@ impl Listener {
 
     fn from_source(source: ListenSource) -> Self {
         let options = ConnectionOptions::default();
-        Self { source, backlog: 4096, balance: Balance::default(), options }
+        Self {
+            source,
+            backlog: 4096,
+            balance: Balance::default(),
+            options,
+        }
     }
 
     /// Sets the length of the kernel's queue of connections that wait to be accepted; default
@@ -264,7 +277,10 @@ pub struct Backoff {
 impl Default for Backoff {
     /// From 100 ms to 30 s.
     fn default() -> Self {
-        Self { first: Duration::from_millis(100), max: Duration::from_secs(30) }
+        Self {
+            first: Duration::from_millis(100),
+            max: Duration::from_secs(30),
+        }
     }
 }
 
@@ -273,10 +289,14 @@ impl Backoff {
     /// then a random half to the whole of it, so that peers which lost the same server do not
     /// come back together. `random` is any uniformly distributed number.
     pub fn delay(&self, attempt: u32, random: u64) -> Duration {
-        let doubled = self.first.saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX));
+        let doubled = self
+            .first
+            .saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX));
         let whole = doubled.min(self.max);
         let half = whole / 2;
-        let span = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).saturating_add(1);
+        let span = u64::try_from(half.as_nanos())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
         half + Duration::from_nanos(random % span)
     }
 }
@@ -342,22 +362,44 @@ mod tests {
 
     #[test]
     fn addresses_parse_and_print() {
-        assert_eq!(Address::parse("127.0.0.1:80").unwrap().to_string(), "127.0.0.1:80");
+        assert_eq!(
+            Address::parse("127.0.0.1:80").unwrap().to_string(),
+            "127.0.0.1:80"
+        );
         assert_eq!(Address::parse("[::1]:80").unwrap().to_string(), "[::1]:80");
-        assert_eq!(Address::parse("unix:/run/x").unwrap().to_string(), "unix:/run/x");
-        assert_eq!(Address::parse("/run/x").unwrap(), Address::Unix("/run/x".into()));
+        assert_eq!(
+            Address::parse("unix:/run/x").unwrap().to_string(),
+            "unix:/run/x"
+        );
+        assert_eq!(
+            Address::parse("/run/x").unwrap(),
+            Address::Unix("/run/x".into())
+        );
         let error = Address::parse("nonsense").unwrap_err().to_string();
         assert!(error.contains("HOST:PORT"), "{error}");
     }
 
     #[test]
     fn backoff_grows_to_its_greatest_and_jitters_between_half_and_whole() {
-        let backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(1) };
-        for (attempt, whole) in [(0, 100), (1, 200), (2, 400), (3, 800), (4, 1000), (40, 1000)] {
+        let backoff = Backoff {
+            first: Duration::from_millis(100),
+            max: Duration::from_secs(1),
+        };
+        for (attempt, whole) in [
+            (0, 100),
+            (1, 200),
+            (2, 400),
+            (3, 800),
+            (4, 1000),
+            (40, 1000),
+        ] {
             let whole = Duration::from_millis(whole);
             for random in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
                 let delay = backoff.delay(attempt, random);
-                assert!(delay >= whole / 2 && delay <= whole, "{attempt} {random} {delay:?}");
+                assert!(
+                    delay >= whole / 2 && delay <= whole,
+                    "{attempt} {random} {delay:?}"
+                );
             }
         }
     }

@@ -9,7 +9,10 @@ const CLASSES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 
 
 /// The class for `bytes`, as an index into [`CLASSES`]; `CLASSES.len()` for longer ones.
 fn class_of(bytes: usize) -> usize {
-    CLASSES.iter().position(|size| bytes <= *size).unwrap_or(CLASSES.len())
+    CLASSES
+        .iter()
+        .position(|size| bytes <= *size)
+        .unwrap_or(CLASSES.len())
 }
 
 /// The size of the buffer that [`Pool::lease`] gives for `bytes`.
@@ -67,7 +70,12 @@ pub(crate) struct Pool<B> {
 impl<B: Block> Pool<B> {
     /// Keeps at most `free_bytes_max` bytes for later; the rest goes back to the allocator.
     pub(crate) fn new(free_bytes_max: usize) -> Self {
-        Self { free: Default::default(), free_bytes: 0, free_bytes_max, leased_bytes: 0 }
+        Self {
+            free: Default::default(),
+            free_bytes: 0,
+            free_bytes_max,
+            leased_bytes: 0,
+        }
     }
 
     /// A buffer of at least `bytes`.
@@ -132,7 +140,8 @@ mod tests {
         pool.release(b);
         pool.release(c);
         assert_eq!((pool.leased_bytes(), pool.free_bytes), (0, 8192));
-        assert_eq!(pool.lease(100).as_ptr(), address);
+        let again = pool.lease(100);
+        assert_eq!(again.as_ptr(), address);
     }
 
     #[test]

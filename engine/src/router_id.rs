@@ -67,7 +67,10 @@ mod tests {
     #[test]
     fn parts_come_back() {
         let id = RouterId::new(255, 0x00ff_fffe, u32::MAX);
-        assert_eq!((id.shard(), id.slot(), id.generation()), (255, 0x00ff_fffe, u32::MAX));
+        assert_eq!(
+            (id.shard(), id.slot(), id.generation()),
+            (255, 0x00ff_fffe, u32::MAX)
+        );
         assert_eq!(RouterId::from_u64(id.to_u64()), id);
         assert_eq!(RouterId::new(1, 2, 3).to_string(), "1.2.3");
     }

@@ -21,6 +21,8 @@ macro_rules! counters {
             pub mailbox_len: u64,
             /// Wakes of the sleeping shard by other threads.
             pub wakes: u64,
+            /// Slices that took longer than the engine's stall threshold.
+            pub stalls: u64,
             /// Connections ended, by reason, in the order of [`CloseReason::NAMES`].
             pub closes: [u64; REASONS],
             /// How long turns took, without the sleep.
@@ -33,6 +35,12 @@ macro_rules! counters {
             $( $name: AtomicU64, )*
             closes: [AtomicU64; REASONS],
             turn_time: SharedHistogram,
+            /// Slices that the watchdog found too long.
+            pub(crate) stalls: AtomicU64,
+            /// When the slice under way began, in nanoseconds; 0 between turns. For the watchdog.
+            pub(crate) slice_began: AtomicU64,
+            /// The connection whose messages were dispatched last. For the watchdog.
+            pub(crate) dispatching: AtomicU64,
         }
 
         impl SharedStats {
@@ -44,6 +52,7 @@ macro_rules! counters {
             pub(crate) fn read(&self) -> ShardStats {
                 let mut stats = ShardStats {
                     turn_time: self.turn_time.read(),
+                    stalls: self.stalls.load(Ordering::Relaxed),
                     ..ShardStats::default()
                 };
                 $( stats.$name = self.$name.load(Ordering::Relaxed); )*
@@ -62,6 +71,7 @@ macro_rules! counters {
                     $( (stringify!($name), self.$name), )*
                     ("mailbox_len", self.mailbox_len),
                     ("wakes", self.wakes),
+                    ("stalls", self.stalls),
                 ]
                 .into_iter()
             }
@@ -70,6 +80,7 @@ macro_rules! counters {
                 $( self.$name += other.$name; )*
                 self.mailbox_len += other.mailbox_len;
                 self.wakes += other.wakes;
+                self.stalls += other.stalls;
                 for (to, from) in self.closes.iter_mut().zip(&other.closes) {
                     *to += from;
                 }
@@ -110,6 +121,8 @@ counters! {
     writes,
     /// Unsent bytes of all connections now.
     send_queue_bytes,
+    /// Memory leased for send queues now, in bytes.
+    send_buffer_bytes,
     /// Memory leased for incomplete and held-back frames now, in bytes.
     reassembly_bytes,
     /// Memory of receive chunks now, in bytes.
@@ -156,7 +169,9 @@ impl SharedStats {
 impl ShardStats {
     /// How often connections ended for the reason of this name (see [`CloseReason::name`]).
     pub fn closed(&self, name: &str) -> u64 {
-        let index = CloseReason::NAMES.iter().position(|candidate| *candidate == name);
+        let index = CloseReason::NAMES
+            .iter()
+            .position(|candidate| *candidate == name);
         index.map_or(0, |index| self.closes[index])
     }
 }
@@ -173,7 +188,10 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: [0; HISTOGRAM_BUCKETS], sum_ns: 0 }
+        Self {
+            buckets: [0; HISTOGRAM_BUCKETS],
+            sum_ns: 0,
+        }
     }
 }
 
@@ -199,7 +217,10 @@ struct SharedHistogram {
 
 impl Default for SharedHistogram {
     fn default() -> Self {
-        Self { buckets: [const { AtomicU64::new(0) }; HISTOGRAM_BUCKETS], sum_ns: AtomicU64::new(0) }
+        Self {
+            buckets: [const { AtomicU64::new(0) }; HISTOGRAM_BUCKETS],
+            sum_ns: AtomicU64::new(0),
+        }
     }
 }
 
@@ -248,7 +269,10 @@ mod tests {
     #[test]
     fn what_is_published_is_read_and_summed() {
         let shared = SharedStats::default();
-        let stats = ShardStats { messages_in: 7, ..ShardStats::default() };
+        let stats = ShardStats {
+            messages_in: 7,
+            ..ShardStats::default()
+        };
         shared.publish(&stats);
         shared.count_close(&CloseReason::IdleTimeout);
         for nanos in [0, 1, 1023, 1024, u64::MAX] {
@@ -257,8 +281,14 @@ mod tests {
         let read = shared.read();
         assert_eq!((read.messages_in, read.closed("idle_timeout")), (7, 1));
         assert_eq!(read.turn_time.count(), 5);
-        assert_eq!((read.turn_time.buckets[10], read.turn_time.buckets[11]), (1, 1));
-        let total = EngineStats { shards: vec![read.clone(), read] }.total();
+        assert_eq!(
+            (read.turn_time.buckets[10], read.turn_time.buckets[11]),
+            (1, 1)
+        );
+        let total = EngineStats {
+            shards: vec![read.clone(), read],
+        }
+        .total();
         assert_eq!((total.messages_in, total.closed("idle_timeout")), (14, 2));
         assert!(total.fields().any(|field| field == ("messages_in", 14)));
     }

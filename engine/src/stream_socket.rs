@@ -74,7 +74,7 @@ pub struct StreamSocket {
 }
 
 enum Mode {
-    Inline(Shard<Inline>),
+    Inline(Box<Shard<Inline>>),
     Threads(Threads),
 }
 
@@ -125,7 +125,9 @@ impl StreamSocketBuilder {
     pub fn open(self) -> io::Result<StreamSocket> {
         if self.shards == 1 {
             let shard = self.engine.host(Inline::default())?;
-            return Ok(StreamSocket { mode: Mode::Inline(shard) });
+            return Ok(StreamSocket {
+                mode: Mode::Inline(Box::new(shard)),
+            });
         }
         let wake = Box::new(Unpark(std::thread::current()));
         let (queue, receiver) = Mailbox::new(self.receive_max, wake);
@@ -140,10 +142,21 @@ impl StreamSocketBuilder {
             })?
         };
         let handle = shards.handle();
-        let wakers = (0..handle.shards()).filter_map(|shard| handle.waker(shard, 0)).collect();
+        let wakers = (0..handle.shards())
+            .filter_map(|shard| handle.waker(shard, 0))
+            .collect();
         let next_shard = 0;
-        let threads = Threads { engine: shards, handle, receiver, starved, wakers, next_shard };
-        Ok(StreamSocket { mode: Mode::Threads(threads) })
+        let threads = Threads {
+            engine: shards,
+            handle,
+            receiver,
+            starved,
+            wakers,
+            next_shard,
+        };
+        Ok(StreamSocket {
+            mode: Mode::Threads(threads),
+        })
     }
 }
 
@@ -151,7 +164,11 @@ impl StreamSocket {
     /// Begins to prepare a socket.
     pub fn builder() -> StreamSocketBuilder {
         let receive_max = 64 * 1024;
-        StreamSocketBuilder { engine: Engine::builder(), shards: 1, receive_max }
+        StreamSocketBuilder {
+            engine: Engine::builder(),
+            shards: 1,
+            receive_max,
+        }
     }
 
     /// Listens at the address that [`Address::parse`] reads, with one shard and all defaults.
@@ -217,7 +234,7 @@ impl StreamSocket {
                 if shard.stopped().is_some() {
                     return Err(io::Error::from(io::ErrorKind::BrokenPipe));
                 }
-                shard.turn(wait)?;
+                shard.turn_without_parking(wait)?;
                 Ok(shard.handler().events.pop_front())
             }
             Mode::Threads(threads) => threads.receive(wait),
@@ -254,7 +271,7 @@ impl StreamSocket {
     /// Only when epoll itself fails.
     pub fn flush(&mut self) -> io::Result<()> {
         match &mut self.mode {
-            Mode::Inline(shard) => shard.turn(Duration::ZERO),
+            Mode::Inline(shard) => shard.turn_without_parking(Duration::ZERO),
             Mode::Threads(_) => Ok(()),
         }
     }
@@ -313,7 +330,7 @@ impl StreamSocket {
             Mode::Inline(mut shard) => {
                 shard.handle().shutdown(deadline);
                 loop {
-                    shard.turn(Duration::MAX)?;
+                    shard.turn_without_parking(Duration::MAX)?;
                     shard.handler().events.clear();
                     if let Some(report) = shard.stopped() {
                         return Ok(report.clone());
@@ -321,7 +338,9 @@ impl StreamSocket {
                 }
             }
             Mode::Threads(threads) => {
-                let Threads { engine, receiver, .. } = threads;
+                let Threads {
+                    engine, receiver, ..
+                } = threads;
                 drop(receiver);
                 Ok(engine.shutdown(deadline))
             }
@@ -331,7 +350,9 @@ impl StreamSocket {
 
 impl fmt::Debug for StreamSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamSocket").field("local_addrs", &self.local_addrs()).finish()
+        f.debug_struct("StreamSocket")
+            .field("local_addrs", &self.local_addrs())
+            .finish()
     }
 }
 
@@ -349,7 +370,8 @@ impl Handler for Inline {
     }
 
     fn on_message(&mut self, _: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
-        self.events.push_back((from, Event::Message(message.lease())));
+        self.events
+            .push_back((from, Event::Message(message.lease())));
     }
 
     fn on_drained(&mut self, _: &mut Context<'_, ()>, id: RouterId) {
@@ -357,7 +379,8 @@ impl Handler for Inline {
     }
 
     fn on_disconnect(&mut self, _: &mut Context<'_, ()>, id: RouterId, reason: &CloseReason) {
-        self.events.push_back((id, Event::Disconnected(reason.duplicate())));
+        self.events
+            .push_back((id, Event::Disconnected(reason.duplicate())));
     }
 
     fn on_connect_failed(
@@ -371,7 +394,11 @@ impl Handler for Inline {
     }
 
     fn run(&mut self, _: &mut Context<'_, ()>) -> Run {
-        if self.events.is_empty() { Run::Idle } else { Run::Leave }
+        if self.events.is_empty() {
+            Run::Idle
+        } else {
+            Run::Leave
+        }
     }
 }
 
@@ -508,7 +535,11 @@ impl Handler for Remote {
     }
 
     fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
-        self.push(cx, from, Crossing::Message(Bytes::copy_from_slice(&message)));
+        self.push(
+            cx,
+            from,
+            Crossing::Message(Bytes::copy_from_slice(&message)),
+        );
     }
 
     fn on_drained(&mut self, cx: &mut Context<'_, ()>, id: RouterId) {

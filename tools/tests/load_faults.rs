@@ -4,11 +4,11 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{Echo, load, nobody, proscenium, read_frame, server, write_frame};
+use common::{load, nobody, proscenium, read_frame, server, write_frame};
 
 /// Echoes frames after changing them.
 fn changed(change: fn(&mut Vec<u8>)) -> String {
@@ -23,7 +23,8 @@ fn changed(change: fn(&mut Vec<u8>)) -> String {
 
 #[test]
 fn changed_bytes_are_corrupt() {
-    let changes: [(fn(&mut Vec<u8>), &str, &str); 5] = [
+    type Change = fn(&mut Vec<u8>);
+    let changes: [(Change, &str, &str); 5] = [
         (|body| body[500] ^= 1, "full", "corrupt_pattern"),
         (|body| body[1023] ^= 1, "sample", "corrupt_pattern"),
         (|body| body[0] = 9, "sample", "corrupt_phase"),
@@ -81,11 +82,12 @@ fn answers_nobody_asked_for_are_gating_violations() {
             write_frame(&mut stream, &body)?;
         }
     });
-    let run = load(&eager, "s2", &["--ccu", "5", "--warmup", "0"]);
+    let run = load(&eager, "s2", &["--ccu", "5"]);
     run.assert_fail();
-    // A greeting is either seen before anything was asked, or taken for the first answer; then it
-    // is corrupt, and the true last answer is one too many.
-    assert_eq!(run.number("gating_violation"), 5.0, "{run}");
+    // A greeting is either seen before anything was asked: a violation; or it is taken for the
+    // first answer, and is not what was sent.
+    let seen = run.number("gating_violation") + run.number("corrupt");
+    assert!(seen >= 5.0, "{run}");
 }
 
 #[test]
@@ -93,8 +95,10 @@ fn doubled_answers_are_gating_violations() {
     let double = server(|mut stream| {
         loop {
             let body = read_frame(&mut stream)?;
-            write_frame(&mut stream, &body)?;
-            write_frame(&mut stream, &body)?;
+            let mut frame = (body.len() as u32).to_be_bytes().to_vec();
+            frame.extend_from_slice(&body);
+            // In one write, so that the client cannot be done before the second one is there.
+            stream.write_all(&frame.repeat(2))?;
         }
     });
     let run = load(&double, "s0", &[]);
@@ -121,7 +125,7 @@ fn lost_connections_fail_the_run_and_are_not_awaited() {
     let served = Arc::new(AtomicU64::new(0));
     let leaving = server(move |mut stream| {
         // Every second connection ends after its first answer.
-        let leaves = served.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+        let leaves = served.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         loop {
             let body = read_frame(&mut stream)?;
             write_frame(&mut stream, &body)?;
@@ -138,14 +142,73 @@ fn lost_connections_fail_the_run_and_are_not_awaited() {
 }
 
 #[test]
-fn a_server_that_dies_ends_the_run_early() {
-    let echo = Echo::start(&[]);
-    let kill = format!("sleep 0.5; kill -KILL {}", echo.pid());
-    let mut killer = Command::new("sh").args(["-c", &kill]).spawn().unwrap();
-    let run = load(&echo.address, "s2", &["--measure", "10m", "--drain", "10m"]);
-    killer.wait().unwrap();
+fn a_run_without_connections_ends_early() {
+    let leaving = server(|mut stream| {
+        for _ in 0..100 {
+            let body = read_frame(&mut stream)?;
+            write_frame(&mut stream, &body)?;
+        }
+        Ok(())
+    });
+    let args = [
+        "--ccu",
+        "5",
+        "--warmup",
+        "10m",
+        "--measure",
+        "10m",
+        "--drain",
+        "10m",
+    ];
+    let run = load(&leaving, "s2", &args);
     run.assert_fail();
-    assert_eq!(run.number("lost"), 50.0, "{run}");
+    assert_eq!(run.number("lost"), 5.0, "{run}");
+}
+
+#[test]
+fn a_run_that_is_interrupted_still_reports() {
+    let (asked, first) = std::sync::mpsc::channel();
+    let address = server(move |mut stream| {
+        loop {
+            let body = read_frame(&mut stream)?;
+            write_frame(&mut stream, &body)?;
+            // Nobody listens after the first.
+            let _ = asked.send(());
+        }
+    });
+    let child = proscenium()
+        .args([
+            "load",
+            "stream",
+            "--target",
+            &address,
+            "--scenario",
+            "s2",
+            "--ccu",
+            "3",
+        ])
+        .args(["--measure", "10m", "--json", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    first.recv().unwrap();
+    let kill = format!("kill -INT {}", child.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        record["failures"][0], "1 signal broke the run off",
+        "{record}"
+    );
+    assert!(record["recv"].as_u64().unwrap() > 0, "{record}");
 }
 
 #[test]

@@ -148,8 +148,14 @@ impl EpollDriver {
             return Ok(());
         }
         let spec = libc::itimerspec {
-            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: libc::timespec { tv_sec: 0, tv_nsec: i64::from(rest.subsec_nanos()).max(1) },
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: i64::from(rest.subsec_nanos()).max(1),
+            },
         };
         // SAFETY: the descriptor is ours and open; `spec` lives for the call; no old value is
         // asked for.
@@ -185,7 +191,13 @@ impl EpollDriver {
                 flags |= READ | HANGUP;
             }
             let slot = (raw >> 32) as u32 & 0x00ff_ffff;
-            self.ready.push_back(Ready { kind, flags, accepts: 0, slot, epoch: raw as u32 });
+            self.ready.push_back(Ready {
+                kind,
+                flags,
+                accepts: 0,
+                slot,
+                epoch: raw as u32,
+            });
         }
     }
 
@@ -202,7 +214,10 @@ impl EpollDriver {
         if ready.flags & WRITE != 0 && socket.blocked {
             socket.blocked = false;
             if ready.flags & READ != 0 {
-                self.ready.push_front(Ready { flags: ready.flags & !WRITE, ..ready });
+                self.ready.push_front(Ready {
+                    flags: ready.flags & !WRITE,
+                    ..ready
+                });
             }
             return Some(Completion::Sent { conn, len: 0 });
         }
@@ -220,7 +235,10 @@ impl EpollDriver {
             }
             Ok(len) => {
                 if len == chunk.len() || ready.flags & HANGUP != 0 {
-                    self.again.push(Ready { flags: ready.flags & !WRITE, ..ready });
+                    self.again.push(Ready {
+                        flags: ready.flags & !WRITE,
+                        ..ready
+                    });
                 }
                 Some(Completion::Received { conn, len })
             }
@@ -241,13 +259,22 @@ impl EpollDriver {
         let error = socket::take_error(socket.fd.as_fd()).unwrap_or_else(Some);
         if let Some(error) = error {
             self.close(conn);
-            return Some(Completion::Connected { conn, result: Err(error) });
+            return Some(Completion::Connected {
+                conn,
+                result: Err(error),
+            });
         }
         socket.connecting = false;
         if ready.flags & READ != 0 {
-            self.again.push(Ready { flags: ready.flags & !WRITE, ..ready });
+            self.again.push(Ready {
+                flags: ready.flags & !WRITE,
+                ..ready
+            });
         }
-        Some(Completion::Connected { conn, result: Ok(()) })
+        Some(Completion::Connected {
+            conn,
+            result: Ok(()),
+        })
     }
 
     fn handle_listener(&mut self, ready: Ready) -> Option<Completion> {
@@ -257,13 +284,23 @@ impl EpollDriver {
             return None;
         }
         if ready.accepts == ACCEPTS_PER_ROUND {
-            self.again.push(Ready { accepts: 0, ..ready });
+            self.again.push(Ready {
+                accepts: 0,
+                ..ready
+            });
             return None;
         }
         match socket::accept(entry.fd.as_fd()) {
             Ok((socket, peer)) => {
-                self.ready.push_front(Ready { accepts: ready.accepts + 1, ..ready });
-                Some(Completion::Accepted { listener, socket: RawSocket::Fd(socket), peer })
+                self.ready.push_front(Ready {
+                    accepts: ready.accepts + 1,
+                    ..ready
+                });
+                Some(Completion::Accepted {
+                    listener,
+                    socket: RawSocket::Fd(socket),
+                    peer,
+                })
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             // The peer gave up, or a signal came: the next one may be fine.
@@ -273,14 +310,21 @@ impl EpollDriver {
                     Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::EPERM)
                 ) =>
             {
-                self.ready.push_front(Ready { accepts: ready.accepts + 1, ..ready });
+                self.ready.push_front(Ready {
+                    accepts: ready.accepts + 1,
+                    ..ready
+                });
                 None
             }
             Err(error) => {
                 entry.paused = true;
                 let full = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
                 let shed = full && self.shed(listener);
-                Some(Completion::AcceptFailed { listener, error, shed })
+                Some(Completion::AcceptFailed {
+                    listener,
+                    error,
+                    shed,
+                })
             }
         }
     }
@@ -292,7 +336,10 @@ impl EpollDriver {
             self.spare = File::open("/dev/null").ok();
             return false;
         }
-        let entry = self.listeners.get(listener as usize).and_then(Option::as_ref);
+        let entry = self
+            .listeners
+            .get(listener as usize)
+            .and_then(Option::as_ref);
         let shed = entry.is_some_and(|entry| socket::accept(entry.fd.as_fd()).is_ok());
         self.spare = File::open("/dev/null").ok();
         shed
@@ -352,7 +399,11 @@ impl Driver for EpollDriver {
         if !self.ready.is_empty() {
             return Ok(()); // the last round was left early
         }
-        self.sleep(if self.again.is_empty() { until } else { Time::ZERO })?;
+        self.sleep(if self.again.is_empty() {
+            until
+        } else {
+            Time::ZERO
+        })?;
         self.collect();
         self.ready.extend(self.again.drain(..));
         Ok(())
@@ -385,7 +436,11 @@ impl Driver for EpollDriver {
         if self.listeners.len() <= index {
             self.listeners.resize_with(index + 1, || None);
         }
-        self.listeners[index] = Some(ListenSocket { fd, epoch, paused: false });
+        self.listeners[index] = Some(ListenSocket {
+            fd,
+            epoch,
+            paused: false,
+        });
         Ok(())
     }
 
@@ -400,7 +455,13 @@ impl Driver for EpollDriver {
             entry.paused = false;
             let epoch = entry.epoch;
             let kind = KIND_LISTENER;
-            self.again.push(Ready { kind, flags: READ, accepts: 0, slot: listener, epoch });
+            self.again.push(Ready {
+                kind,
+                flags: READ,
+                accepts: 0,
+                slot: listener,
+                epoch,
+            });
         }
     }
 
@@ -429,7 +490,9 @@ impl Driver for EpollDriver {
     }
 
     fn set_reading(&mut self, conn: u32, on: bool) {
-        let Some(Some(socket)) = self.sockets.get_mut(conn as usize) else { return };
+        let Some(Some(socket)) = self.sockets.get_mut(conn as usize) else {
+            return;
+        };
         socket.reading = on;
         if on && socket.missed != 0 {
             let flags = std::mem::take(&mut socket.missed);
@@ -492,7 +555,10 @@ fn descriptor(socket: RawSocket) -> io::Result<OwnedFd> {
 fn make_timer() -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
     let fd = unsafe {
-        libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC)
+        libc::timerfd_create(
+            libc::CLOCK_MONOTONIC,
+            libc::TFD_NONBLOCK | libc::TFD_CLOEXEC,
+        )
     };
     if fd < 0 {
         return Err(io::Error::last_os_error());

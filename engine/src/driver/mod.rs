@@ -10,9 +10,9 @@
 //! completion of that connection is reported any more, even if the slot is reused at once.
 
 pub(crate) mod epoll;
-pub(crate) mod socket;
 #[cfg(feature = "sim")]
-pub mod sim;
+pub(crate) mod sim;
+pub(crate) mod socket;
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -36,11 +36,19 @@ pub(crate) enum RawSocket {
 #[derive(Debug)]
 pub(crate) enum Completion {
     /// A listener accepted a connection. `peer` is `None` for Unix sockets.
-    Accepted { listener: u32, socket: RawSocket, peer: Option<SocketAddr> },
+    Accepted {
+        listener: u32,
+        socket: RawSocket,
+        peer: Option<SocketAddr>,
+    },
     /// Accepting failed. The driver accepts no more on this listener until
     /// [`Driver::resume_accept`]. With `shed`, the driver gave up its spare descriptor to take
     /// and close one waiting connection.
-    AcceptFailed { listener: u32, error: io::Error, shed: bool },
+    AcceptFailed {
+        listener: u32,
+        error: io::Error,
+        shed: bool,
+    },
     /// An outgoing connection was made, or not (then the driver has already closed it).
     Connected { conn: u32, result: io::Result<()> },
     /// `len` > 0 bytes of the connection are at the front of the chunk given to

@@ -16,9 +16,8 @@ pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize
     loop {
         // SAFETY: the pointer and length are those of `buffer`, which we borrow exclusively for
         // the call; the kernel writes at most that many bytes.
-        let got = unsafe {
-            libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
-        };
+        let got =
+            unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         match checked(got) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
@@ -32,7 +31,12 @@ pub(super) fn send(fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usiz
         let sent = match parts {
             // SAFETY: the pointer and length are those of a slice that we borrow for the call.
             [one] => unsafe {
-                libc::send(fd.as_raw_fd(), one.as_ptr().cast(), one.len(), libc::MSG_NOSIGNAL)
+                libc::send(
+                    fd.as_raw_fd(),
+                    one.as_ptr().cast(),
+                    one.len(),
+                    libc::MSG_NOSIGNAL,
+                )
             },
             _ => {
                 // SAFETY: an all-zero `msghdr` is a valid empty one.
@@ -59,7 +63,12 @@ pub(super) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAd
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: the address and its length are ours, of the size given.
     let accepted = unsafe {
-        libc::accept4(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut length, flags)
+        libc::accept4(
+            fd.as_raw_fd(),
+            (&raw mut storage).cast(),
+            &raw mut length,
+            flags,
+        )
     };
     if accepted < 0 {
         return Err(io::Error::last_os_error());
@@ -75,7 +84,10 @@ fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     // SAFETY: both are `sockaddr_storage` in size and layout (socket2 wraps it transparently),
     // and the source is initialised.
     let address = unsafe {
-        address.as_mut_ptr().cast::<libc::sockaddr_storage>().write(*storage);
+        address
+            .as_mut_ptr()
+            .cast::<libc::sockaddr_storage>()
+            .write(*storage);
         address.assume_init()
     };
     let length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -202,5 +214,9 @@ pub(crate) fn pin_thread(cpu: usize) -> io::Result<()> {
         libc::CPU_SET(cpu, &mut set);
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -31,7 +31,11 @@ pub(crate) enum Envelope<P> {
     SendFence { id: RouterId, from: usize },
 
     /// A connection dealt out by the accepting shard.
-    Accepted { listener: u32, socket: RawSocket, peer: Option<SocketAddr> },
+    Accepted {
+        listener: u32,
+        socket: RawSocket,
+        peer: Option<SocketAddr>,
+    },
     /// A connection moves in.
     Adopt(Box<Moved>),
     /// A send that was passed on.
@@ -76,7 +80,9 @@ impl Moved {
         connection.tell_drained = self.tell_drained;
         connection.read_closed = self.read_closed;
         connection.pause.set(Pause::HANDLER, self.paused_by_handler);
-        connection.pause.set(Pause::OVERFLOW, self.paused_by_overflow);
+        connection
+            .pause
+            .set(Pause::OVERFLOW, self.paused_by_overflow);
         (connection, self.socket, self.unread)
     }
 }

@@ -25,7 +25,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Writes until the queue is empty or the socket full: one write in flight, re-entered.
     pub(super) fn flush(&mut self, slot: u32) {
         let core = &mut self.core;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         connection.dirty = false;
         if connection.blocked || !matches!(connection.state, State::Open | State::Closing) {
             return;
@@ -73,7 +75,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Tells once that the queue is below low water, and goes on reading.
     fn drained(&mut self, slot: u32) {
         let core = &mut self.core;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         connection.tell_drained = false;
         let id = connection.id;
         let is_open = connection.state == State::Open;
@@ -86,7 +90,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// A pending write can go on.
     pub(super) fn sent(&mut self, slot: u32, len: usize) {
         let core = &mut self.core;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         connection.blocked = false;
         if len > 0 {
             core.stats.bytes_out += len as u64;

@@ -21,12 +21,7 @@ const DEAL_BACKLOG_MAX: usize = 4096;
 
 impl<D: Driver, H: Handler> Shard<D, H> {
     /// A listener of this shard accepted a connection: kept here, or dealt out.
-    pub(super) fn accepted(
-        &mut self,
-        listener: u32,
-        socket: RawSocket,
-        peer: Option<SocketAddr>,
-    ) {
+    pub(super) fn accepted(&mut self, listener: u32, socket: RawSocket, peer: Option<SocketAddr>) {
         let core = &mut self.core;
         core.stats.accepted += 1;
         if let Some(address) = peer
@@ -35,7 +30,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             core.stats.refused_rate += 1;
             return; // dropping the socket closes it
         }
-        let deals = self.listening.get(listener as usize).is_some_and(|l| l.deal);
+        let deals = self
+            .listening
+            .get(listener as usize)
+            .is_some_and(|l| l.deal);
         let mailboxes = &core.shared.mailboxes;
         if !deals || mailboxes.len() == 1 {
             return self.keep_accepted(listener, socket, peer);
@@ -47,7 +45,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 return self.keep_accepted(listener, socket, peer);
             }
             if !mailboxes[to].is_closed() && mailboxes[to].control_len() < DEAL_BACKLOG_MAX {
-                mailboxes[to].push_control(Envelope::Accepted { listener, socket, peer });
+                mailboxes[to].push_control(Envelope::Accepted {
+                    listener,
+                    socket,
+                    peer,
+                });
                 return;
             }
         }
@@ -66,9 +68,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             core.stats.refused_limit += 1;
             return;
         }
-        let Some(listening) = self.listening.get(listener as usize) else { return };
+        let Some(listening) = self.listening.get(listener as usize) else {
+            return;
+        };
         let options = &listening.options;
-        let peer = Peer { address, origin: Origin::Accepted { listener: listener as usize } };
+        let peer = Peer {
+            address,
+            origin: Origin::Accepted {
+                listener: listener as usize,
+            },
+        };
         let slot = core
             .connections
             .insert(|id| Connection::new(id, options.framing, options.overflow, peer));
@@ -86,11 +95,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn opened(&mut self, slot: u32) {
         let core = &mut self.core;
         let idle = core.limits.idle_timeout;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         connection.last_read = core.now;
+        connection.announced = true;
         let (id, peer) = (connection.id, connection.peer);
         if !idle.is_zero() {
-            let timer = core.timers.insert((core.now + idle).as_nanos(), Timer::Connection(id));
+            let timer = core
+                .timers
+                .insert((core.now + idle).as_nanos(), Timer::Connection(id));
             connection.timer = Some(timer);
         }
         self.handler.on_connect(&mut Context::new(core), id, &peer);
@@ -108,7 +122,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// The peer finished sending.
     pub(super) fn read_closed(&mut self, slot: u32) {
         let core = &mut self.core;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
+        if connection.read_closed {
+            return; // known from before a move
+        }
         connection.read_closed = true;
         let id = connection.id;
         match connection.state {
@@ -132,25 +151,48 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn broken(&mut self, slot: u32, error: io::Error) {
         let lingering = self.core.connections.get_mut(slot).and_then(|connection| {
             // Everything was written; a peer that resets instead of closing has had it all.
-            if connection.state == State::Lingering { connection.ending.take() } else { None }
+            if connection.state == State::Lingering {
+                connection.ending.take()
+            } else {
+                None
+            }
         });
-        self.core.kill(slot, lingering.unwrap_or(CloseReason::Broken(error)));
+        self.core
+            .kill(slot, lingering.unwrap_or(CloseReason::Broken(error)));
     }
 
     /// A graceful close: what is queued goes out within the linger time.
     pub(super) fn begin_close(&mut self, id: RouterId) {
         let core = &mut self.core;
-        let Some(slot) = core.connections.find(id) else { return };
+        let Some(slot) = core.connections.find(id) else {
+            return;
+        };
         let linger = core.limits.linger;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         if connection.state != State::Closing {
             return;
         }
+        let ours = matches!(
+            connection.ending,
+            Some(CloseReason::Local | CloseReason::Shutdown)
+        );
+        // However it ends from here on, it is this side that wanted it.
+        if ours && let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
+            self.forget_outgoing(slot, connect);
+        }
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         if !connection.reading {
             connection.reading = true;
             self.driver.set_reading(slot, true);
         }
-        let timer = core.timers.insert((core.now + linger).as_nanos(), Timer::Connection(id));
+        let timer = core
+            .timers
+            .insert((core.now + linger).as_nanos(), Timer::Connection(id));
         if let Some(idle) = connection.timer.replace(timer) {
             core.timers.cancel(idle);
         }
@@ -160,7 +202,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Everything queued is written: FIN, and wait for the peer's.
     pub(super) fn finish_close(&mut self, slot: u32) {
         let core = &mut self.core;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         if connection.read_closed {
             let reason = connection.ending.take().unwrap_or(CloseReason::Local);
             core.kill(slot, reason);
@@ -173,14 +217,22 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Idle timeout or linger time.
     pub(super) fn connection_timer(&mut self, id: RouterId) {
         let core = &mut self.core;
-        let Some(slot) = core.connections.find(id) else { return };
+        let Some(slot) = core.connections.find(id) else {
+            return;
+        };
         let idle = core.limits.idle_timeout;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         connection.timer = None;
         match connection.state {
             State::Open => {
                 // While we pause it, its clock stands still.
-                let since = if connection.reading { connection.last_read } else { core.now };
+                let since = if connection.reading {
+                    connection.last_read
+                } else {
+                    core.now
+                };
                 let due = since + idle;
                 if due <= core.now {
                     core.kill(slot, CloseReason::IdleTimeout);
@@ -191,8 +243,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             }
             State::Closing | State::Lingering => {
                 let ours = matches!(connection.ending, Some(CloseReason::Shutdown));
-                let reason =
-                    if ours { CloseReason::Shutdown } else { CloseReason::LingerTimeout };
+                let reason = if ours {
+                    CloseReason::Shutdown
+                } else {
+                    CloseReason::LingerTimeout
+                };
                 core.kill(slot, reason);
             }
             State::Connecting | State::Dead => {}
@@ -202,11 +257,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Frees a dead connection and tells the handler.
     pub(super) fn bury(&mut self, slot: u32) {
         let core = &mut self.core;
-        if core.connections.get(slot).is_none_or(|connection| connection.state != State::Dead) {
+        if core
+            .connections
+            .get(slot)
+            .is_none_or(|connection| connection.state != State::Dead)
+        {
             return;
         }
         self.driver.close(slot);
-        let Some(mut connection) = core.connections.remove(slot, None) else { return };
+        let Some(mut connection) = core.connections.remove(slot, None) else {
+            return;
+        };
         let reason = connection.ending.take().unwrap_or(CloseReason::Local);
         if let Some(timer) = connection.timer.take() {
             core.timers.cancel(timer);
@@ -215,11 +276,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if id.shard() != core.shard {
             core.shared.mailboxes[id.shard()].push_control(Envelope::Ended(id));
         }
-        core.shared.stats[core.shard].count_close(&reason);
-        tracing::trace!(%id, %reason, "connection ended");
-        self.handler.on_disconnect(&mut Context::new(core), id, &reason);
+        if connection.announced {
+            core.shared.stats[core.shard].count_close(&reason);
+            tracing::trace!(%id, %reason, "connection ended");
+            self.handler
+                .on_disconnect(&mut Context::new(core), id, &reason);
+        }
         if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.outgoing_ended(connect, connection.spoke, &reason);
+            self.outgoing_ended(connect, slot, connection.spoke, &reason);
         }
     }
 }

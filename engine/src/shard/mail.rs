@@ -12,11 +12,18 @@ use crate::router_id::RouterId;
 impl<D: Driver, H: Handler> Shard<D, H> {
     /// Handles wakes, control items, and at most `budget` items of the bounded lane.
     pub(super) fn take_mail(&mut self, budget: usize) {
-        let Self { mailbox, handler, core, .. } = self;
+        let Self {
+            mailbox,
+            handler,
+            core,
+            ..
+        } = self;
         mailbox.drain_wakes(|token| handler.on_wake(&mut Context::new(core), token));
         self.take_control();
         for _ in 0..budget {
-            let Some(envelope) = self.mailbox.pop() else { break };
+            let Some(envelope) = self.mailbox.pop() else {
+                break;
+            };
             self.core.stats.mailbox_items += 1;
             self.open_envelope(envelope);
             self.run_ops();
@@ -38,7 +45,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 let _ = self.core.send_shared(to, &body);
             }
             Envelope::Post(posted) => {
-                self.handler.on_posted(&mut Context::new(&mut self.core), posted);
+                self.handler
+                    .on_posted(&mut Context::new(&mut self.core), posted);
             }
             Envelope::Close(id) => Context::new(&mut self.core).close(id),
             Envelope::Connect(connector) => {
@@ -50,7 +58,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.take_control();
                 self.core.shared.mailboxes[from].push_control(Envelope::SendsArrived(id));
             }
-            Envelope::Accepted { listener, socket, peer } => {
+            Envelope::Accepted {
+                listener,
+                socket,
+                peer,
+            } => {
                 self.keep_accepted(listener, socket, peer);
             }
             Envelope::Adopt(moved) => self.adopt(*moved),
@@ -70,10 +82,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn forwarded(&mut self, to: RouterId, body: &bytes::Bytes) {
         let core = &mut self.core;
         let Some(slot) = core.connections.find(to) else {
-            return self.back_to_birth_shard(to, Envelope::Forward { to, body: body.clone() });
+            return self.back_to_birth_shard(
+                to,
+                Envelope::Forward {
+                    to,
+                    body: body.clone(),
+                },
+            );
         };
         let most = core.limits.send_queue_max;
-        let Some(connection) = core.connections.get(slot) else { return };
+        let Some(connection) = core.connections.get(slot) else {
+            return;
+        };
         if connection.state != State::Open {
             core.stats.sends_gone += 1;
             return;

@@ -21,12 +21,13 @@ mod shutdown;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use self::core::{Core, Op, Timer};
 use self::envelope::Envelope;
-use self::shutdown::Phase;
 pub use self::shutdown::DrainReport;
+use self::shutdown::Phase;
 use crate::body::{Chunk, ChunkPool};
 use crate::context::Context;
 use crate::driver::{Completion, Driver};
@@ -74,7 +75,7 @@ pub(crate) struct Shard<D, H: Handler> {
     /// `bytes_lost` when the shutdown began.
     lost_before: u64,
     /// Other threads have to wake us: the mailbox's state is "asleep".
-    asleep: bool,
+    parked: bool,
     /// The handler has more to run.
     runnable: bool,
     started: bool,
@@ -108,7 +109,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             phase: Phase::Running,
             report: DrainReport::default(),
             lost_before: 0,
-            asleep: false,
+            parked: false,
             runnable: false,
             started: false,
         }
@@ -140,45 +141,78 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// When the shard wants its next turn at the latest, even if no event comes: at once
     /// (`Time::ZERO`), at a time, or never (`Time::MAX`).
     pub(crate) fn wants_turn_at(&self) -> Time {
+        if self.phase == Phase::Stopped {
+            return Time::MAX;
+        }
         let busy = !self.started
-            || !self.asleep
             || self.runnable
             || self.driver.has_ready()
             || !self.core.dirty.is_empty()
-            || !self.core.ops.is_empty();
-        if busy && self.phase != Phase::Stopped {
+            || !self.core.ops.is_empty()
+            || !self.mailbox.is_empty();
+        if busy {
             return Time::ZERO;
         }
-        let timer = self.core.timers.next_deadline().map_or(Time::MAX, Time::from_nanos);
-        timer.min(self.phase.deadline())
+        let timer = self.core.timers.next_deadline();
+        timer
+            .map_or(Time::MAX, Time::from_nanos)
+            .min(self.phase.deadline())
     }
 
     /// One turn: waits at most `max_wait` for something to do, and does it.
     pub(crate) fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
         self.start();
-        let wanted = self.wants_turn_at();
-        let mut until = Time::ZERO;
-        if wanted != Time::ZERO && !max_wait.is_zero() {
-            let longest = if max_wait == Duration::MAX {
-                Time::MAX
-            } else {
-                self.driver.now() + max_wait
-            };
-            until = wanted.min(longest);
-        }
         if !self.core.dirty.is_empty() {
             self.flush_dirty(); // what was sent between turns
         }
-        self.driver.wait(until)?;
-        self.mailbox.awake();
+        self.driver_round(max_wait)?;
         let began = self.driver.now();
         self.core.now = began;
+        self.watch(began);
         while self.slice() {
             self.core.now = self.driver.now();
+            self.watch(self.core.now);
         }
         self.step_shutdown();
+        self.watch(Time::ZERO);
         self.end_turn(began);
         Ok(())
+    }
+
+    /// Tells the watchdog when this slice began; `Time::ZERO`: none is under way.
+    fn watch(&self, began: Time) {
+        let stats = &self.core.shared.stats[self.core.shard];
+        stats.slice_began.store(began.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Has the driver collect events, sleeping only if there is nothing else to do. Only then do
+    /// other threads have to wake us.
+    fn driver_round(&mut self, max_wait: Duration) -> io::Result<()> {
+        let mut until = Time::ZERO;
+        let wanted = self.wants_turn_at();
+        if wanted != Time::ZERO
+            && !max_wait.is_zero()
+            && (self.parked || self.mailbox.prepare_sleep())
+        {
+            self.parked = true;
+            let longest = match max_wait {
+                Duration::MAX => Time::MAX,
+                _ => self.driver.now() + max_wait,
+            };
+            until = wanted.min(longest);
+        }
+        self.driver.wait(until)?;
+        if self.parked {
+            self.parked = false;
+            self.mailbox.awake();
+        }
+        Ok(())
+    }
+
+    /// Between turns of a hosted shard: from now on other threads wake the driver, so that the
+    /// host may sleep on its descriptor.
+    pub(crate) fn park(&mut self) {
+        self.parked = self.mailbox.prepare_sleep();
     }
 
     fn start(&mut self) {
@@ -196,13 +230,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         stats.turns += 1;
         stats.connections = core.connections.len() as u64;
         stats.send_queue_bytes = core.send_bytes as u64;
+        stats.send_buffer_bytes = core.buffers.leased_bytes() as u64;
         stats.reassembly_bytes = core.tails.leased_bytes() as u64;
         stats.receive_chunk_bytes = self.chunks.bytes() as u64;
         stats.timers = core.timers.len() as u64;
         let shared = &core.shared.stats[core.shard];
         shared.publish(stats);
-        shared.record_turn(self.driver.now().as_nanos().saturating_sub(began.as_nanos()));
-        self.asleep = self.mailbox.prepare_sleep();
+        shared.record_turn(
+            self.driver
+                .now()
+                .as_nanos()
+                .saturating_sub(began.as_nanos()),
+        );
     }
 
     /// One slice; false when the turn is over.
@@ -250,10 +289,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Completion::ReadClosed { conn } => self.read_closed(conn),
             Completion::Failed { conn, error } => self.broken(conn, error),
             Completion::Connected { conn, result } => self.connected(conn, result),
-            Completion::Accepted { listener, socket, peer } => {
+            Completion::Accepted {
+                listener,
+                socket,
+                peer,
+            } => {
                 self.accepted(listener, socket, peer);
             }
-            Completion::AcceptFailed { listener, error, shed } => {
+            Completion::AcceptFailed {
+                listener,
+                error,
+                shed,
+            } => {
                 self.accept_failed(listener, &error, shed);
             }
         }
@@ -279,11 +326,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn fire_timers(&mut self) {
         for _ in 0..TIMER_BATCH {
-            let Some(timer) = self.core.timers.pop_due(self.core.now.as_nanos()) else { break };
+            let Some(timer) = self.core.timers.pop_due(self.core.now.as_nanos()) else {
+                break;
+            };
             self.core.stats.timers_fired += 1;
             match timer {
                 Timer::Handler { token } => {
-                    self.handler.on_timer(&mut Context::new(&mut self.core), token);
+                    self.handler
+                        .on_timer(&mut Context::new(&mut self.core), token);
                 }
                 Timer::Connection(id) => self.connection_timer(id),
                 Timer::ConnectDeadline { connect, attempt } => {

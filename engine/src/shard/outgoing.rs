@@ -28,7 +28,12 @@ impl<P> Core<P> {
     pub(crate) fn connect(&mut self, connector: Connector) -> ConnectId {
         let connect = self.next_connect;
         self.next_connect = self.next_connect.wrapping_add(1);
-        let outgoing = Outgoing { connector, attempt: 0, slot: NONE, timer: None };
+        let outgoing = Outgoing {
+            connector,
+            attempt: 0,
+            slot: NONE,
+            timer: None,
+        };
         self.outgoing.insert(connect, outgoing);
         self.ops.push(Op::Connect { connect });
         ConnectId(connect)
@@ -36,7 +41,9 @@ impl<P> Core<P> {
 
     /// No further attempts; one under way is given up. A connection already made stays.
     pub(crate) fn cancel_connect(&mut self, id: ConnectId) {
-        let Some(outgoing) = self.outgoing.remove(&id.0) else { return };
+        let Some(outgoing) = self.outgoing.remove(&id.0) else {
+            return;
+        };
         if let Some(timer) = outgoing.timer {
             self.timers.cancel(timer);
         }
@@ -50,7 +57,9 @@ impl<P> Core<P> {
 impl<D: Driver, H: Handler> Shard<D, H> {
     /// Makes the next attempt of a connector.
     pub(super) fn attempt(&mut self, connect: u32) {
-        let Some(outgoing) = self.core.outgoing.get_mut(&connect) else { return };
+        let Some(outgoing) = self.core.outgoing.get_mut(&connect) else {
+            return;
+        };
         outgoing.timer = None;
         outgoing.attempt = outgoing.attempt.saturating_add(1);
         let attempt = outgoing.attempt;
@@ -66,14 +75,20 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Address::Tcp(address) => Some(*address),
             Address::Unix(_) => None,
         };
-        let peer = Peer { address, origin: Origin::Outgoing(ConnectId(connect)) };
+        let peer = Peer {
+            address,
+            origin: Origin::Outgoing(ConnectId(connect)),
+        };
         let options = &connector.options;
         let slot = self.core.connections.insert(|id| {
             let mut connection = Connection::new(id, options.framing, options.overflow, peer);
             connection.state = State::Connecting;
             connection
         });
-        if let Err(error) = self.driver.connect(slot, &connector.address, &options.socket) {
+        if let Err(error) = self
+            .driver
+            .connect(slot, &connector.address, &options.socket)
+        {
             self.core.connections.remove(slot, None);
             return self.connect_failed(connect, ConnectError::Io(error));
         }
@@ -87,8 +102,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// The driver's answer to an attempt.
     pub(super) fn connected(&mut self, slot: u32, result: std::io::Result<()>) {
-        let Some(connection) = self.core.connections.get_mut(slot) else { return };
-        let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin else { return };
+        let Some(connection) = self.core.connections.get_mut(slot) else {
+            return;
+        };
+        let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin else {
+            return;
+        };
         if connection.state != State::Connecting {
             return;
         }
@@ -108,7 +127,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     pub(super) fn connect_deadline(&mut self, connect: u32, attempt: u32) {
-        let Some(outgoing) = self.core.outgoing.get_mut(&connect) else { return };
+        let Some(outgoing) = self.core.outgoing.get_mut(&connect) else {
+            return;
+        };
         if outgoing.attempt != attempt {
             return;
         }
@@ -126,7 +147,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.core.stats.connect_failed += 1;
         let retry = self.schedule_retry(connect);
         let cx = &mut Context::new(&mut self.core);
-        self.handler.on_connect_failed(cx, ConnectId(connect), &error, retry);
+        self.handler
+            .on_connect_failed(cx, ConnectId(connect), &error, retry);
     }
 
     /// Sets the timer of the next attempt, or forgets the connector.
@@ -134,7 +156,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let random = self.core.random.next();
         let outgoing = self.core.outgoing.get_mut(&connect)?;
         outgoing.slot = NONE;
-        let backoff = outgoing.connector.reconnect.filter(|_| !self.core.shutting_down);
+        let backoff = outgoing
+            .connector
+            .reconnect
+            .filter(|_| !self.core.shutting_down);
         let Some(backoff) = backoff else {
             self.core.outgoing.remove(&connect);
             return None;
@@ -148,7 +173,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// An outgoing connection ended: again, unless this side wanted it.
-    pub(super) fn outgoing_ended(&mut self, connect: u32, spoke: bool, reason: &CloseReason) {
+    pub(super) fn outgoing_ended(
+        &mut self,
+        connect: u32,
+        slot: u32,
+        spoke: bool,
+        reason: &CloseReason,
+    ) {
+        let outgoing = self.core.outgoing.get(&connect);
+        if outgoing.is_none_or(|outgoing| outgoing.slot != slot) {
+            return; // of another shard, or cancelled
+        }
         if matches!(reason, CloseReason::Local | CloseReason::Shutdown) {
             self.core.outgoing.remove(&connect);
             return;
@@ -159,6 +194,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             outgoing.attempt = 0;
         }
         self.schedule_retry(connect);
+    }
+
+    /// An outgoing connection is not made again when it ends: it moves to another shard, or this
+    /// side closes it.
+    pub(super) fn forget_outgoing(&mut self, slot: u32, connect: u32) {
+        let outgoing = self.core.outgoing.get(&connect);
+        if outgoing.is_some_and(|outgoing| outgoing.slot == slot) {
+            self.core.outgoing.remove(&connect);
+        }
     }
 
     /// Shutdown: no further attempts.

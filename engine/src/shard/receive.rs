@@ -6,6 +6,7 @@
 //! announces and never into more memory than the bytes that arrived need.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use proscenium_framing::{Decoded, FrameError, LengthPrefix};
 
@@ -66,7 +67,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// `len` bytes of `slot` are at the front of the chunk.
     pub(super) fn received(&mut self, slot: u32, len: usize) {
         let core = &mut self.core;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         core.stats.bytes_in += len as u64;
         core.stats.reads += 1;
         core.slice_bytes += len;
@@ -79,14 +82,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let has_tail = connection.tail.is_some();
         core.current = slot;
         core.stop_dispatch = false;
+        let watched = &core.shared.stats[core.shard].dispatching;
+        watched.store(id.to_u64(), Ordering::Relaxed);
         match core.codec(framing) {
             None => {
                 core.stats.messages_in += 1;
                 let message = Message::new(&self.chunk, 0..len, self.lease_by_copy);
-                self.handler.on_message(&mut Context::new(core), id, message);
+                self.handler
+                    .on_message(&mut Context::new(core), id, message);
             }
             Some(codec) => {
-                let at = if has_tail { self.complete_tail(slot, id, codec, len) } else { 0 };
+                let at = if has_tail {
+                    self.complete_tail(slot, id, codec, len)
+                } else {
+                    0
+                };
                 self.dispatch_chunk(slot, id, codec, at, len);
             }
         }
@@ -118,13 +128,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Appends to the incomplete frame of `slot` what completes it, and dispatches it. Returns how
     /// much of the chunk was used.
-    fn complete_tail(
-        &mut self,
-        slot: u32,
-        id: RouterId,
-        codec: LengthPrefix,
-        len: usize,
-    ) -> usize {
+    fn complete_tail(&mut self, slot: u32, id: RouterId, codec: LengthPrefix, len: usize) -> usize {
         let mut at = 0;
         loop {
             let core = &mut self.core;
@@ -157,7 +161,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Dispatches the whole frames that a connection has kept.
     pub(super) fn dispatch_tail(&mut self, slot: u32, id: RouterId, codec: LengthPrefix) {
         let core = &mut self.core;
-        let Some(tail) = core.connections.get(slot).and_then(|c| c.tail.as_ref()) else { return };
+        let Some(tail) = core.connections.get(slot).and_then(|c| c.tail.as_ref()) else {
+            return;
+        };
         let chunk = Rc::clone(&tail.chunk);
         let range = (tail.start, tail.end);
         let done = dispatch(&mut self.handler, core, id, codec, &chunk, range, false);
@@ -179,7 +185,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn follow_pause(&mut self, id: RouterId) {
         let core = &mut self.core;
         let now = core.now;
-        let Some((slot, connection)) = core.open_mut(id) else { return };
+        let Some((slot, connection)) = core.open_mut(id) else {
+            return;
+        };
         if !connection.pause.is_any() {
             if !connection.reading {
                 connection.last_read = now;
@@ -195,7 +203,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.core.current = NONE;
             }
         }
-        let Some((slot, connection)) = self.core.open_mut(id) else { return };
+        let Some((slot, connection)) = self.core.open_mut(id) else {
+            return;
+        };
         let reading = !connection.pause.is_any();
         if connection.reading != reading {
             connection.reading = reading;
@@ -207,7 +217,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 impl<P> Core<P> {
     /// Keeps `bytes` of a connection for later, behind what it has kept so far.
     fn keep(&mut self, slot: u32, bytes: &[u8]) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         if connection.state != State::Open || connection.ending.is_some() {
             return;
         }
@@ -216,7 +228,11 @@ impl<P> Core<P> {
             if let Some(memory) = Rc::get_mut(&mut chunk) {
                 memory.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
             }
-            connection.tail = Some(Tail { chunk, start: 0, end: bytes.len() });
+            connection.tail = Some(Tail {
+                chunk,
+                start: 0,
+                end: bytes.len(),
+            });
             self.link_newest(slot);
             self.relieve_reassembly_pressure();
             return;
@@ -248,7 +264,9 @@ impl<P> Core<P> {
     }
 
     pub(crate) fn release_tail(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         if let Some(tail) = connection.tail.take() {
             self.tails.release(tail.chunk);
             self.unlink(slot);
@@ -285,7 +303,9 @@ impl<P> Core<P> {
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         let older = std::mem::replace(&mut connection.older, NONE);
         let newer = std::mem::replace(&mut connection.newer, NONE);
         match self.connections.get_mut(older) {

@@ -23,7 +23,7 @@ use crate::connection::{Pause, State};
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CloseReason;
-use crate::handler::Handler;
+use crate::handler::{ConnectId, Handler, Origin};
 use crate::options::SocketOptions;
 use crate::router_id::RouterId;
 
@@ -41,7 +41,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Moves a connection to shard `to`, by way of its birth shard if it is a guest here.
     pub(super) fn rehome(&mut self, id: RouterId, to: usize) {
         let here = self.core.shard;
-        let Some((_, connection)) = self.core.open_mut(id) else { return };
+        let Some((_, connection)) = self.core.open_mut(id) else {
+            return;
+        };
         if connection.ending.is_some() || to == here {
             return;
         }
@@ -59,16 +61,23 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn depart(&mut self, id: RouterId, to: usize, then: Option<usize>) {
         let core = &mut self.core;
-        let Some(slot) = core.connections.find(id) else { return };
+        let Some(slot) = core.connections.find(id) else {
+            return;
+        };
         let Some(socket) = self.driver.detach(slot) else {
             return core.kill(slot, CloseReason::Local);
         };
-        let tail = core.connections.get(slot).and_then(|connection| connection.tail.as_ref());
+        let tail = core
+            .connections
+            .get(slot)
+            .and_then(|connection| connection.tail.as_ref());
         let unread = tail.map_or(Vec::new(), |tail| {
             tail.chunk.bytes()[tail.start..tail.end].to_vec()
         });
         core.release_tail(slot);
-        let Some(mut connection) = core.connections.remove(slot, Some(to as u8)) else { return };
+        let Some(mut connection) = core.connections.remove(slot, Some(to as u8)) else {
+            return;
+        };
         if let Some(timer) = connection.timer.take() {
             core.timers.cancel(timer);
         }
@@ -92,8 +101,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             read_closed: connection.read_closed,
         };
         core.shared.mailboxes[to].push_control(Envelope::Adopt(Box::new(moved)));
+        if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
+            self.forget_outgoing(slot, connect);
+        }
         self.fence(to, id, Fence::Reads);
-        self.handler.on_departed(&mut Context::new(&mut self.core), id, to);
+        self.handler
+            .on_departed(&mut Context::new(&mut self.core), id, to);
     }
 
     /// A connection moves in.
@@ -104,6 +117,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.held = Some(Box::default());
         connection.pause.set(Pause::FENCE, true);
         connection.reading = false;
+        connection.announced = true;
         connection.moves_on = then.map(|shard| shard as u8);
         let peer = connection.peer;
         core.buffers.import(connection.out.leased());
@@ -111,7 +125,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.stats.adopted += 1;
         let slot = core.connections.adopt(connection);
         // The socket has its options already.
-        if let Err(error) = self.driver.register(slot, socket, &SocketOptions::default()) {
+        if let Err(error) = self
+            .driver
+            .register(slot, socket, &SocketOptions::default())
+        {
             core.kill(slot, CloseReason::Broken(error));
         } else {
             self.driver.set_reading(slot, false);
@@ -120,7 +137,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.arm_idle(slot, id);
         }
         self.fence(from, id, Fence::Sends);
-        self.handler.on_adopted(&mut Context::new(&mut self.core), id, &peer);
+        self.handler
+            .on_adopted(&mut Context::new(&mut self.core), id, &peer);
         if self.core.shutting_down {
             self.core.close_now(id, CloseReason::Shutdown);
         }
@@ -129,7 +147,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn arm_idle(&mut self, slot: u32, id: RouterId) {
         let core = &mut self.core;
         let idle = core.limits.idle_timeout;
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         connection.last_read = core.now;
         if !idle.is_zero() {
             let due = (core.now + idle).as_nanos();
@@ -171,8 +191,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// What this shard sent by way of the old one has been passed on: what was held follows.
     pub(super) fn sends_arrived(&mut self, id: RouterId) {
         let core = &mut self.core;
-        let Some(slot) = core.connections.find(id) else { return };
-        let Some(connection) = core.connections.get_mut(slot) else { return };
+        let Some(slot) = core.connections.find(id) else {
+            return;
+        };
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         if let Some(held) = connection.held.take() {
             connection.out.append(*held, &mut core.buffers);
             core.mark_dirty(slot);
@@ -183,7 +207,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Both fences are through: does what had to wait for them.
     fn settle(&mut self, id: RouterId) {
         let core = &mut self.core;
-        let Some((slot, connection)) = core.open_mut(id) else { return };
+        let Some((slot, connection)) = core.open_mut(id) else {
+            return;
+        };
         if connection.held.is_some() {
             return;
         }
@@ -202,7 +228,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 impl<P> super::core::Core<P> {
     /// Closes a connection of this shard gracefully, even while it waits for a fence.
     fn close_now(&mut self, id: RouterId, reason: CloseReason) {
-        let Some(slot) = self.connections.find(id) else { return };
+        let Some(slot) = self.connections.find(id) else {
+            return;
+        };
         if let Some(connection) = self.connections.get_mut(slot)
             && connection.state == State::Open
             && let Some(held) = connection.held.take()

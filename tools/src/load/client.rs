@@ -217,7 +217,9 @@ impl Client {
     /// Makes the numbers of the progress line those of now.
     #[inline]
     fn publish(&self) {
-        self.progress.made.store(self.connect.made, Ordering::Relaxed);
+        self.progress
+            .made
+            .store(self.connect.made, Ordering::Relaxed);
         self.progress.alive.store(self.alive, Ordering::Relaxed);
         self.progress
             .received
