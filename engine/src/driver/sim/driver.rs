@@ -201,14 +201,6 @@ impl Driver for SimDriver {
         Box::new(move || read_clock(&net))
     }
 
-    fn clock(&self) -> Box<dyn Fn() -> Time> {
-        let driver = SimDriver {
-            net: self.net.clone(),
-            index: self.index,
-        };
-        Box::new(move || driver.now())
-    }
-
     fn waker(&self) -> io::Result<Box<dyn Wake>> {
         self.with(|network, index| {
             let wake: Box<dyn Wake> = Box::new(SimWake(Arc::clone(&network.tables[index].woken)));
