@@ -13,7 +13,7 @@ use std::time::Duration;
 use proscenium::sim::{Faults, SimEngine, SimNet, SimRandom, SimWorld};
 use proscenium::{
     Address, Backoff, Balance, CloseReason, ConnectError, ConnectId, Connector, Context, Engine,
-    Handler, Limits, Listener, Message, Origin, Peer, RouterId,
+    Handler, Limits, Listener, Message, Origin, Overflow, Peer, RouterId, SendError,
 };
 use support::{
     ADDRESS, Client, Echo, HOUR, Log, Pace, SECOND, SharedLog, body, byte_budget, check_empty,
@@ -31,6 +31,8 @@ struct Caller {
 
 #[derive(Debug, Default)]
 struct Call {
+    /// What makes its messages differ from those of other calls.
+    mark: u64,
     id: Option<RouterId>,
     sent: u64,
     answered: u64,
@@ -43,7 +45,7 @@ const CALL_WINDOW: u64 = 4;
 
 impl Caller {
     fn message(&self, connect: ConnectId, number: u64) -> Vec<u8> {
-        let mark = SimRandom::new(number).next_u64() ^ format!("{connect:?}").len() as u64;
+        let mark = SimRandom::new(self.calls[&connect].mark + number).next_u64();
         let most = self.frame_max.min(100) as u64;
         body(mark, SimRandom::new(mark).below(most) as usize)
     }
@@ -56,7 +58,11 @@ impl Caller {
                 return;
             }
             let message = self.message(connect, call.sent);
-            cx.send(id, &message).expect("the queue has room");
+            match cx.send(id, &message) {
+                Ok(()) => {}
+                Err(SendError::Full) => return, // `on_drained` follows
+                Err(error) => panic!("{id}: {error}"),
+            }
             self.calls.get_mut(&connect).expect("known").sent += 1;
         }
     }
@@ -84,10 +90,17 @@ impl Handler for Caller {
         };
         let connector = Connector::to(self.target.clone())
             .deadline(3 * SECOND)
+            // Pausing at both ends of a connection would have each wait for the other.
+            .overflow(Overflow::DropNewest)
             .reconnect(backoff);
-        for _ in 0..self.planned {
+        for call in 0..u64::from(self.planned) {
             let connect = cx.connect(&connector);
-            self.calls.insert(connect, Call::default());
+            let mark = (cx.shard() as u64) << 32 | call << 16;
+            let call = Call {
+                mark,
+                ..Call::default()
+            };
+            self.calls.insert(connect, call);
         }
     }
 
@@ -97,6 +110,7 @@ impl Handler for Caller {
         let call = self.calls.get_mut(&connect).expect("a call of ours");
         assert!(call.id.is_none() && !call.done, "connected twice at a time");
         *call = Call {
+            mark: call.mark,
             id: Some(id),
             ..Call::default()
         };
@@ -116,6 +130,12 @@ impl Handler for Caller {
         } else {
             self.go_on(cx, connect);
         }
+    }
+
+    fn on_drained(&mut self, cx: &mut Context<'_, ()>, id: RouterId) {
+        self.log.borrow_mut().drained(cx.shard(), id);
+        let connect = connect_of(&self.log, id);
+        self.go_on(cx, connect);
     }
 
     fn on_disconnect(&mut self, cx: &mut Context<'_, ()>, id: RouterId, reason: &CloseReason) {
@@ -240,6 +260,7 @@ impl Run {
     }
 
     fn shut_down(&mut self) {
+        self.world.run_for(SECOND); // what is posted about connections that are gone
         for handle in [self.echo.handle().stats(), self.callers.handle().stats()] {
             check_empty(&handle);
         }

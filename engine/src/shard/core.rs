@@ -292,7 +292,8 @@ impl<P> Core<P> {
         }
         let held = connection.held.as_ref().map_or(0, |held| held.bytes());
         let queued = connection.out.bytes() + held;
-        if queued + need > self.limits.send_high {
+        // One message always fits into an empty queue: being long is not being slow.
+        if queued > 0 && queued + need > self.limits.send_high {
             match connection.overflow {
                 Overflow::Close => {
                     let limit = self.limits.send_high;
@@ -312,10 +313,10 @@ impl<P> Core<P> {
                     }
                 }
             }
-            if queued + need > self.limits.send_queue_max {
-                self.stats.refused_full += 1;
-                return Err(SendError::Full);
-            }
+        }
+        if queued + need > self.limits.send_queue_max {
+            self.stats.refused_full += 1;
+            return Err(SendError::Full);
         }
         if self.send_bytes + need > self.limits.send_bytes_max {
             self.relieve_send_pressure();
