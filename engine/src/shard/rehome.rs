@@ -49,6 +49,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         if connection.held.is_some() || connection.pause.has(Pause::FENCE) {
             connection.moves_on = Some(to as u8); // once settled
+            self.follow_pause(id); // the call stopped the dispatch: meanwhile it goes on here
             return;
         }
         let home = id.shard();
