@@ -452,6 +452,7 @@ impl<P> Core<P> {
             .take()
             .map_or(0, |mut held| held.clear(&mut self.buffers));
         let lost = connection.out.clear(&mut self.buffers) + held;
+        connection.truncated = lost > 0;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
         self.cut += u64::from(self.shutting_down && lost > 0);

@@ -327,6 +327,15 @@ impl Driver for SimDriver {
             }
         });
     }
+
+    fn reset(&mut self, conn: u32) {
+        self.with(|network, index| {
+            let slot = network.tables[index].slots.get_mut(conn as usize);
+            if let Some(slot) = slot.and_then(Option::take) {
+                network.reset_end(slot.end);
+            }
+        });
+    }
 }
 
 impl Drop for SimDriver {
