@@ -32,7 +32,7 @@
 //!
 //! | to … | use |
 //! |---|---|
-//! | say where to listen or connect, with which framing and socket options | [`Listener`], [`Connector`], [`Framing`] |
+//! | say where to listen or connect, with which options | [`Listener`], [`Connector`], [`Framing`] |
 //! | bound everything that could grow | [`Limits`], [`Overflow`] |
 //! | be told what happens | [`Handler`], one value per shard |
 //! | act from inside a handler: send, close, pause, timers, connect, post, move | [`Context`] |
@@ -43,7 +43,8 @@
 //! | keep a message beyond the handler's call | [`Message::lease`], which gives a [`Body`] |
 //! | wake a shard from elsewhere without needing room | [`ShardWaker`] |
 //! | know what is going on | [`Handle::stats`], which gives [`EngineStats`] |
-//! | know why something ended or was refused | [`CloseReason`], [`SendError`], [`PostError`], [`ConnectError`] |
+//! | know why a connection ended or was not made | [`CloseReason`], [`ConnectError`] |
+//! | know why a message was refused | [`SendError`], [`PostError`] |
 //! | know what a shutdown lost | [`DrainReport`] |
 //!
 //! [`mailbox`] and [`timer`] are the parts a shard is made of; they can be used on their own.
