@@ -18,6 +18,9 @@
 //! - The same shard runs on epoll and on the seeded simulation (feature `sim`).
 
 mod accept_rate;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench_support;
 mod body;
 mod connection;
 mod context;

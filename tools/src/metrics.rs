@@ -261,6 +261,7 @@ fn help(name: &str) -> &'static str {
         "slices" => "Slices of turns: a flush, timers and a mailbox batch each",
         "mailbox_len" => "Messages that wait in the mailbox now",
         "wakes" => "Wakes of the sleeping shard by other threads",
+        "stalls" => "Slices that took longer than the stall threshold",
         _ => "See the field of this name of the engine's ShardStats",
     }
 }

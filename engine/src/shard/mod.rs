@@ -78,6 +78,8 @@ pub(crate) struct Shard<D, H: Handler> {
     parked: bool,
     /// The handler has more to run.
     runnable: bool,
+    /// This flush told the handler something.
+    told: bool,
     started: bool,
 }
 
@@ -111,6 +113,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             lost_before: 0,
             parked: false,
             runnable: false,
+            told: false,
             started: false,
         }
     }
@@ -163,7 +166,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(crate) fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
         self.start();
         if !self.core.dirty.is_empty() {
-            self.flush_dirty(); // what was sent between turns
+            self.runnable |= self.flush_dirty(); // what was sent between turns
         }
         self.driver_round(max_wait)?;
         let began = self.driver.now();
@@ -268,7 +271,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let run = self.handler.run(&mut Context::new(&mut self.core));
         self.runnable = run == Run::Ready;
         self.run_ops();
-        self.flush_dirty();
+        // What a flush told the handler comes after its run: it gets another one.
+        self.runnable |= self.flush_dirty();
         !round_over && run != Run::Leave
     }
 
