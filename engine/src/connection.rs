@@ -45,6 +45,8 @@ impl Pause {
     pub(crate) const OVERFLOW: Self = Self(2);
     /// Moved here; what the old shard posted about it has not arrived yet.
     pub(crate) const FENCE: Self = Self(4);
+    /// About to move on: what is still to be dispatched is for the next shard.
+    pub(crate) const MOVING: Self = Self(8);
 
     pub(crate) fn is_any(self) -> bool {
         self.0 != 0
