@@ -80,7 +80,7 @@ limits! {
     /// the connection with the oldest incomplete frame is closed. Default 256 MiB.
     reassembly_bytes_max: usize = 256 * MIB;
     /// Send queue of one connection: above this many bytes the listener's [`Overflow`] policy
-    /// acts. Default 1 MiB.
+    /// acts, unless it is a single message that is longer. Default 1 MiB.
     send_high: usize = MIB;
     /// Below this many bytes, whoever was paused or told `Full` is told once that it goes on.
     /// Default 256 KiB.

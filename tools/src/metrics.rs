@@ -31,12 +31,26 @@ const GAUGES: [&str; 6] = [
     "mailbox_len",
 ];
 
+/// Serves `snapshot` at `address` as [`serve`] does, and says on standard error where.
+///
+/// # Errors
+/// When the address cannot be listened on; the text names the option.
+pub(crate) fn announce<S>(address: &str, snapshot: S) -> Result<(), String>
+where
+    S: Fn() -> EngineStats + Send + Sync + 'static,
+{
+    let address = serve(address, snapshot)
+        .map_err(|error| format!("--metrics {address}: {error}; expected HOST:PORT"))?;
+    eprintln!("metrics at http://{address}/metrics");
+    Ok(())
+}
+
 /// Serves `snapshot` at `http://ADDR/metrics`, on a thread of its own, until the process ends.
 /// Returns the address with the real port.
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub(crate) fn serve<S>(address: &str, snapshot: S) -> io::Result<SocketAddr>
+fn serve<S>(address: &str, snapshot: S) -> io::Result<SocketAddr>
 where
     S: Fn() -> EngineStats + Send + Sync + 'static,
 {
@@ -247,6 +261,7 @@ fn help(name: &str) -> &'static str {
         "slices" => "Slices of turns: a flush, timers and a mailbox batch each",
         "mailbox_len" => "Messages that wait in the mailbox now",
         "wakes" => "Wakes of the sleeping shard by other threads",
+        "stalls" => "Slices that took longer than the stall threshold",
         _ => "See the field of this name of the engine's ShardStats",
     }
 }

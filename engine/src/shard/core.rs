@@ -103,6 +103,8 @@ pub(crate) struct Core<P> {
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
     pub(crate) shutting_down: bool,
+    /// Connections that ended with unsent bytes since the shutdown began.
+    pub(crate) cut: u64,
 }
 
 impl<P> Core<P> {
@@ -138,6 +140,7 @@ impl<P> Core<P> {
             accept_rate: AcceptRate::new(limits.accepts_per_second, limits.accept_burst),
             stats: ShardStats::default(),
             shutting_down: false,
+            cut: 0,
             shared,
             limits,
         }
@@ -163,28 +166,30 @@ impl<P> Core<P> {
     #[inline]
     pub(crate) fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
         let need = HEADER + body.len();
-        let Some((slot, framing)) = self.admit(to, need, body.len())? else {
+        let Some((slot, connection)) = self.connections.find_mut(to) else {
             return self.send_elsewhere(to, Bytes::copy_from_slice(body));
         };
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return Err(SendError::Gone);
-        };
-        let length = body.len() as u32;
-        let queue = match &mut connection.held {
-            None => &mut connection.out,
-            Some(held) => &mut **held,
-        };
-        match framing {
-            Framing::Be32 => queue.push(&length.to_be_bytes(), body, &mut self.buffers),
-            Framing::Le32 => queue.push(&length.to_le_bytes(), body, &mut self.buffers),
-            Framing::Raw => queue.push(&[], body, &mut self.buffers),
+        if !connection.takes(need, body.len(), self.send_bytes, &self.limits) {
+            return self.send_slowly(slot, body);
         }
-        let queued = if framing == Framing::Raw {
-            body.len()
-        } else {
-            need
-        };
-        self.queued(slot, queued);
+        let queued = connection.push(body, &mut self.buffers);
+        if !connection.dirty && !connection.blocked {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+        self.book(queued);
+        Ok(())
+    }
+
+    /// The rest of [`send`](Self::send): over a watermark, not open, or just moved here.
+    #[cold]
+    fn send_slowly(&mut self, slot: u32, body: &[u8]) -> Result<(), SendError> {
+        self.admit_slowly(slot, HEADER + body.len(), body.len())?;
+        if let Some(connection) = self.connections.get_mut(slot) {
+            let queued = connection.push(body, &mut self.buffers);
+            self.book(queued);
+            self.mark_dirty(slot);
+        }
         Ok(())
     }
 
@@ -196,31 +201,23 @@ impl<P> Core<P> {
         max: usize,
         encode: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, SendError> {
-        let Some((slot, framing)) = self.admit(to, HEADER + max, max)? else {
+        let Some((slot, connection)) = self.connections.find_mut(to) else {
             let mut body = vec![0; max];
             let length = encode(&mut body);
             body.truncate(length);
             return self.send_elsewhere(to, Bytes::from(body)).map(|()| length);
         };
+        let need = HEADER + max;
+        let takes = connection.takes(need, max, self.send_bytes, &self.limits);
+        if !takes {
+            self.admit_slowly(slot, need, max)?;
+        }
         let Some(connection) = self.connections.get_mut(slot) else {
             return Err(SendError::Gone);
         };
-        let queue = match &mut connection.held {
-            None => &mut connection.out,
-            Some(held) => &mut **held,
-        };
-        let buffers = &mut self.buffers;
-        let length = match framing {
-            Framing::Be32 => {
-                queue.push_with(max, buffers, encode, |length| (length as u32).to_be_bytes())
-            }
-            Framing::Le32 => {
-                queue.push_with(max, buffers, encode, |length| (length as u32).to_le_bytes())
-            }
-            Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
-        };
-        let header = if framing == Framing::Raw { 0 } else { HEADER };
-        self.queued(slot, header + length);
+        let (length, queued) = connection.push_with(max, encode, &mut self.buffers);
+        self.book(queued);
+        self.mark_dirty(slot);
         Ok(length)
     }
 
@@ -256,40 +253,30 @@ impl<P> Core<P> {
             _ => &mut connection.out,
         };
         queue.push_shared(&header[..header_len], body, &mut self.buffers);
-        self.queued(slot, header_len + body.len());
+        self.book(header_len + body.len());
+        self.mark_dirty(slot);
     }
 
     /// Whether `need` more bytes may be queued for a connection of this shard. `Ok(None)`: it is
     /// not here.
-    #[inline]
     fn admit(
         &mut self,
         to: RouterId,
         need: usize,
         body: usize,
     ) -> Result<Option<(u32, Framing)>, SendError> {
-        let Some(slot) = self.connections.find(to) else {
+        let Some((slot, connection)) = self.connections.find_mut(to) else {
             return Ok(None);
         };
-        let Some(connection) = self.connections.get(slot) else {
-            return Ok(None);
-        };
-        let fits = connection.out.bytes() + need <= self.limits.send_high
-            && self.send_bytes + need <= self.limits.send_bytes_max
-            && body <= self.limits.frame_max;
-        if fits && connection.state == State::Open && connection.held.is_none() {
-            return Ok(Some((slot, connection.framing)));
+        let framing = connection.framing;
+        if !connection.takes(need, body, self.send_bytes, &self.limits) {
+            self.admit_slowly(slot, need, body)?;
         }
-        self.admit_slowly(slot, need, body).map(Some)
+        Ok(Some((slot, framing)))
     }
 
     #[cold]
-    fn admit_slowly(
-        &mut self,
-        slot: u32,
-        need: usize,
-        body: usize,
-    ) -> Result<(u32, Framing), SendError> {
+    fn admit_slowly(&mut self, slot: u32, need: usize, body: usize) -> Result<(), SendError> {
         let Some(connection) = self.connections.get_mut(slot) else {
             return Err(SendError::Gone);
         };
@@ -303,10 +290,10 @@ impl<P> Core<P> {
                 limit: self.limits.frame_max,
             });
         }
-        let framing = connection.framing;
         let held = connection.held.as_ref().map_or(0, |held| held.bytes());
         let queued = connection.out.bytes() + held;
-        if queued + need > self.limits.send_high {
+        // One message always fits into an empty queue: being long is not being slow.
+        if queued > 0 && queued + need > self.limits.send_high {
             match connection.overflow {
                 Overflow::Close => {
                     let limit = self.limits.send_high;
@@ -326,10 +313,10 @@ impl<P> Core<P> {
                     }
                 }
             }
-            if queued + need > self.limits.send_queue_max {
-                self.stats.refused_full += 1;
-                return Err(SendError::Full);
-            }
+        }
+        if queued + need > self.limits.send_queue_max {
+            self.stats.refused_full += 1;
+            return Err(SendError::Full);
         }
         if self.send_bytes + need > self.limits.send_bytes_max {
             self.relieve_send_pressure();
@@ -339,16 +326,15 @@ impl<P> Core<P> {
             }
             return Err(SendError::Full);
         }
-        Ok((slot, framing))
+        Ok(())
     }
 
-    /// Books `bytes` that were queued for `slot` and has it flushed.
+    /// Books a message of `bytes` that was queued.
     #[inline]
-    fn queued(&mut self, slot: u32, bytes: usize) {
+    fn book(&mut self, bytes: usize) {
         self.send_bytes += bytes;
         self.slice_bytes += bytes;
         self.stats.messages_out += 1;
-        self.mark_dirty(slot);
     }
 
     #[inline]
@@ -468,6 +454,7 @@ impl<P> Core<P> {
         let lost = connection.out.clear(&mut self.buffers) + held;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
+        self.cut += u64::from(self.shutting_down && lost > 0);
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;

@@ -11,15 +11,19 @@ use crate::handler::Handler;
 use crate::send_queue::PARTS_MAX;
 
 impl<D: Driver, H: Handler> Shard<D, H> {
-    /// Writes what was queued in this slice, one write per connection.
-    pub(super) fn flush_dirty(&mut self) {
+    /// Writes what was queued in this slice, one write per connection. True if that told the
+    /// handler something (drained, broken), so that it may have more to run.
+    pub(super) fn flush_dirty(&mut self) -> bool {
+        self.told = false;
         let mut at = 0;
         while let Some(slot) = self.core.dirty.get(at).copied() {
             at += 1;
             self.flush(slot);
         }
         self.core.dirty.clear();
+        let told = self.told || !self.core.ops.is_empty();
         self.run_ops();
+        told
     }
 
     /// Writes until the queue is empty or the socket full: one write in flight, re-entered.
@@ -83,6 +87,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let is_open = connection.state == State::Open;
         core.set_pause(slot, Pause::OVERFLOW, false);
         if is_open {
+            self.told = true;
             self.handler.on_drained(&mut Context::new(core), id);
         }
     }

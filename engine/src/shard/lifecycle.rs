@@ -99,6 +99,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         };
         connection.last_read = core.now;
+        connection.announced = true;
         let (id, peer) = (connection.id, connection.peer);
         if !idle.is_zero() {
             let timer = core
@@ -124,6 +125,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
         };
+        if connection.read_closed {
+            return; // known from before a move
+        }
         connection.read_closed = true;
         let id = connection.id;
         match connection.state {
@@ -170,6 +174,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if connection.state != State::Closing {
             return;
         }
+        let ours = matches!(
+            connection.ending,
+            Some(CloseReason::Local | CloseReason::Shutdown)
+        );
+        // However it ends from here on, it is this side that wanted it.
+        if ours && let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
+            self.forget_outgoing(slot, connect);
+        }
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         if !connection.reading {
             connection.reading = true;
             self.driver.set_reading(slot, true);
@@ -260,12 +276,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if id.shard() != core.shard {
             core.shared.mailboxes[id.shard()].push_control(Envelope::Ended(id));
         }
-        core.shared.stats[core.shard].count_close(&reason);
-        tracing::trace!(%id, %reason, "connection ended");
-        self.handler
-            .on_disconnect(&mut Context::new(core), id, &reason);
+        if connection.announced {
+            core.shared.stats[core.shard].count_close(&reason);
+            tracing::trace!(%id, %reason, "connection ended");
+            self.handler
+                .on_disconnect(&mut Context::new(core), id, &reason);
+        }
         if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.outgoing_ended(connect, connection.spoke, &reason);
+            self.outgoing_ended(connect, slot, connection.spoke, &reason);
         }
     }
 }

@@ -21,6 +21,7 @@ mod shutdown;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use self::core::{Core, Op, Timer};
@@ -77,6 +78,8 @@ pub(crate) struct Shard<D, H: Handler> {
     parked: bool,
     /// The handler has more to run.
     runnable: bool,
+    /// This flush told the handler something.
+    told: bool,
     started: bool,
 }
 
@@ -110,6 +113,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             lost_before: 0,
             parked: false,
             runnable: false,
+            told: false,
             started: false,
         }
     }
@@ -162,17 +166,26 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(crate) fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
         self.start();
         if !self.core.dirty.is_empty() {
-            self.flush_dirty(); // what was sent between turns
+            self.runnable |= self.flush_dirty(); // what was sent between turns
         }
         self.driver_round(max_wait)?;
         let began = self.driver.now();
         self.core.now = began;
+        self.watch(began);
         while self.slice() {
             self.core.now = self.driver.now();
+            self.watch(self.core.now);
         }
         self.step_shutdown();
+        self.watch(Time::ZERO);
         self.end_turn(began);
         Ok(())
+    }
+
+    /// Tells the watchdog when this slice began; `Time::ZERO`: none is under way.
+    fn watch(&self, began: Time) {
+        let stats = &self.core.shared.stats[self.core.shard];
+        stats.slice_began.store(began.as_nanos(), Ordering::Relaxed);
     }
 
     /// Has the driver collect events, sleeping only if there is nothing else to do. Only then do
@@ -220,6 +233,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         stats.turns += 1;
         stats.connections = core.connections.len() as u64;
         stats.send_queue_bytes = core.send_bytes as u64;
+        stats.send_buffer_bytes = core.buffers.leased_bytes() as u64;
         stats.reassembly_bytes = core.tails.leased_bytes() as u64;
         stats.receive_chunk_bytes = self.chunks.bytes() as u64;
         stats.timers = core.timers.len() as u64;
@@ -257,7 +271,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let run = self.handler.run(&mut Context::new(&mut self.core));
         self.runnable = run == Run::Ready;
         self.run_ops();
-        self.flush_dirty();
+        // What a flush told the handler comes after its run: it gets another one.
+        self.runnable |= self.flush_dirty();
         !round_over && run != Run::Leave
     }
 

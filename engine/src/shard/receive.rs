@@ -6,6 +6,7 @@
 //! announces and never into more memory than the bytes that arrived need.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use proscenium_framing::{Decoded, FrameError, LengthPrefix};
 
@@ -81,6 +82,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let has_tail = connection.tail.is_some();
         core.current = slot;
         core.stop_dispatch = false;
+        let watched = &core.shared.stats[core.shard].dispatching;
+        watched.store(id.to_u64(), Ordering::Relaxed);
         match core.codec(framing) {
             None => {
                 core.stats.messages_in += 1;

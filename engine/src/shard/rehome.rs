@@ -23,7 +23,7 @@ use crate::connection::{Pause, State};
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CloseReason;
-use crate::handler::Handler;
+use crate::handler::{ConnectId, Handler, Origin};
 use crate::options::SocketOptions;
 use crate::router_id::RouterId;
 
@@ -101,6 +101,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             read_closed: connection.read_closed,
         };
         core.shared.mailboxes[to].push_control(Envelope::Adopt(Box::new(moved)));
+        if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
+            self.forget_outgoing(slot, connect);
+        }
         self.fence(to, id, Fence::Reads);
         self.handler
             .on_departed(&mut Context::new(&mut self.core), id, to);
@@ -114,6 +117,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.held = Some(Box::default());
         connection.pause.set(Pause::FENCE, true);
         connection.reading = false;
+        connection.announced = true;
         connection.moves_on = then.map(|shard| shard as u8);
         let peer = connection.peer;
         core.buffers.import(connection.out.leased());
