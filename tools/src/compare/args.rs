@@ -116,9 +116,9 @@ pub(crate) struct CompareArgs {
     /// Where the peers are, besides the folders beside this program's; may be repeated
     #[arg(long, value_name = "DIR")]
     pub(crate) peers_dir: Vec<PathBuf>,
-    /// Where results.csv, results.json and report.html go; default compare-TIME
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
+    /// Where results.csv, results.json and report.html go; {time} becomes the time in UTC
+    #[arg(long, value_name = "DIR", default_value = "compare-{time}")]
+    pub(crate) out: String,
 }
 
 /// 0 or 10 % and more: the kernel's shortest quota is 1 ms, our period 10 ms.
