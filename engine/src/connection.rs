@@ -45,6 +45,8 @@ impl Pause {
     pub(crate) const OVERFLOW: Self = Self(2);
     /// Moved here; what the old shard posted about it has not arrived yet.
     pub(crate) const FENCE: Self = Self(4);
+    /// About to move on: what is still to be dispatched is for the next shard.
+    pub(crate) const MOVING: Self = Self(8);
 
     pub(crate) fn is_any(self) -> bool {
         self.0 != 0
@@ -87,6 +89,8 @@ pub(crate) struct Connection {
     /// Somebody was told `Full`, or reading was paused: tell once when below low water.
     pub(crate) tell_drained: bool,
     pub(crate) read_closed: bool,
+    /// It ended with unsent bytes: the peer has to see a reset, not an end.
+    pub(crate) truncated: bool,
     /// The handler was told of it, so it has to be told of its end.
     pub(crate) announced: bool,
     /// The first message arrived (resets the reconnect back-off).
@@ -120,6 +124,7 @@ impl Connection {
             blocked: false,
             tell_drained: false,
             read_closed: false,
+            truncated: false,
             announced: false,
             spoke: false,
             out: SendQueue::default(),

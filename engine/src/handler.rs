@@ -145,7 +145,10 @@ pub trait Handler: 'static {
         let _ = (cx, id, peer);
     }
 
-    /// A connection left for another shard. Sending to its id from here still works.
+    /// A connection left for another shard. Sending to its id from here still works. What is
+    /// posted to `to` during this call is handled there before any further message of the
+    /// connection: the place to hand over what this shard knows of it. (A connection that was not
+    /// born here goes by its birth shard: that is `to` then, and is told the same.)
     fn on_departed(&mut self, cx: &mut Context<'_, Self::Post>, id: RouterId, to: usize) {
         let _ = (cx, id, to);
     }

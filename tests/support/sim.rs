@@ -469,14 +469,15 @@ impl Client {
 
     fn end_if_planned(&mut self) {
         let Some(peer) = &mut self.peer else { return };
+        // The network may break a connection after our end has learnt of its end.
+        self.broken |= peer.error().is_some();
         if self.written >= self.stop_at || peer.is_read_closed() {
             match (self.plan, self.peer.take()) {
                 (Plan::Reset, Some(peer)) => peer.reset(),
                 (Plan::Cut, Some(mut peer)) => peer.cut(),
                 _ => {}
             }
-        } else if peer.error().is_some() && peer.unread() == 0 {
-            self.broken = true;
+        } else if self.broken && peer.unread() == 0 {
             self.peer = None;
         }
     }

@@ -49,6 +49,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         if connection.held.is_some() || connection.pause.has(Pause::FENCE) {
             connection.moves_on = Some(to as u8); // once settled
+            if let Some(slot) = self.core.connections.find(id) {
+                self.core.set_pause(slot, Pause::MOVING, true);
+            }
             return;
         }
         let home = id.shard();
@@ -104,9 +107,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
             self.forget_outgoing(slot, connect);
         }
-        self.fence(to, id, Fence::Reads);
+        // Before the fence: what the handler posts to `to` now is there before the next message.
         self.handler
             .on_departed(&mut Context::new(&mut self.core), id, to);
+        self.fence(to, id, Fence::Reads);
     }
 
     /// A connection moves in.
@@ -116,6 +120,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let core = &mut self.core;
         connection.held = Some(Box::default());
         connection.pause.set(Pause::FENCE, true);
+        connection.pause.set(Pause::MOVING, then.is_some());
         connection.reading = false;
         connection.announced = true;
         connection.moves_on = then.map(|shard| shard as u8);
