@@ -10,10 +10,10 @@ use crate::load::Scenario;
 use crate::units::{parse_bytes, parse_duration};
 
 const EXAMPLES: &str = "\
-Each server runs as its own process on its own CPU, the client (`proscenium load stream`) on another;
-where the system permits, the server also runs under a CPU quota, so that it and not the client is
-the limit. The stacks take turns. One of them runs twice, its twin named `(A/A)`: what these two
-differ by is the noise of the machine.
+Each server runs as its own process on its own CPU, the client (`proscenium load stream`) on
+another; where the system permits, the server also runs under a CPU quota, so that it and not the
+client is the limit. The stacks take turns. One of them runs twice, its twin named `(A/A)`: what
+these two differ by is the noise of the machine.
 
 Examples:
   proscenium compare

@@ -199,7 +199,8 @@ fn pinning(
         .chain(cpus[2..].iter().copied())
         .collect();
     notes.push(format!(
-        "CPUs: client on {second}; a server has one for each shard, as far as there are, of {servers:?}"
+        "CPUs: client on {second}; a server has one for each shard, as far as there are, of \
+         {servers:?}"
     ));
     Ok((servers, vec![second]))
 }
