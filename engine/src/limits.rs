@@ -49,7 +49,9 @@ macro_rules! limits {
 
         impl Limits {
             $(
-                #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
+                #[doc = concat!(
+                    "Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ")."
+                )]
                 #[must_use]
                 pub fn $name(mut self, value: $type) -> Self {
                     self.$name = value;
