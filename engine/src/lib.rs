@@ -18,6 +18,9 @@
 //! - The same shard runs on epoll and on the seeded simulation (feature `sim`).
 
 mod accept_rate;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench_support;
 mod body;
 mod connection;
 mod context;
@@ -40,6 +43,7 @@ mod stats;
 mod stream_socket;
 mod time;
 pub mod timer;
+mod watchdog;
 
 pub use body::{Body, Message};
 pub use context::Context;

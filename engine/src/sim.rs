@@ -53,7 +53,7 @@ type SimShard<H> = Rc<RefCell<Shard<SimDriver, H>>>;
 
 /// An engine whose shards take turns in a [`SimWorld`].
 pub struct SimEngine<H: Handler> {
-    shards: Vec<SimShard<H>>,
+    pub(crate) shards: Vec<SimShard<H>>,
     handle: Handle<H::Post>,
     addresses: Vec<Address>,
 }

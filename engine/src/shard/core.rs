@@ -103,7 +103,7 @@ pub(crate) struct Core<P> {
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
     pub(crate) shutting_down: bool,
-    /// Connections that did not end in good order since the shutdown began.
+    /// Connections that ended with unsent bytes since the shutdown began.
     pub(crate) cut: u64,
 }
 
@@ -166,28 +166,32 @@ impl<P> Core<P> {
     #[inline]
     pub(crate) fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
         let need = HEADER + body.len();
-        let Some((slot, framing)) = self.admit(to, need, body.len())? else {
+        let send_memory = self.send_memory();
+        let Some((slot, connection)) = self.connections.find_mut(to) else {
+            self.admit_elsewhere(to, body.len())?;
             return self.send_elsewhere(to, Bytes::copy_from_slice(body));
         };
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return Err(SendError::Gone);
-        };
-        let length = body.len() as u32;
-        let queue = match &mut connection.held {
-            None => &mut connection.out,
-            Some(held) => &mut **held,
-        };
-        match framing {
-            Framing::Be32 => queue.push(&length.to_be_bytes(), body, &mut self.buffers),
-            Framing::Le32 => queue.push(&length.to_le_bytes(), body, &mut self.buffers),
-            Framing::Raw => queue.push(&[], body, &mut self.buffers),
+        if !connection.takes(need, body.len(), send_memory, &self.limits) {
+            return self.send_slowly(slot, body);
         }
-        let queued = if framing == Framing::Raw {
-            body.len()
-        } else {
-            need
-        };
-        self.queued(slot, queued);
+        let queued = connection.push(body, &mut self.buffers);
+        if !connection.dirty && !connection.blocked {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+        self.book(queued);
+        Ok(())
+    }
+
+    /// The rest of [`send`](Self::send): over a watermark, not open, or just moved here.
+    #[cold]
+    fn send_slowly(&mut self, slot: u32, body: &[u8]) -> Result<(), SendError> {
+        self.admit_slowly(slot, HEADER + body.len(), body.len())?;
+        if let Some(connection) = self.connections.get_mut(slot) {
+            let queued = connection.push(body, &mut self.buffers);
+            self.book(queued);
+            self.mark_dirty(slot);
+        }
         Ok(())
     }
 
@@ -199,31 +203,25 @@ impl<P> Core<P> {
         max: usize,
         encode: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, SendError> {
-        let Some((slot, framing)) = self.admit(to, HEADER + max, max)? else {
+        let send_memory = self.send_memory();
+        let Some((slot, connection)) = self.connections.find_mut(to) else {
+            self.admit_elsewhere(to, max)?;
             let mut body = vec![0; max];
             let length = encode(&mut body);
             body.truncate(length);
             return self.send_elsewhere(to, Bytes::from(body)).map(|()| length);
         };
+        let need = HEADER + max;
+        let takes = connection.takes(need, max, send_memory, &self.limits);
+        if !takes {
+            self.admit_slowly(slot, need, max)?;
+        }
         let Some(connection) = self.connections.get_mut(slot) else {
             return Err(SendError::Gone);
         };
-        let queue = match &mut connection.held {
-            None => &mut connection.out,
-            Some(held) => &mut **held,
-        };
-        let buffers = &mut self.buffers;
-        let length = match framing {
-            Framing::Be32 => {
-                queue.push_with(max, buffers, encode, |length| (length as u32).to_be_bytes())
-            }
-            Framing::Le32 => {
-                queue.push_with(max, buffers, encode, |length| (length as u32).to_le_bytes())
-            }
-            Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
-        };
-        let header = if framing == Framing::Raw { 0 } else { HEADER };
-        self.queued(slot, header + length);
+        let (length, queued) = connection.push_with(max, encode, &mut self.buffers);
+        self.book(queued);
+        self.mark_dirty(slot);
         Ok(length)
     }
 
@@ -259,31 +257,27 @@ impl<P> Core<P> {
             _ => &mut connection.out,
         };
         queue.push_shared(&header[..header_len], body, &mut self.buffers);
-        self.queued(slot, header_len + body.len());
+        self.book(header_len + body.len());
+        self.mark_dirty(slot);
     }
 
     /// Whether `need` more bytes may be queued for a connection of this shard. `Ok(None)`: it is
     /// not here.
-    #[inline]
     fn admit(
         &mut self,
         to: RouterId,
         need: usize,
         body: usize,
     ) -> Result<Option<(u32, Framing)>, SendError> {
-        let Some(slot) = self.connections.find(to) else {
+        let send_memory = self.send_memory();
+        let Some((slot, connection)) = self.connections.find_mut(to) else {
             return self.admit_elsewhere(to, body).map(|()| None);
         };
-        let Some(connection) = self.connections.get(slot) else {
-            return self.admit_elsewhere(to, body).map(|()| None);
-        };
-        let fits = connection.out.bytes() + need <= self.limits.send_high
-            && self.send_bytes + need <= self.limits.send_bytes_max
-            && body <= self.limits.frame_max;
-        if fits && connection.state == State::Open && connection.held.is_none() {
-            return Ok(Some((slot, connection.framing)));
+        let framing = connection.framing;
+        if !connection.takes(need, body, send_memory, &self.limits) {
+            self.admit_slowly(slot, need, body)?;
         }
-        self.admit_slowly(slot, need, body).map(Some)
+        Ok(Some((slot, framing)))
     }
 
     /// What is known here of a connection that is not here, before a body is copied for it.
@@ -301,12 +295,7 @@ impl<P> Core<P> {
     }
 
     #[cold]
-    fn admit_slowly(
-        &mut self,
-        slot: u32,
-        need: usize,
-        body: usize,
-    ) -> Result<(u32, Framing), SendError> {
+    fn admit_slowly(&mut self, slot: u32, need: usize, body: usize) -> Result<(), SendError> {
         let Some(connection) = self.connections.get_mut(slot) else {
             return Err(SendError::Gone);
         };
@@ -320,7 +309,6 @@ impl<P> Core<P> {
                 limit: self.limits.frame_max,
             });
         }
-        let framing = connection.framing;
         let held = connection.held.as_ref().map_or(0, |held| held.bytes());
         let queued = connection.out.bytes() + held;
         if queued + need > self.limits.send_high {
@@ -355,7 +343,7 @@ impl<P> Core<P> {
                 return Err(SendError::Full);
             }
         }
-        if self.send_bytes + need > self.limits.send_bytes_max {
+        if self.send_memory() + need > self.limits.send_bytes_max {
             self.relieve_send_pressure();
             self.stats.refused_full += 1;
             if let Some(connection) = self.connections.get_mut(slot) {
@@ -364,16 +352,22 @@ impl<P> Core<P> {
             }
             return Err(SendError::Full);
         }
-        Ok((slot, framing))
+        Ok(())
     }
 
-    /// Books `bytes` that were queued for `slot` and has it flushed.
+    /// What unsent bytes take: leased buffers at their full size, or the bytes themselves where
+    /// shared bodies are most of them.
     #[inline]
-    fn queued(&mut self, slot: u32, bytes: usize) {
+    fn send_memory(&self) -> usize {
+        self.send_bytes.max(self.buffers.leased_bytes())
+    }
+
+    /// Books a message of `bytes` that was queued.
+    #[inline]
+    fn book(&mut self, bytes: usize) {
         self.send_bytes += bytes;
         self.slice_bytes += bytes;
         self.stats.messages_out += 1;
-        self.mark_dirty(slot);
     }
 
     #[inline]
@@ -477,16 +471,16 @@ impl<P> Core<P> {
             return;
         }
         connection.state = State::Dead;
-        let broke = matches!(reason, CloseReason::Broken(_));
         connection.ending = Some(reason);
         let held = connection
             .held
             .take()
             .map_or(0, |mut held| held.clear(&mut self.buffers));
         let lost = connection.out.clear(&mut self.buffers) + held;
+        connection.truncated = lost > 0;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
-        self.cut += u64::from(self.shutting_down && (broke || lost > 0));
+        self.cut += u64::from(self.shutting_down && lost > 0);
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;
@@ -501,7 +495,7 @@ impl<P> Core<P> {
             .connections
             .iter()
             .filter(|(_, connection)| connection.state != State::Dead)
-            .max_by_key(|(_, connection)| connection.out.bytes());
+            .max_by_key(|(_, connection)| connection.out.memory());
         if let Some((slot, _)) = most {
             self.kill(slot, CloseReason::SendPressure);
         }

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! turn:  wait (only if nothing is ready) ─► slices until the round of events is over
-//! slice: ≤ 32 completions or 64 KiB queued ─► mailbox batch ─► due timers ─► Handler::run ─► flush
+//! slice: ≤ 32 completions, or 128 KiB received and queued
+//!        ─► mailbox batch ─► due timers ─► Handler::run ─► flush
 //! ```
 //!
 //! Flushing after each slice, not after each round, keeps the send buffers in cache and the
-//! latency of a full round low (`docs/decisions/0003-slices.md`).
+//! latency of a full round low (`docs/decisions/0001-slices.md`).
 
 pub(crate) mod core;
 pub(crate) mod envelope;
@@ -21,6 +22,7 @@ mod shutdown;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use self::core::{Core, Op, Timer};
@@ -77,6 +79,8 @@ pub(crate) struct Shard<D, H: Handler> {
     parked: bool,
     /// The handler has more to run.
     runnable: bool,
+    /// This flush told the handler something.
+    told: bool,
     started: bool,
 }
 
@@ -110,6 +114,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             lost_before: 0,
             parked: false,
             runnable: false,
+            told: false,
             started: false,
         }
     }
@@ -161,18 +166,32 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// One turn: waits at most `max_wait` for something to do, and does it.
     pub(crate) fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
         self.start();
-        if !self.core.dirty.is_empty() {
-            self.flush_dirty(); // what was sent between turns
-        }
+        self.flush_between_turns();
         self.driver_round(max_wait)?;
         let began = self.driver.now();
         self.core.now = began;
+        self.watch(began);
         while self.slice() {
             self.core.now = self.driver.now();
+            self.watch(self.core.now);
         }
         self.step_shutdown();
+        self.watch(Time::ZERO);
         self.end_turn(began);
         Ok(())
+    }
+
+    /// Tells the watchdog when this slice began; `Time::ZERO`: none is under way.
+    fn watch(&self, began: Time) {
+        let stats = &self.core.shared.stats[self.core.shard];
+        stats.slice_began.store(began.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Writes what was queued since the last turn.
+    pub(crate) fn flush_between_turns(&mut self) {
+        if !self.core.dirty.is_empty() {
+            self.runnable |= self.flush_dirty();
+        }
     }
 
     /// Has the driver collect events, sleeping only if there is nothing else to do. Only then do
@@ -220,6 +239,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         stats.turns += 1;
         stats.connections = core.connections.len() as u64;
         stats.send_queue_bytes = core.send_bytes as u64;
+        stats.send_buffer_bytes = core.buffers.leased_bytes() as u64;
         stats.reassembly_bytes = core.tails.leased_bytes() as u64;
         stats.receive_chunk_bytes = self.chunks.bytes() as u64;
         stats.timers = core.timers.len() as u64;
@@ -257,7 +277,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let run = self.handler.run(&mut Context::new(&mut self.core));
         self.runnable = run == Run::Ready;
         self.run_ops();
-        self.flush_dirty();
+        // What a flush told the handler comes after its run: it gets another one.
+        self.runnable |= self.flush_dirty();
         !round_over && run != Run::Leave
     }
 

@@ -3,7 +3,7 @@
 //! | phase | what happens | leaves it when |
 //! |---|---|---|
 //! | `Running` | everything | `Shutdown` comes |
-//! | `Finishing` | nothing is accepted or connected; handlers finish; messages are still handled | no pending work, and an empty mailbox or a quarter of the time; or the deadline |
+//! | `Finishing` | nothing is accepted or connected; handlers finish; messages are still handled | no pending work and an empty mailbox, or half of the time |
 //! | `Flushing` | every connection is closed gracefully | no connection is left, or the deadline |
 //! | `Stopped` | nothing | – |
 
@@ -16,10 +16,6 @@ use crate::driver::Driver;
 use crate::error::CloseReason;
 use crate::handler::Handler;
 use crate::time::Time;
-
-/// What is still coming in is handled during the first 1/4 of the time: peers and threads that
-/// never fall silent leave the rest to the flushing of queues.
-const NOISE_SHARE: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -34,9 +30,14 @@ impl Phase {
     pub(super) fn deadline(self) -> Time {
         match self {
             Self::Running | Self::Stopped => Time::MAX,
-            Self::Finishing { deadline, .. } | Self::Flushing { deadline, .. } => deadline,
+            Self::Finishing { began, deadline } => half_way(began, deadline),
+            Self::Flushing { deadline, .. } => deadline,
         }
     }
+}
+
+fn half_way(began: Time, deadline: Time) -> Time {
+    Time::from_nanos(began.as_nanos() / 2 + deadline.as_nanos() / 2)
 }
 
 /// What a shutdown did, and what was lost.
@@ -45,10 +46,9 @@ impl Phase {
 pub struct DrainReport {
     /// Connections that lived when the shutdown began.
     pub connections: u64,
-    /// Of these: ended in good order, everything queued for them written.
+    /// The others: everything queued for them was written.
     pub flushed: u64,
-    /// Of these: cut off with unsent bytes at the deadline (or the linger time), or broken
-    /// meanwhile.
+    /// Connections that ended with unsent bytes: cut off at the deadline, or broken.
     pub cut: u64,
     /// Bytes that were queued for connections and not written.
     pub bytes_lost: u64,
@@ -119,10 +119,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn step_shutdown(&mut self) {
         if let Phase::Finishing { began, deadline } = self.phase {
             let work = self.handler.pending_work();
-            let now = self.core.now;
-            let noise = !self.mailbox.is_empty() || self.driver.has_ready();
-            let patient = now < began + deadline.since(began) / NOISE_SHARE;
-            if now < deadline && (work > 0 || noise && patient) {
+            // Half of the time is for flushing. What peers go on sending is not waited for: it
+            // would never end.
+            let half = half_way(began, deadline);
+            if self.core.now < half && (work > 0 || !self.mailbox.is_empty()) {
                 return;
             }
             self.report.work_lost = work as u64;

@@ -1,0 +1,317 @@
+//! Instructions per message, counted by valgrind's callgrind: unlike times, these do not depend on
+//! what else the machine does.
+//!
+//! For each workload this program runs itself again under callgrind, which counts only inside of
+//! [`measured_region`]; what an empty round costs is subtracted. The counts are printed and written
+//! to `target/instructions.json`, the profiles stay in `target/callgrind/`. Without valgrind it
+//! says so and succeeds; with `--test` every workload runs once, uncounted.
+
+#![allow(clippy::print_stdout, reason = "the table is the purpose")]
+
+mod echo;
+mod frames;
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::{env, fs, io};
+
+use proscenium::Framing;
+use proscenium::framing::{Decoded, LengthPrefix};
+use proscenium::mailbox::{Consumer, Mailbox, Wake};
+use proscenium::timer::TimerWheel;
+
+use crate::echo::{ReplayEcho, SimEcho};
+use crate::frames::frames;
+
+/// Rounds of each workload that are counted, after as many that are not.
+const ROUNDS: u64 = 20;
+/// The workload that is subtracted from the others.
+const EMPTY: &str = "empty";
+
+/// One round of a workload; only `measured` is counted.
+trait Round {
+    fn before(&mut self) {}
+    fn measured(&mut self);
+    fn after(&mut self) {}
+}
+
+struct Workload {
+    name: &'static str,
+    /// In each round.
+    messages: u64,
+    make: fn() -> Box<dyn Round>,
+}
+
+const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "decode-64",
+        messages: CHUNK / (4 + 64),
+        make: || Box::new(Decode(frames(64, (CHUNK / (4 + 64)) as usize))),
+    },
+    Workload {
+        name: "echo-replayed-64",
+        messages: REPLAYED / (4 + 64),
+        make: || Box::new(Replayed(ReplayEcho::new(Framing::Be32, 64, 10), 68)),
+    },
+    Workload {
+        name: "echo-replayed-1024",
+        messages: REPLAYED / (4 + 1024),
+        make: || Box::new(Replayed(ReplayEcho::new(Framing::Be32, 1024, 10), 1028)),
+    },
+    Workload {
+        name: "echo-simulated-64",
+        messages: SimEcho::frames_per_turn(64) as u64,
+        make: || Box::new(Simulated(SimEcho::new(Framing::Be32, 64))),
+    },
+    Workload {
+        name: "echo-simulated-1024",
+        messages: SimEcho::frames_per_turn(1024) as u64,
+        make: || Box::new(Simulated(SimEcho::new(Framing::Be32, 1024))),
+    },
+    Workload {
+        name: "unframed-replayed-64",
+        messages: REPLAYED / (4 + 64),
+        make: || Box::new(Replayed(ReplayEcho::new(Framing::Raw, 64, 10), 68)),
+    },
+    Workload {
+        name: "unframed-simulated-64",
+        messages: SimEcho::frames_per_turn(64) as u64,
+        make: || Box::new(Simulated(SimEcho::new(Framing::Raw, 64))),
+    },
+    Workload {
+        name: "mailbox-push-pop",
+        messages: ITEMS,
+        make: || Box::new(Post::new()),
+    },
+    Workload {
+        name: "timer-insert-cancel",
+        messages: ITEMS,
+        make: || Box::new(Timers(TimerWheel::new(0))),
+    },
+];
+
+const CHUNK: u64 = 64 * 1024;
+const REPLAYED: u64 = ReplayEcho::bytes_per_turn(10) as u64;
+const ITEMS: u64 = 1000;
+
+struct Empty;
+
+impl Round for Empty {
+    fn measured(&mut self) {}
+}
+
+struct Decode(Vec<u8>);
+
+impl Round for Decode {
+    fn measured(&mut self) {
+        let (codec, bytes) = (black_box(LengthPrefix::be32()), &self.0[..]);
+        let mut at = 0;
+        while let Decoded::Frame { body, consumed } = codec.decode(&bytes[at..]) {
+            black_box(body);
+            at += consumed;
+        }
+        assert_eq!(at, bytes.len());
+    }
+}
+
+struct Replayed(ReplayEcho, usize);
+
+impl Round for Replayed {
+    fn measured(&mut self) {
+        self.0.turn();
+    }
+
+    fn after(&mut self) {
+        self.0.check(1, self.1);
+    }
+}
+
+struct Simulated(SimEcho);
+
+impl Round for Simulated {
+    fn before(&mut self) {
+        self.0.offer();
+    }
+
+    fn measured(&mut self) {
+        self.0.turn();
+    }
+
+    fn after(&mut self) {
+        self.0.collect();
+    }
+}
+
+struct Post {
+    mailbox: Arc<Mailbox<u64>>,
+    consumer: Consumer<u64>,
+}
+
+struct NoWake;
+
+impl Wake for NoWake {
+    fn wake(&self) {}
+}
+
+impl Post {
+    fn new() -> Self {
+        let (mailbox, consumer) = Mailbox::new(1024, Box::new(NoWake));
+        Self { mailbox, consumer }
+    }
+}
+
+impl Round for Post {
+    fn measured(&mut self) {
+        for item in 0..ITEMS {
+            self.mailbox.try_push(item).expect("there is room");
+            assert_eq!(self.consumer.pop(), Some(item));
+        }
+    }
+}
+
+struct Timers(TimerWheel<u64>);
+
+impl Round for Timers {
+    fn measured(&mut self) {
+        for number in 0..ITEMS {
+            let deadline = 1 + number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 60_000_000_000;
+            let key = self.0.insert(deadline, number);
+            assert_eq!(self.0.cancel(key), Some(number));
+        }
+    }
+}
+
+/// Callgrind counts in here only; it knows the function by this name.
+#[inline(never)]
+fn measured_region(round: &mut dyn Round) {
+    round.measured();
+}
+
+fn run(round: &mut dyn Round, rounds: u64, measure: fn(&mut dyn Round)) {
+    for _ in 0..rounds {
+        round.before();
+        measure(round);
+        round.after();
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [flag, name] = &arguments[..]
+        && flag == "--workload"
+    {
+        return run_one(name);
+    }
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let chosen: Vec<&Workload> = {
+        let names: Vec<_> = arguments
+            .iter()
+            .filter(|one| !one.starts_with('-'))
+            .collect();
+        let wanted = |workload: &&Workload| {
+            names.is_empty() || names.iter().any(|name| workload.name.contains(*name))
+        };
+        WORKLOADS.iter().filter(wanted).collect()
+    };
+    if has("--test") || !has("--bench") {
+        for workload in chosen {
+            run(&mut *(workload.make)(), 1, measured_region);
+            println!("{}: ok", workload.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+    match count(&chosen) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("instructions: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The run under callgrind.
+fn run_one(name: &str) -> ExitCode {
+    let mut round: Box<dyn Round> = match WORKLOADS.iter().find(|one| one.name == name) {
+        Some(workload) => (workload.make)(),
+        None if name == EMPTY => Box::new(Empty),
+        None => return ExitCode::FAILURE,
+    };
+    run(&mut *round, ROUNDS, |round| round.measured());
+    run(&mut *round, ROUNDS, measured_region);
+    ExitCode::SUCCESS
+}
+
+fn count(workloads: &[&Workload]) -> io::Result<()> {
+    let mut valgrind = Command::new("valgrind");
+    let found = valgrind.arg("--version").stdout(Stdio::null()).status();
+    if !found.is_ok_and(|status| status.success()) {
+        println!("skipped: valgrind not found (Debian package valgrind)");
+        return Ok(());
+    }
+    let target = target_folder()?;
+    let profiles = target.join("callgrind");
+    fs::create_dir_all(&profiles)?;
+    let empty = instructions(EMPTY, &profiles)?;
+    println!(
+        "{:<24}{:>14}{:>14}",
+        "workload", "instructions", "per message"
+    );
+    let mut json = String::from("[");
+    for workload in workloads {
+        let name = workload.name;
+        let counted = instructions(name, &profiles)?.saturating_sub(empty);
+        let messages = ROUNDS * workload.messages;
+        let each = counted as f64 / messages as f64;
+        println!("{name:<24}{counted:>14}{each:>14.1}");
+        let comma = if json.len() > 1 { "," } else { "" };
+        // Writing to a string cannot fail.
+        let _ = write!(
+            json,
+            "{comma}\n  {{\"workload\": \"{name}\", \"messages\": {messages}, \
+             \"instructions\": {counted}, \"per_message\": {each:.2}}}"
+        );
+    }
+    json.push_str("\n]\n");
+    fs::write(target.join("instructions.json"), json)
+}
+
+/// The folder of build products, which holds cargo's scratch folder of this bench.
+fn target_folder() -> io::Result<PathBuf> {
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let target = scratch.parent();
+    target
+        .map(Path::to_path_buf)
+        .ok_or_else(|| io::Error::other("no target folder"))
+}
+
+/// Runs a workload under callgrind; says how many instructions its measured region took.
+fn instructions(name: &str, profiles: &Path) -> io::Result<u64> {
+    let profile = profiles.join(format!("{name}.out"));
+    let output = Command::new("valgrind")
+        .arg("--tool=callgrind")
+        .arg("--toggle-collect=*measured_region*")
+        .arg(format!("--callgrind-out-file={}", profile.display()))
+        .arg(env::current_exe()?)
+        .args(["--workload", name])
+        // `rep movsb` is counted once per byte: long copies must use vector instructions.
+        .env(
+            "GLIBC_TUNABLES",
+            "glibc.cpu.x86_rep_movsb_threshold=1073741824",
+        )
+        .output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!("{name} under valgrind: {said}")));
+    }
+    let text = fs::read_to_string(&profile)?;
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
+    total.ok_or_else(|| {
+        let message = format!("{}: expected a line `totals: N`", profile.display());
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
+}
