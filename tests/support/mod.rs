@@ -41,8 +41,10 @@ pub fn eventually<R>(what: &str, mut ask: impl FnMut() -> Option<R>) -> R {
     }
 }
 
+type Work = dyn FnOnce(&mut Context<'_, Job>) + Send;
+
 /// Something to be done on a shard.
-pub struct Job(Box<dyn FnOnce(&mut Context<'_, Job>) + Send>);
+pub struct Job(Box<Work>);
 
 impl Job {
     pub fn new(work: impl FnOnce(&mut Context<'_, Job>) + Send + 'static) -> Self {
