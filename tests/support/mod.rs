@@ -21,7 +21,7 @@ use proscenium::{
 };
 
 /// How long anything may take before a test fails. No test passes or fails by being fast.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// True if the long form of the tests was asked for (`PROSCENIUM_ALL=1`).
 pub fn run_all() -> bool {
