@@ -42,7 +42,9 @@ pub fn eventually<R>(what: &str, mut ask: impl FnMut() -> Option<R>) -> R {
 }
 
 /// Something to be done on a shard.
-pub struct Job(Box<dyn FnOnce(&mut Context<'_, Job>) + Send>);
+pub struct Job(Box<Work>);
+
+type Work = dyn FnOnce(&mut Context<'_, Job>) + Send;
 
 impl Job {
     pub fn new(work: impl FnOnce(&mut Context<'_, Job>) + Send + 'static) -> Self {
