@@ -149,13 +149,13 @@ impl Connection {
         &self,
         need: usize,
         body: usize,
-        send_bytes: usize,
+        send_memory: usize,
         limits: &Limits,
     ) -> bool {
         self.state == State::Open
             && self.held.is_none()
             && self.out.bytes() + need <= limits.send_high
-            && send_bytes + need <= limits.send_bytes_max
+            && send_memory + need <= limits.send_bytes_max
             && body <= limits.frame_max
     }
 
