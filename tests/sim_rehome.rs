@@ -142,14 +142,14 @@ impl Handler for Mover {
         }
         *self.state.entry(from).or_default() += 1;
         let dice = cx.random();
-        if dice % 3 == 0 {
+        if dice.is_multiple_of(3) {
             self.say(cx, from, REPLY, (dice >> 8) as usize % 300);
         }
-        if dice % 7 == 0 {
+        if dice.is_multiple_of(7) {
             let to = (dice >> 16) as usize % cx.shards();
             cx.rehome(from, to).expect("it lives here");
         }
-        if dice % 13 == 0 {
+        if dice.is_multiple_of(13) {
             cx.pause_reading(from);
         }
     }
