@@ -60,7 +60,7 @@ impl Queue {
     /// Lets `encode` write the body in place, behind room for its length.
     #[inline]
     pub fn push_with(&mut self, max: usize, encode: impl FnOnce(&mut [u8]) -> usize) {
-        let header = |length: usize| (length as u32).to_be_bytes();
+        let header = u32::to_be_bytes;
         self.queue.push_with(max, &mut self.pool.0, encode, header);
     }
 

@@ -15,10 +15,10 @@ use slab::Slab;
 use crate::body::Chunk;
 use crate::error::CloseReason;
 use crate::handler::Peer;
-use crate::limits::Overflow;
+use crate::limits::{Limits, Overflow};
 use crate::options::Framing;
 use crate::router_id::RouterId;
-use crate::send_queue::SendQueue;
+use crate::send_queue::{BufferPool, SendQueue};
 use crate::time::Time;
 use crate::timer::TimerKey;
 
@@ -45,6 +45,8 @@ impl Pause {
     pub(crate) const OVERFLOW: Self = Self(2);
     /// Moved here; what the old shard posted about it has not arrived yet.
     pub(crate) const FENCE: Self = Self(4);
+    /// About to move on: what is still to be dispatched is for the next shard.
+    pub(crate) const MOVING: Self = Self(8);
 
     pub(crate) fn is_any(self) -> bool {
         self.0 != 0
@@ -87,6 +89,10 @@ pub(crate) struct Connection {
     /// Somebody was told `Full`, or reading was paused: tell once when below low water.
     pub(crate) tell_drained: bool,
     pub(crate) read_closed: bool,
+    /// It ended with unsent bytes: the peer has to see a reset, not an end.
+    pub(crate) truncated: bool,
+    /// The handler was told of it, so it has to be told of its end.
+    pub(crate) announced: bool,
     /// The first message arrived (resets the reconnect back-off).
     pub(crate) spoke: bool,
     pub(crate) out: SendQueue,
@@ -118,6 +124,8 @@ impl Connection {
             blocked: false,
             tell_drained: false,
             read_closed: false,
+            truncated: false,
+            announced: false,
             spoke: false,
             out: SendQueue::default(),
             tail: None,
@@ -129,6 +137,65 @@ impl Connection {
             ending: None,
             held: None,
             moves_on: None,
+        }
+    }
+}
+
+impl Connection {
+    /// Whether `need` more bytes, for a body of `body` bytes, may be queued without a further
+    /// look: it is open, in order, and below every bound.
+    #[inline]
+    pub(crate) fn takes(
+        &self,
+        need: usize,
+        body: usize,
+        send_memory: usize,
+        limits: &Limits,
+    ) -> bool {
+        self.state == State::Open
+            && self.held.is_none()
+            && self.out.bytes() + need <= limits.send_high
+            && send_memory + need <= limits.send_bytes_max
+            && body <= limits.frame_max
+    }
+
+    /// Where sends of this shard go: behind those that are still under way, if any.
+    #[inline]
+    fn queue(&mut self) -> &mut SendQueue {
+        match &mut self.held {
+            None => &mut self.out,
+            Some(held) => held,
+        }
+    }
+
+    /// Queues a copy of `body` in the connection's framing; returns the bytes queued.
+    #[inline]
+    pub(crate) fn push(&mut self, body: &[u8], buffers: &mut BufferPool) -> usize {
+        let length = body.len() as u32;
+        let framing = self.framing;
+        let queue = self.queue();
+        match framing {
+            Framing::Be32 => queue.push(&length.to_be_bytes(), body, buffers),
+            Framing::Le32 => queue.push(&length.to_le_bytes(), body, buffers),
+            Framing::Raw => queue.push(&[], body, buffers),
+        }
+    }
+
+    /// Lets `encode` write a body of at most `max` bytes in place; returns its length and the
+    /// bytes queued.
+    #[inline]
+    pub(crate) fn push_with(
+        &mut self,
+        max: usize,
+        encode: impl FnOnce(&mut [u8]) -> usize,
+        buffers: &mut BufferPool,
+    ) -> (usize, usize) {
+        let framing = self.framing;
+        let queue = self.queue();
+        match framing {
+            Framing::Be32 => queue.push_with(max, buffers, encode, u32::to_be_bytes),
+            Framing::Le32 => queue.push_with(max, buffers, encode, u32::to_le_bytes),
+            Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
         }
     }
 }
@@ -229,6 +296,20 @@ impl Connections {
         }
         match self.slots.get(id.slot() as usize) {
             Some(Slot::Moved { id: moved, to }) if *moved == id => Some(usize::from(*to)),
+            _ => None,
+        }
+    }
+
+    /// The connection of this id, if it lives here, with its slot: the look-up of every send.
+    #[inline]
+    pub(crate) fn find_mut(&mut self, id: RouterId) -> Option<(u32, &mut Connection)> {
+        let slot = if id.shard() == usize::from(self.shard) {
+            id.slot()
+        } else {
+            *self.adopted.get(id.shard())?.get(id.slot() as usize)?
+        };
+        match self.slots.get_mut(slot as usize) {
+            Some(Slot::Here(connection)) if connection.id == id => Some((slot, connection)),
             _ => None,
         }
     }

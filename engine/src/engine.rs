@@ -22,6 +22,7 @@ use crate::shard::envelope::Envelope;
 use crate::shard::{DrainReport, Listening, Shard as ShardOn};
 use crate::stats::SharedStats;
 use crate::time::Time;
+use crate::watchdog::Watchdog;
 
 /// What [`Engine`]'s `Drop` gives the shards to end in good order.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
@@ -57,6 +58,7 @@ pub struct EngineBuilder {
     cpus: Vec<usize>,
     name: String,
     seed: Option<u64>,
+    stall: Duration,
 }
 
 impl EngineBuilder {
@@ -68,6 +70,7 @@ impl EngineBuilder {
             cpus: Vec::new(),
             name: "proscenium".to_owned(),
             seed: None,
+            stall: Duration::from_millis(500),
         }
     }
 
@@ -102,6 +105,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Sets after which time in one slice of events a shard counts as stalled: mostly a handler
+    /// that blocks. A watchdog thread logs it (target `proscenium_engine::watchdog`) with the
+    /// shard and the connection, and counts it in [`ShardStats::stalls`](crate::ShardStats).
+    /// Default 500 ms; zero = no watchdog. Hosted shards have none.
+    pub fn stall_after(mut self, threshold: Duration) -> Self {
+        self.stall = threshold;
+        self
+    }
+
     /// Seeds the generators of the shards ([`Context::random`]); default: from the clock.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -124,7 +136,9 @@ impl EngineBuilder {
             addresses,
             listening,
             unix_paths,
+            epoch,
         } = self.prepare()?;
+        let watchdog = Watchdog::start(&shared, epoch, self.stall)?;
         let make = Arc::new(make);
         let seed = self.base_seed();
         let mut threads = Vec::new();
@@ -152,6 +166,7 @@ impl EngineBuilder {
             addresses,
             threads,
             unix_paths,
+            watchdog,
         })
     }
 
@@ -171,6 +186,7 @@ impl EngineBuilder {
             addresses,
             listening,
             unix_paths,
+            epoch: _,
         } = prepared;
         let Some((driver, mailbox)) = parts.into_iter().next() else {
             unreachable!("one shard was asked for");
@@ -233,6 +249,7 @@ impl EngineBuilder {
         };
         let parts = drivers.into_iter().zip(consumers).collect();
         Ok(Prepared {
+            epoch,
             shared: Arc::new(shared),
             parts,
             addresses,
@@ -244,6 +261,8 @@ impl EngineBuilder {
 
 /// Everything that the shards of an engine need to begin.
 struct Prepared<P> {
+    /// The zero of all shards' clocks.
+    epoch: Instant,
     shared: Arc<Shared<P>>,
     parts: Vec<(EpollDriver, Consumer<Envelope<P>>)>,
     addresses: Vec<Address>,
@@ -339,6 +358,8 @@ pub struct Engine<P: Send + 'static> {
     addresses: Vec<Address>,
     threads: Vec<JoinHandle<DrainReport>>,
     unix_paths: UnixPaths,
+    #[allow(dead_code, reason = "ends with the engine")]
+    watchdog: Option<Watchdog>,
 }
 
 impl Engine<()> {
@@ -445,6 +466,18 @@ impl<H: Handler> Shard<H> {
     /// # Errors
     /// Only when the epoll descriptor itself fails.
     pub fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
+        self.inner.turn(max_wait)?;
+        self.inner.park();
+        Ok(())
+    }
+
+    /// Writes what was queued between turns.
+    pub(crate) fn flush(&mut self) {
+        self.inner.flush_between_turns();
+    }
+
+    /// A turn after which the host will not sleep on the descriptor: saves the preparation.
+    pub(crate) fn turn_without_parking(&mut self, max_wait: Duration) -> io::Result<()> {
         self.inner.turn(max_wait)
     }
 

@@ -116,8 +116,8 @@ pub trait Handler: 'static {
         cx.close(id);
     }
 
-    /// A connection ended. Called exactly once for each `on_connect` (or `on_adopted`); its id is
-    /// `Gone` from now on.
+    /// A connection ended. Called exactly once for each connection that `on_connect` announced, on
+    /// the shard where it lives then; its id is `Gone` from now on.
     fn on_disconnect(
         &mut self,
         cx: &mut Context<'_, Self::Post>,
@@ -145,7 +145,10 @@ pub trait Handler: 'static {
         let _ = (cx, id, peer);
     }
 
-    /// A connection left for another shard. Sending to its id from here still works.
+    /// A connection left for another shard. Sending to its id from here still works. What is
+    /// posted to `to` during this call is handled there before any further message of the
+    /// connection: the place to hand over what this shard knows of it. (A connection that was not
+    /// born here goes by its birth shard: that is `to` then, and is told the same.)
     fn on_departed(&mut self, cx: &mut Context<'_, Self::Post>, id: RouterId, to: usize) {
         let _ = (cx, id, to);
     }

@@ -43,6 +43,7 @@ mod stats;
 mod stream_socket;
 mod time;
 pub mod timer;
+mod watchdog;
 
 pub use body::{Body, Message};
 pub use context::Context;

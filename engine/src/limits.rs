@@ -14,9 +14,12 @@ pub enum Overflow {
     /// [`Limits::send_queue_max`], then refused with `Full`.
     #[default]
     PauseReading,
-    /// Refuse the new message with `Full` and count it as dropped; the connection goes on.
+    /// Refuse the new message with `Full` and count it as dropped; the connection goes on. A
+    /// message that would pass the high watermark is taken all the same while the queue is below
+    /// the low one: else a message longer than the watermark could never be sent.
     DropNewest,
-    /// Close the connection with [`CloseReason::SlowConsumer`](crate::CloseReason::SlowConsumer).
+    /// Close the connection with [`CloseReason::SlowConsumer`](crate::CloseReason::SlowConsumer);
+    /// not while its queue is below the low watermark, see above.
     Close,
 }
 
@@ -46,7 +49,9 @@ macro_rules! limits {
 
         impl Limits {
             $(
-                #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
+                #[doc = concat!(
+                    "Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ")."
+                )]
                 #[must_use]
                 pub fn $name(mut self, value: $type) -> Self {
                     self.$name = value;
@@ -80,7 +85,7 @@ limits! {
     /// the connection with the oldest incomplete frame is closed. Default 256 MiB.
     reassembly_bytes_max: usize = 256 * MIB;
     /// Send queue of one connection: above this many bytes the listener's [`Overflow`] policy
-    /// acts. Default 1 MiB.
+    /// acts, unless it is a single message that is longer. Default 1 MiB.
     send_high: usize = MIB;
     /// Below this many bytes, whoever was paused or told `Full` is told once that it goes on.
     /// Default 256 KiB.
@@ -88,7 +93,8 @@ limits! {
     /// Send queue of one connection: never more bytes than this, whatever the policy.
     /// Default 8 MiB.
     send_queue_max: usize = 8 * MIB;
-    /// Unsent bytes of all connections of a shard. When exhausted, sends are refused with `Full`
+    /// Memory for unsent bytes of all connections of a shard, counted in leased buffers (powers of
+    /// two from 4 KiB); may be passed by the size of one buffer. When exhausted, sends are refused with `Full`
     /// and the connection with the most unsent bytes is closed. Default 512 MiB.
     send_bytes_max: usize = 512 * MIB;
     /// Messages in a shard's mailbox; beyond, the producer gets `Full`. Default 16,384.
@@ -151,11 +157,11 @@ impl Limits {
                 self.frame_max + 4,
             ),
             (
-                self.reassembly_bytes_max >= self.frame_max + 4,
+                self.reassembly_bytes_max >= crate::pool::size_for(self.frame_max + 4),
                 "reassembly_bytes_max",
                 self.reassembly_bytes_max,
-                "frame_max + 4",
-                self.frame_max + 4,
+                "the buffer of the longest frame",
+                crate::pool::size_for(self.frame_max + 4),
             ),
         ];
         for (holds, name, value, bound_name, bound) in rules {

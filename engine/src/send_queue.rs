@@ -8,7 +8,7 @@
 //! Buffers are leased from the shard's pool when the first byte comes and go back when the last
 //! one is written: a connection that has nothing to say holds no memory. Short bodies are copied
 //! into `main`; long shared ones (`send_shared`) wait as reference-counted segments in order.
-//! Bounds are the caller's (`Core::enqueue`); the queue only counts its bytes.
+//! Bounds are the caller's (`Core::admit_slowly`); the queue only counts its bytes.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -51,10 +51,12 @@ impl Buffer {
         &self.bytes[self.start..self.end]
     }
 
+    /// The next `bytes` of the room, counted as waiting.
     #[inline]
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes[self.end..self.end + bytes.len()].copy_from_slice(bytes);
-        self.end += bytes.len();
+    fn take(&mut self, bytes: usize) -> &mut [u8] {
+        let room = &mut self.bytes[self.end..self.end + bytes];
+        self.end += bytes;
+        room
     }
 }
 
@@ -87,43 +89,48 @@ impl SendQueue {
         self.bytes
     }
 
-    /// Appends a copy of `header` and `body`.
+    /// Appends a copy of `header` and `body`; returns how many bytes that are.
     #[inline]
-    pub(crate) fn push(&mut self, header: &[u8], body: &[u8], pool: &mut BufferPool) {
-        let need = header.len() + body.len();
-        let main = self.room_for(need, pool);
-        main.push(header);
-        main.push(body);
+    pub(crate) fn push<const H: usize>(
+        &mut self,
+        header: &[u8; H],
+        body: &[u8],
+        pool: &mut BufferPool,
+    ) -> usize {
+        let need = H + body.len();
+        let room = self.room_for(need, pool).take(need);
+        room[..H].copy_from_slice(header);
+        room[H..].copy_from_slice(body);
         self.bytes += need;
+        need
     }
 
     /// Lets `encode` write at most `max` bytes of a body in place; `header` makes the header from
-    /// the length it returns.
+    /// the length it returns. Returns that length, and how many bytes were appended.
     #[inline]
     pub(crate) fn push_with<const H: usize>(
         &mut self,
         max: usize,
         pool: &mut BufferPool,
         encode: impl FnOnce(&mut [u8]) -> usize,
-        header: impl FnOnce(usize) -> [u8; H],
-    ) -> usize {
+        header: impl FnOnce(u32) -> [u8; H],
+    ) -> (usize, usize) {
         let main = self.room_for(H + max, pool);
-        let at = main.end;
-        let room = &mut main.bytes[at + H..at + H + max];
-        let length = encode(room);
+        let room = main.take(H + max);
+        let length = encode(&mut room[H..]);
         assert!(
             length <= max,
             "send_with: {length} bytes written into a room of {max}"
         );
-        main.bytes[at..at + H].copy_from_slice(&header(length));
-        main.end = at + H + length;
+        room[..H].copy_from_slice(&header(length as u32));
+        main.end -= max - length;
         self.bytes += H + length;
-        length
+        (length, H + length)
     }
 
     /// Appends `header` and the shared `body`, without copying it if it is long.
     pub(crate) fn push_shared(&mut self, header: &[u8], body: &Bytes, pool: &mut BufferPool) {
-        self.push(header, &[], pool);
+        self.push(&[], header, pool);
         if body.len() < SHARED_MIN {
             self.push(&[], body, pool);
             return;
@@ -152,7 +159,7 @@ impl SendQueue {
         };
         let waiting = old.end - old.start;
         let mut new = Buffer::lease(pool, waiting + need);
-        new.push(old.waiting());
+        new.take(waiting).copy_from_slice(old.waiting());
         pool.release(old.bytes);
         self.hint = new.bytes.len();
         self.main = Some(new);
@@ -276,6 +283,12 @@ impl SendQueue {
         }
     }
 
+    /// What the queue takes: its buffers at their full size, or its bytes if shared bodies are
+    /// most of them.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.max(self.leased())
+    }
+
     /// Sizes of the leased buffers, for moving the queue to the pool of another shard.
     pub(crate) fn leased(&self) -> usize {
         let chained = self
@@ -362,8 +375,8 @@ mod tests {
                             body.len() + spare,
                             &mut pool,
                             |room| { room[..body.len()].copy_from_slice(&body); body.len() },
-                            |length| (length as u32).to_be_bytes(),
-                        );
+                            u32::to_be_bytes,
+                        ).0;
                         model.extend_from_slice(&(length as u32).to_be_bytes());
                         model.extend_from_slice(&body);
                     }

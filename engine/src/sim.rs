@@ -112,8 +112,10 @@ struct Turn<H: Handler>(SimShard<H>);
 
 impl<H: Handler> SimTurn for Turn<H> {
     fn turn(&mut self) {
-        let turned = self.0.borrow_mut().turn(Duration::ZERO);
+        let mut shard = self.0.borrow_mut();
+        let turned = shard.turn(Duration::ZERO);
         turned.expect("the simulated driver does not fail");
+        shard.park();
     }
 
     fn next_deadline(&self) -> Option<Time> {

@@ -21,6 +21,8 @@ macro_rules! counters {
             pub mailbox_len: u64,
             /// Wakes of the sleeping shard by other threads.
             pub wakes: u64,
+            /// Slices that took longer than the engine's stall threshold.
+            pub stalls: u64,
             /// Connections ended, by reason, in the order of [`CloseReason::NAMES`].
             pub closes: [u64; REASONS],
             /// How long turns took, without the sleep.
@@ -33,6 +35,12 @@ macro_rules! counters {
             $( $name: AtomicU64, )*
             closes: [AtomicU64; REASONS],
             turn_time: SharedHistogram,
+            /// Slices that the watchdog found too long.
+            pub(crate) stalls: AtomicU64,
+            /// When the slice under way began, in nanoseconds; 0 between turns. For the watchdog.
+            pub(crate) slice_began: AtomicU64,
+            /// The connection whose messages were dispatched last. For the watchdog.
+            pub(crate) dispatching: AtomicU64,
         }
 
         impl SharedStats {
@@ -44,6 +52,7 @@ macro_rules! counters {
             pub(crate) fn read(&self) -> ShardStats {
                 let mut stats = ShardStats {
                     turn_time: self.turn_time.read(),
+                    stalls: self.stalls.load(Ordering::Relaxed),
                     ..ShardStats::default()
                 };
                 $( stats.$name = self.$name.load(Ordering::Relaxed); )*
@@ -62,6 +71,7 @@ macro_rules! counters {
                     $( (stringify!($name), self.$name), )*
                     ("mailbox_len", self.mailbox_len),
                     ("wakes", self.wakes),
+                    ("stalls", self.stalls),
                 ]
                 .into_iter()
             }
@@ -70,6 +80,7 @@ macro_rules! counters {
                 $( self.$name += other.$name; )*
                 self.mailbox_len += other.mailbox_len;
                 self.wakes += other.wakes;
+                self.stalls += other.stalls;
                 for (to, from) in self.closes.iter_mut().zip(&other.closes) {
                     *to += from;
                 }
@@ -110,6 +121,8 @@ counters! {
     writes,
     /// Unsent bytes of all connections now.
     send_queue_bytes,
+    /// Memory leased for send queues now, in bytes.
+    send_buffer_bytes,
     /// Memory leased for incomplete and held-back frames now, in bytes.
     reassembly_bytes,
     /// Memory of receive chunks now, in bytes.

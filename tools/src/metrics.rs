@@ -22,8 +22,9 @@ const REQUEST_MAX: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The numbers that say what is now; all others count since the start.
-const GAUGES: [&str; 6] = [
+const GAUGES: [&str; 7] = [
     "connections",
+    "send_buffer_bytes",
     "send_queue_bytes",
     "reassembly_bytes",
     "receive_chunk_bytes",
@@ -31,12 +32,26 @@ const GAUGES: [&str; 6] = [
     "mailbox_len",
 ];
 
+/// Serves `snapshot` at `address` as [`serve`] does, and says on standard error where.
+///
+/// # Errors
+/// When the address cannot be listened on; the text names the option.
+pub(crate) fn announce<S>(address: &str, snapshot: S) -> Result<(), String>
+where
+    S: Fn() -> EngineStats + Send + Sync + 'static,
+{
+    let address = serve(address, snapshot)
+        .map_err(|error| format!("--metrics {address}: {error}; expected HOST:PORT"))?;
+    eprintln!("metrics at http://{address}/metrics");
+    Ok(())
+}
+
 /// Serves `snapshot` at `http://ADDR/metrics`, on a thread of its own, until the process ends.
 /// Returns the address with the real port.
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub(crate) fn serve<S>(address: &str, snapshot: S) -> io::Result<SocketAddr>
+fn serve<S>(address: &str, snapshot: S) -> io::Result<SocketAddr>
 where
     S: Fn() -> EngineStats + Send + Sync + 'static,
 {
@@ -229,6 +244,7 @@ fn help(name: &str) -> &'static str {
         "bytes_out" => "Bytes written, frame headers included",
         "reads" => "Reads that brought bytes",
         "writes" => "Writes that took bytes",
+        "send_buffer_bytes" => "Memory leased for send queues now",
         "send_queue_bytes" => "Unsent bytes of all connections now",
         "reassembly_bytes" => "Memory leased for incomplete frames now",
         "receive_chunk_bytes" => "Memory of receive chunks now",
@@ -247,6 +263,7 @@ fn help(name: &str) -> &'static str {
         "slices" => "Slices of turns: a flush, timers and a mailbox batch each",
         "mailbox_len" => "Messages that wait in the mailbox now",
         "wakes" => "Wakes of the sleeping shard by other threads",
+        "stalls" => "Slices that took longer than the stall threshold",
         _ => "See the field of this name of the engine's ShardStats",
     }
 }

@@ -6,8 +6,43 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::{Echo, load, proscenium, read_frame, write_frame};
+
+/// The answer to one scrape.
+struct Metrics {
+    text: String,
+}
+
+impl Metrics {
+    fn scrape(address: &str) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let (head, text) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        Self {
+            text: text.to_owned(),
+        }
+    }
+
+    /// The sum of the rows that begin with `prefix`; there has to be one.
+    #[track_caller]
+    fn sum(&self, prefix: &str) -> f64 {
+        let rows = self.text.lines().filter(|line| line.starts_with(prefix));
+        let values: Vec<f64> = rows
+            .map(|row| row.rsplit(' ').next().unwrap().parse().unwrap())
+            .collect();
+        assert!(!values.is_empty(), "no {prefix} in\n{}", self.text);
+        values.iter().sum()
+    }
+}
 
 #[test]
 fn sigterm_drains_and_prints_a_summary() {
@@ -16,7 +51,7 @@ fn sigterm_drains_and_prints_a_summary() {
     write_frame(&mut stream, b"before the end").unwrap();
     assert_eq!(read_frame(&mut stream).unwrap(), b"before the end");
     // The peer leaves when told, so that nothing is cut.
-    let peer = std::thread::spawn(move || {
+    let peer = thread::spawn(move || {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).map(|_| rest)
     });
@@ -34,7 +69,7 @@ fn sigterm_drains_and_prints_a_summary() {
 
 #[test]
 fn metrics_are_served_while_it_runs() {
-    let mut echo = Echo::start(&["--metrics", "127.0.0.1:0"]);
+    let mut echo = Echo::start(&["--metrics", "127.0.0.1:0", "--shards", "2"]);
     let line = echo.error_line();
     let url = line
         .trim_end()
@@ -42,36 +77,66 @@ fn metrics_are_served_while_it_runs() {
         .unwrap()
         .to_owned();
     let address = url.strip_suffix("/metrics").unwrap();
-    load(&echo.address, "s2", &["--ccu", "3"]).assert_pass();
+    let run = load(&echo.address, "s2", &["--ccu", "3"]);
+    run.assert_pass();
 
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        .unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).unwrap();
-    let (head, body) = response.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(body.ends_with("# EOF\n"), "{body}");
-    let value = |name: &str| -> f64 {
-        let line = body.lines().find(|line| line.starts_with(name));
-        let line = line.unwrap_or_else(|| panic!("no {name} in\n{body}"));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
-    };
-    assert!(value("proscenium_messages_in_total{shard=\"0\"}") > 0.0);
-    assert_eq!(value("proscenium_accepted_total{shard=\"0\"}"), 3.0);
-    assert!(value("proscenium_turn_time_seconds_count{shard=\"0\"}") > 0.0);
-    let closed: f64 = body
-        .lines()
-        .filter(|line| line.starts_with("proscenium_closes_total{"))
-        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
-        .sum();
-    let open = value("proscenium_connections{shard=\"0\"}");
+    // The server sees the client's connections end a little later than the client does.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut metrics = Metrics::scrape(address);
+    while metrics.sum("proscenium_connections{") > 0.0 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+        metrics = Metrics::scrape(address);
+    }
     assert_eq!(
-        closed + open,
-        3.0,
-        "every accepted connection is open or closed\n{body}"
+        metrics.sum("proscenium_connections{"),
+        0.0,
+        "{}",
+        metrics.text
     );
+    assert_eq!(
+        metrics.sum("proscenium_accepted_total{"),
+        3.0,
+        "{}",
+        metrics.text
+    );
+    assert_eq!(
+        metrics.sum("proscenium_closes_total{"),
+        3.0,
+        "{}",
+        metrics.text
+    );
+    let messages = run.number("recv");
+    assert_eq!(
+        metrics.sum("proscenium_messages_in_total{"),
+        messages,
+        "{}",
+        metrics.text
+    );
+    assert_eq!(
+        metrics.sum("proscenium_messages_out_total{"),
+        messages,
+        "{}",
+        metrics.text
+    );
+    assert!(
+        metrics.sum("proscenium_turn_time_seconds_count{") > 0.0,
+        "{}",
+        metrics.text
+    );
+}
+
+#[test]
+fn both_interfaces_serve_and_drain() {
+    for (interface, shards) in [("callback", "1"), ("socket", "1"), ("socket", "2")] {
+        let echo = Echo::start(&["--interface", interface, "--shards", shards]);
+        let run = load(&echo.address, "s2", &["--verify", "full"]);
+        run.assert_pass();
+        let summary = echo.terminate();
+        assert!(
+            summary.contains("50 accepted"),
+            "{interface} {shards}: {summary}"
+        );
+    }
 }
 
 #[test]

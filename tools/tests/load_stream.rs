@@ -171,5 +171,11 @@ fn results_are_appended_as_rows_and_written_as_a_document() {
     let record = fs::read_to_string(&json.0).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     assert_eq!(record["stack"], "two");
+    let command = &record["command"];
+    assert_eq!(
+        (&command[0], &command[1]),
+        (&"proscenium".into(), &"load".into()),
+        "{record}"
+    );
     assert!(record["machine"]["cpus"].as_u64().unwrap() >= 1);
 }

@@ -103,6 +103,8 @@ pub(crate) struct Core<P> {
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
     pub(crate) shutting_down: bool,
+    /// Connections that ended with unsent bytes since the shutdown began.
+    pub(crate) cut: u64,
 }
 
 impl<P> Core<P> {
@@ -138,6 +140,7 @@ impl<P> Core<P> {
             accept_rate: AcceptRate::new(limits.accepts_per_second, limits.accept_burst),
             stats: ShardStats::default(),
             shutting_down: false,
+            cut: 0,
             shared,
             limits,
         }
@@ -163,28 +166,32 @@ impl<P> Core<P> {
     #[inline]
     pub(crate) fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
         let need = HEADER + body.len();
-        let Some((slot, framing)) = self.admit(to, need, body.len())? else {
+        let send_memory = self.send_memory();
+        let Some((slot, connection)) = self.connections.find_mut(to) else {
+            self.admit_elsewhere(to, body.len())?;
             return self.send_elsewhere(to, Bytes::copy_from_slice(body));
         };
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return Err(SendError::Gone);
-        };
-        let length = body.len() as u32;
-        let queue = match &mut connection.held {
-            None => &mut connection.out,
-            Some(held) => &mut **held,
-        };
-        match framing {
-            Framing::Be32 => queue.push(&length.to_be_bytes(), body, &mut self.buffers),
-            Framing::Le32 => queue.push(&length.to_le_bytes(), body, &mut self.buffers),
-            Framing::Raw => queue.push(&[], body, &mut self.buffers),
+        if !connection.takes(need, body.len(), send_memory, &self.limits) {
+            return self.send_slowly(slot, body);
         }
-        let queued = if framing == Framing::Raw {
-            body.len()
-        } else {
-            need
-        };
-        self.queued(slot, queued);
+        let queued = connection.push(body, &mut self.buffers);
+        if !connection.dirty && !connection.blocked {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+        self.book(queued);
+        Ok(())
+    }
+
+    /// The rest of [`send`](Self::send): over a watermark, not open, or just moved here.
+    #[cold]
+    fn send_slowly(&mut self, slot: u32, body: &[u8]) -> Result<(), SendError> {
+        self.admit_slowly(slot, HEADER + body.len(), body.len())?;
+        if let Some(connection) = self.connections.get_mut(slot) {
+            let queued = connection.push(body, &mut self.buffers);
+            self.book(queued);
+            self.mark_dirty(slot);
+        }
         Ok(())
     }
 
@@ -196,31 +203,25 @@ impl<P> Core<P> {
         max: usize,
         encode: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, SendError> {
-        let Some((slot, framing)) = self.admit(to, HEADER + max, max)? else {
+        let send_memory = self.send_memory();
+        let Some((slot, connection)) = self.connections.find_mut(to) else {
+            self.admit_elsewhere(to, max)?;
             let mut body = vec![0; max];
             let length = encode(&mut body);
             body.truncate(length);
             return self.send_elsewhere(to, Bytes::from(body)).map(|()| length);
         };
+        let need = HEADER + max;
+        let takes = connection.takes(need, max, send_memory, &self.limits);
+        if !takes {
+            self.admit_slowly(slot, need, max)?;
+        }
         let Some(connection) = self.connections.get_mut(slot) else {
             return Err(SendError::Gone);
         };
-        let queue = match &mut connection.held {
-            None => &mut connection.out,
-            Some(held) => &mut **held,
-        };
-        let buffers = &mut self.buffers;
-        let length = match framing {
-            Framing::Be32 => {
-                queue.push_with(max, buffers, encode, |length| (length as u32).to_be_bytes())
-            }
-            Framing::Le32 => {
-                queue.push_with(max, buffers, encode, |length| (length as u32).to_le_bytes())
-            }
-            Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
-        };
-        let header = if framing == Framing::Raw { 0 } else { HEADER };
-        self.queued(slot, header + length);
+        let (length, queued) = connection.push_with(max, encode, &mut self.buffers);
+        self.book(queued);
+        self.mark_dirty(slot);
         Ok(length)
     }
 
@@ -256,40 +257,45 @@ impl<P> Core<P> {
             _ => &mut connection.out,
         };
         queue.push_shared(&header[..header_len], body, &mut self.buffers);
-        self.queued(slot, header_len + body.len());
+        self.book(header_len + body.len());
+        self.mark_dirty(slot);
     }
 
     /// Whether `need` more bytes may be queued for a connection of this shard. `Ok(None)`: it is
     /// not here.
-    #[inline]
     fn admit(
         &mut self,
         to: RouterId,
         need: usize,
         body: usize,
     ) -> Result<Option<(u32, Framing)>, SendError> {
-        let Some(slot) = self.connections.find(to) else {
-            return Ok(None);
+        let send_memory = self.send_memory();
+        let Some((slot, connection)) = self.connections.find_mut(to) else {
+            return self.admit_elsewhere(to, body).map(|()| None);
         };
-        let Some(connection) = self.connections.get(slot) else {
-            return Ok(None);
-        };
-        let fits = connection.out.bytes() + need <= self.limits.send_high
-            && self.send_bytes + need <= self.limits.send_bytes_max
-            && body <= self.limits.frame_max;
-        if fits && connection.state == State::Open && connection.held.is_none() {
-            return Ok(Some((slot, connection.framing)));
+        let framing = connection.framing;
+        if !connection.takes(need, body, send_memory, &self.limits) {
+            self.admit_slowly(slot, need, body)?;
         }
-        self.admit_slowly(slot, need, body).map(Some)
+        Ok(Some((slot, framing)))
+    }
+
+    /// What is known here of a connection that is not here, before a body is copied for it.
+    #[cold]
+    fn admit_elsewhere(&mut self, to: RouterId, body: usize) -> Result<(), SendError> {
+        if to.shard() == self.shard && self.connections.moved_to(to).is_none() {
+            self.stats.sends_gone += 1;
+            return Err(SendError::Gone);
+        }
+        if body > self.limits.frame_max {
+            let (length, limit) = (body, self.limits.frame_max);
+            return Err(SendError::TooLong { length, limit });
+        }
+        Ok(())
     }
 
     #[cold]
-    fn admit_slowly(
-        &mut self,
-        slot: u32,
-        need: usize,
-        body: usize,
-    ) -> Result<(u32, Framing), SendError> {
+    fn admit_slowly(&mut self, slot: u32, need: usize, body: usize) -> Result<(), SendError> {
         let Some(connection) = self.connections.get_mut(slot) else {
             return Err(SendError::Gone);
         };
@@ -303,11 +309,14 @@ impl<P> Core<P> {
                 limit: self.limits.frame_max,
             });
         }
-        let framing = connection.framing;
         let held = connection.held.as_ref().map_or(0, |held| held.bytes());
         let queued = connection.out.bytes() + held;
         if queued + need > self.limits.send_high {
+            // A long message to a peer that keeps up is neither dropped nor its end: nobody could
+            // ever send it. Below low water there is room up to the hard bound.
+            let is_behind = queued > self.limits.send_low;
             match connection.overflow {
+                Overflow::Close | Overflow::DropNewest if !is_behind => {}
                 Overflow::Close => {
                     let limit = self.limits.send_high;
                     self.kill(slot, CloseReason::SlowConsumer { queued, limit });
@@ -327,28 +336,38 @@ impl<P> Core<P> {
                 }
             }
             if queued + need > self.limits.send_queue_max {
+                if let Some(connection) = self.connections.get_mut(slot) {
+                    connection.tell_drained = true;
+                }
                 self.stats.refused_full += 1;
                 return Err(SendError::Full);
             }
         }
-        if self.send_bytes + need > self.limits.send_bytes_max {
+        if self.send_memory() + need > self.limits.send_bytes_max {
             self.relieve_send_pressure();
             self.stats.refused_full += 1;
             if let Some(connection) = self.connections.get_mut(slot) {
                 connection.tell_drained = true;
+                self.mark_dirty(slot); // its own queue may be empty: nothing else would tell it
             }
             return Err(SendError::Full);
         }
-        Ok((slot, framing))
+        Ok(())
     }
 
-    /// Books `bytes` that were queued for `slot` and has it flushed.
+    /// What unsent bytes take: leased buffers at their full size, or the bytes themselves where
+    /// shared bodies are most of them.
     #[inline]
-    fn queued(&mut self, slot: u32, bytes: usize) {
+    fn send_memory(&self) -> usize {
+        self.send_bytes.max(self.buffers.leased_bytes())
+    }
+
+    /// Books a message of `bytes` that was queued.
+    #[inline]
+    fn book(&mut self, bytes: usize) {
         self.send_bytes += bytes;
         self.slice_bytes += bytes;
         self.stats.messages_out += 1;
-        self.mark_dirty(slot);
     }
 
     #[inline]
@@ -365,18 +384,10 @@ impl<P> Core<P> {
     /// The connection does not live here: to the shard where it was born, which knows more.
     #[cold]
     fn send_elsewhere(&mut self, to: RouterId, body: Bytes) -> Result<(), SendError> {
-        if body.len() > self.limits.frame_max {
-            let (length, limit) = (body.len(), self.limits.frame_max);
-            return Err(SendError::TooLong { length, limit });
+        match self.connections.moved_to(to) {
+            Some(there) => self.pass_on(to, there, body),
+            None => self.shared.send(to, body),
         }
-        if let Some(there) = self.connections.moved_to(to) {
-            return self.pass_on(to, there, body);
-        }
-        if to.shard() == self.shard {
-            self.stats.sends_gone += 1;
-            return Err(SendError::Gone);
-        }
-        self.shared.send(to, body)
     }
 
     /// A graceful close of a connection that does not live here.
@@ -466,8 +477,10 @@ impl<P> Core<P> {
             .take()
             .map_or(0, |mut held| held.clear(&mut self.buffers));
         let lost = connection.out.clear(&mut self.buffers) + held;
+        connection.truncated = lost > 0;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
+        self.cut += u64::from(self.shutting_down && lost > 0);
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;
@@ -482,7 +495,7 @@ impl<P> Core<P> {
             .connections
             .iter()
             .filter(|(_, connection)| connection.state != State::Dead)
-            .max_by_key(|(_, connection)| connection.out.bytes());
+            .max_by_key(|(_, connection)| connection.out.memory());
         if let Some((slot, _)) = most {
             self.kill(slot, CloseReason::SendPressure);
         }

@@ -11,15 +11,21 @@ use crate::handler::Handler;
 use crate::send_queue::PARTS_MAX;
 
 impl<D: Driver, H: Handler> Shard<D, H> {
-    /// Writes what was queued in this slice, one write per connection.
-    pub(super) fn flush_dirty(&mut self) {
-        let mut at = 0;
-        while let Some(slot) = self.core.dirty.get(at).copied() {
-            at += 1;
+    /// Writes what was queued in this slice, one write per connection. What handlers queue while
+    /// they are told that there is room waits for the next slice: a peer that takes everything at
+    /// once must not keep the others waiting. True if the handler was told something (drained,
+    /// broken), so that it may have more to run.
+    pub(super) fn flush_dirty(&mut self) -> bool {
+        self.told = false;
+        let count = self.core.dirty.len();
+        for at in 0..count {
+            let slot = self.core.dirty[at];
             self.flush(slot);
         }
-        self.core.dirty.clear();
+        self.core.dirty.drain(..count);
+        let told = self.told || !self.core.ops.is_empty();
         self.run_ops();
+        told
     }
 
     /// Writes until the queue is empty or the socket full: one write in flight, re-entered.
@@ -83,6 +89,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let is_open = connection.state == State::Open;
         core.set_pause(slot, Pause::OVERFLOW, false);
         if is_open {
+            self.told = true;
             self.handler.on_drained(&mut Context::new(core), id);
         }
     }

@@ -99,6 +99,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         };
         connection.last_read = core.now;
+        connection.announced = true;
         let (id, peer) = (connection.id, connection.peer);
         if !idle.is_zero() {
             let timer = core
@@ -124,6 +125,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
         };
+        if connection.read_closed {
+            return; // known from before a move
+        }
         connection.read_closed = true;
         let id = connection.id;
         match connection.state {
@@ -170,14 +174,29 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if connection.state != State::Closing {
             return;
         }
+        let ours = matches!(
+            connection.ending,
+            Some(CloseReason::Local | CloseReason::Shutdown)
+        );
+        // However it ends from here on, it is this side that wanted it.
+        if ours && let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
+            self.forget_outgoing(slot, connect);
+        }
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         if !connection.reading {
             connection.reading = true;
             self.driver.set_reading(slot, true);
         }
-        let timer = core
-            .timers
-            .insert((core.now + linger).as_nanos(), Timer::Connection(id));
-        if let Some(idle) = connection.timer.replace(timer) {
+        // A shutdown has a deadline of its own for what is queued.
+        let is_shutdown = matches!(connection.ending, Some(CloseReason::Shutdown));
+        let timer = (!is_shutdown).then(|| {
+            let due = (core.now + linger).as_nanos();
+            core.timers.insert(due, Timer::Connection(id))
+        });
+        if let Some(idle) = std::mem::replace(&mut connection.timer, timer) {
             core.timers.cancel(idle);
         }
         self.flush(slot);
@@ -195,6 +214,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         connection.state = State::Lingering;
+        if connection.timer.is_none() {
+            let due = (core.now + core.limits.linger).as_nanos();
+            connection.timer = Some(core.timers.insert(due, Timer::Connection(connection.id)));
+        }
         self.driver.finish(slot);
     }
 
@@ -248,7 +271,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         {
             return;
         }
-        self.driver.close(slot);
+        if core.connections.get(slot).is_some_and(|c| c.truncated) {
+            self.driver.reset(slot);
+        } else {
+            self.driver.close(slot);
+        }
         let Some(mut connection) = core.connections.remove(slot, None) else {
             return;
         };
@@ -260,12 +287,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if id.shard() != core.shard {
             core.shared.mailboxes[id.shard()].push_control(Envelope::Ended(id));
         }
-        core.shared.stats[core.shard].count_close(&reason);
-        tracing::trace!(%id, %reason, "connection ended");
-        self.handler
-            .on_disconnect(&mut Context::new(core), id, &reason);
+        if connection.announced {
+            core.shared.stats[core.shard].count_close(&reason);
+            tracing::trace!(%id, %reason, "connection ended");
+            self.handler
+                .on_disconnect(&mut Context::new(core), id, &reason);
+        }
         if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.outgoing_ended(connect, connection.spoke, &reason);
+            self.outgoing_ended(connect, slot, connection.spoke, &reason);
         }
     }
 }

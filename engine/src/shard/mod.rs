@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! turn:  wait (only if nothing is ready) ─► slices until the round of events is over
-//! slice: ≤ 32 completions or 64 KiB queued ─► mailbox batch ─► due timers ─► Handler::run ─► flush
+//! slice: ≤ 32 completions, or 128 KiB received and queued
+//!        ─► mailbox batch ─► due timers ─► Handler::run ─► flush
 //! ```
 //!
 //! Flushing after each slice, not after each round, keeps the send buffers in cache and the
-//! latency of a full round low (`docs/decisions/0003-slices.md`).
+//! latency of a full round low (`docs/decisions/0001-slices.md`).
 
 pub(crate) mod core;
 pub(crate) mod envelope;
@@ -21,6 +22,7 @@ mod shutdown;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use self::core::{Core, Op, Timer};
@@ -74,9 +76,11 @@ pub(crate) struct Shard<D, H: Handler> {
     /// `bytes_lost` when the shutdown began.
     lost_before: u64,
     /// Other threads have to wake us: the mailbox's state is "asleep".
-    asleep: bool,
+    parked: bool,
     /// The handler has more to run.
     runnable: bool,
+    /// This flush told the handler something.
+    told: bool,
     started: bool,
 }
 
@@ -108,8 +112,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             phase: Phase::Running,
             report: DrainReport::default(),
             lost_before: 0,
-            asleep: false,
+            parked: false,
             runnable: false,
+            told: false,
             started: false,
         }
     }
@@ -140,49 +145,83 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// When the shard wants its next turn at the latest, even if no event comes: at once
     /// (`Time::ZERO`), at a time, or never (`Time::MAX`).
     pub(crate) fn wants_turn_at(&self) -> Time {
+        if self.phase == Phase::Stopped {
+            return Time::MAX;
+        }
         let busy = !self.started
-            || !self.asleep
             || self.runnable
             || self.driver.has_ready()
             || !self.core.dirty.is_empty()
-            || !self.core.ops.is_empty();
-        if busy && self.phase != Phase::Stopped {
+            || !self.core.ops.is_empty()
+            || !self.mailbox.is_empty();
+        if busy {
             return Time::ZERO;
         }
-        let timer = self
-            .core
-            .timers
-            .next_deadline()
-            .map_or(Time::MAX, Time::from_nanos);
-        timer.min(self.phase.deadline())
+        let timer = self.core.timers.next_deadline();
+        timer
+            .map_or(Time::MAX, Time::from_nanos)
+            .min(self.phase.deadline())
     }
 
     /// One turn: waits at most `max_wait` for something to do, and does it.
     pub(crate) fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
         self.start();
-        let wanted = self.wants_turn_at();
+        self.flush_between_turns();
+        self.driver_round(max_wait)?;
+        let began = self.driver.now();
+        self.core.now = began;
+        self.watch(began);
+        while self.slice() {
+            self.core.now = self.driver.now();
+            self.watch(self.core.now);
+        }
+        self.step_shutdown();
+        self.watch(Time::ZERO);
+        self.end_turn(began);
+        Ok(())
+    }
+
+    /// Tells the watchdog when this slice began; `Time::ZERO`: none is under way.
+    fn watch(&self, began: Time) {
+        let stats = &self.core.shared.stats[self.core.shard];
+        stats.slice_began.store(began.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Writes what was queued since the last turn.
+    pub(crate) fn flush_between_turns(&mut self) {
+        if !self.core.dirty.is_empty() {
+            self.runnable |= self.flush_dirty();
+        }
+    }
+
+    /// Has the driver collect events, sleeping only if there is nothing else to do. Only then do
+    /// other threads have to wake us.
+    fn driver_round(&mut self, max_wait: Duration) -> io::Result<()> {
         let mut until = Time::ZERO;
-        if wanted != Time::ZERO && !max_wait.is_zero() {
-            let longest = if max_wait == Duration::MAX {
-                Time::MAX
-            } else {
-                self.driver.now() + max_wait
+        let wanted = self.wants_turn_at();
+        if wanted != Time::ZERO
+            && !max_wait.is_zero()
+            && (self.parked || self.mailbox.prepare_sleep())
+        {
+            self.parked = true;
+            let longest = match max_wait {
+                Duration::MAX => Time::MAX,
+                _ => self.driver.now() + max_wait,
             };
             until = wanted.min(longest);
         }
-        if !self.core.dirty.is_empty() {
-            self.flush_dirty(); // what was sent between turns
-        }
         self.driver.wait(until)?;
-        self.mailbox.awake();
-        let began = self.driver.now();
-        self.core.now = began;
-        while self.slice() {
-            self.core.now = self.driver.now();
+        if self.parked {
+            self.parked = false;
+            self.mailbox.awake();
         }
-        self.step_shutdown();
-        self.end_turn(began);
         Ok(())
+    }
+
+    /// Between turns of a hosted shard: from now on other threads wake the driver, so that the
+    /// host may sleep on its descriptor.
+    pub(crate) fn park(&mut self) {
+        self.parked = self.mailbox.prepare_sleep();
     }
 
     fn start(&mut self) {
@@ -200,6 +239,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         stats.turns += 1;
         stats.connections = core.connections.len() as u64;
         stats.send_queue_bytes = core.send_bytes as u64;
+        stats.send_buffer_bytes = core.buffers.leased_bytes() as u64;
         stats.reassembly_bytes = core.tails.leased_bytes() as u64;
         stats.receive_chunk_bytes = self.chunks.bytes() as u64;
         stats.timers = core.timers.len() as u64;
@@ -211,7 +251,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 .as_nanos()
                 .saturating_sub(began.as_nanos()),
         );
-        self.asleep = self.mailbox.prepare_sleep();
     }
 
     /// One slice; false when the turn is over.
@@ -238,7 +277,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let run = self.handler.run(&mut Context::new(&mut self.core));
         self.runnable = run == Run::Ready;
         self.run_ops();
-        self.flush_dirty();
+        // What a flush told the handler comes after its run: it gets another one.
+        self.runnable |= self.flush_dirty();
         !round_over && run != Run::Leave
     }
 

@@ -173,7 +173,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// An outgoing connection ended: again, unless this side wanted it.
-    pub(super) fn outgoing_ended(&mut self, connect: u32, spoke: bool, reason: &CloseReason) {
+    pub(super) fn outgoing_ended(
+        &mut self,
+        connect: u32,
+        slot: u32,
+        spoke: bool,
+        reason: &CloseReason,
+    ) {
+        let outgoing = self.core.outgoing.get(&connect);
+        if outgoing.is_none_or(|outgoing| outgoing.slot != slot) {
+            return; // of another shard, or cancelled
+        }
         if matches!(reason, CloseReason::Local | CloseReason::Shutdown) {
             self.core.outgoing.remove(&connect);
             return;
@@ -184,6 +194,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             outgoing.attempt = 0;
         }
         self.schedule_retry(connect);
+    }
+
+    /// An outgoing connection is not made again when it ends: it moves to another shard, or this
+    /// side closes it.
+    pub(super) fn forget_outgoing(&mut self, slot: u32, connect: u32) {
+        let outgoing = self.core.outgoing.get(&connect);
+        if outgoing.is_some_and(|outgoing| outgoing.slot == slot) {
+            self.core.outgoing.remove(&connect);
+        }
     }
 
     /// Shutdown: no further attempts.

@@ -6,6 +6,7 @@
 //! announces and never into more memory than the bytes that arrived need.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use proscenium_framing::{Decoded, FrameError, LengthPrefix};
 
@@ -72,15 +73,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.stats.bytes_in += len as u64;
         core.stats.reads += 1;
         core.slice_bytes += len;
+        let messages = core.stats.messages_in;
         connection.last_read = core.now;
         if connection.state != State::Open || connection.ending.is_some() {
             return; // closing: what still comes is discarded
         }
-        connection.spoke = true;
         let (id, framing) = (connection.id, connection.framing);
         let has_tail = connection.tail.is_some();
         core.current = slot;
         core.stop_dispatch = false;
+        let watched = &core.shared.stats[core.shard].dispatching;
+        watched.store(id.to_u64(), Ordering::Relaxed);
         match core.codec(framing) {
             None => {
                 core.stats.messages_in += 1;
@@ -98,6 +101,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             }
         }
         self.core.current = NONE;
+        if self.core.stats.messages_in != messages
+            && let Some(connection) = self.core.connections.get_mut(slot)
+        {
+            connection.spoke = true;
+        }
     }
 
     /// Dispatches the chunk from `at` and keeps what is left.
@@ -135,8 +143,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let bytes = &tail.chunk.bytes()[tail.start..tail.end];
             match codec.decode(bytes) {
                 Decoded::Frame { .. } => {
+                    // What was kept may be more than this frame: all of it goes first.
                     self.dispatch_tail(slot, id, codec);
-                    return at;
+                    if self.core.stop_dispatch {
+                        return at;
+                    }
                 }
                 Decoded::Incomplete { needs } => {
                     let missing = needs.unwrap_or(LengthPrefix::HEADER) - bytes.len();

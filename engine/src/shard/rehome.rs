@@ -23,7 +23,7 @@ use crate::connection::{Pause, State};
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CloseReason;
-use crate::handler::Handler;
+use crate::handler::{ConnectId, Handler, Origin};
 use crate::options::SocketOptions;
 use crate::router_id::RouterId;
 
@@ -49,6 +49,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         if connection.held.is_some() || connection.pause.has(Pause::FENCE) {
             connection.moves_on = Some(to as u8); // once settled
+            if let Some(slot) = self.core.connections.find(id) {
+                self.core.set_pause(slot, Pause::MOVING, true);
+            }
             return;
         }
         let home = id.shard();
@@ -101,9 +104,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             read_closed: connection.read_closed,
         };
         core.shared.mailboxes[to].push_control(Envelope::Adopt(Box::new(moved)));
-        self.fence(to, id, Fence::Reads);
+        if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
+            self.forget_outgoing(slot, connect);
+        }
+        // Before the fence: what the handler posts to `to` now is there before the next message.
         self.handler
             .on_departed(&mut Context::new(&mut self.core), id, to);
+        self.fence(to, id, Fence::Reads);
     }
 
     /// A connection moves in.
@@ -113,7 +120,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let core = &mut self.core;
         connection.held = Some(Box::default());
         connection.pause.set(Pause::FENCE, true);
+        connection.pause.set(Pause::MOVING, then.is_some());
         connection.reading = false;
+        connection.announced = true;
         connection.moves_on = then.map(|shard| shard as u8);
         let peer = connection.peer;
         core.buffers.import(connection.out.leased());

@@ -1,11 +1,10 @@
 //! The echo as a handler that the engine calls.
 
-use std::io::{self, Write};
 use std::time::Instant;
 
 use proscenium_engine::{Context, Engine, Handler, Limits, Listener, Message, RouterId};
 
-use super::{Summary, announce};
+use super::{Summary, announce, print};
 use crate::cli::EchoArgs;
 use crate::{metrics, signals};
 
@@ -45,19 +44,15 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
         .map_err(|error| format!("cannot watch for signals: {error}"))?;
     if let Some(address) = &args.metrics {
         let scraped = handle.clone();
-        let address = metrics::serve(address, move || scraped.stats())
-            .map_err(|error| format!("--metrics {address}: {error}; expected HOST:PORT"))?;
-        eprintln!("metrics at http://{address}/metrics");
+        metrics::announce(address, move || scraped.stats())?;
     }
     announce(engine.local_addrs())?;
 
     let drain = engine.join();
-    let summary = Summary {
+    print(&Summary {
         stats: &handle.stats(),
         drain: &drain,
         ran: begin.elapsed(),
-    };
-    // Whoever waited for the summary may be gone.
-    let _ = write!(io::stdout(), "{summary}");
+    });
     Ok(())
 }

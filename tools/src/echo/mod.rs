@@ -88,6 +88,11 @@ fn announce(addresses: &[Address]) -> Result<(), String> {
         .map_err(|error| format!("cannot write to standard output: {error}"))
 }
 
+/// Prints the summary. Whoever waited for it may be gone.
+fn print(summary: &Summary<'_>) {
+    let _ = write!(io::stdout(), "{summary}");
+}
+
 /// What the server did, printed at its end.
 struct Summary<'a> {
     stats: &'a EngineStats,

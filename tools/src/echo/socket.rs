@@ -1,10 +1,75 @@
 //! The echo on the pull interface: the program asks for events.
 
-use proscenium_engine::{Limits, Listener};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use proscenium_engine::{Event, Limits, Listener, StreamSocket};
+
+use super::{Summary, announce, print};
 use crate::cli::EchoArgs;
+use crate::{metrics, signals};
+
+/// How often an idle server looks whether it was asked to end.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Serves until the process is asked to end.
-pub(super) fn run(_: &EchoArgs, _: Vec<Listener>, _: Limits) -> Result<(), String> {
-    Err("--interface socket is not part of this build; use --interface callback".to_owned())
+pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> Result<(), String> {
+    if args.shards == 1 && !args.pin.is_empty() {
+        return Err(
+            "--interface socket with one shard runs on the main thread, which --pin does not \
+             move: start it with `taskset -c CPU`"
+                .to_owned(),
+        );
+    }
+    let shards = usize::from(args.shards);
+    let mut builder = StreamSocket::builder().shards(shards).limits(limits);
+    for listener in listeners {
+        builder = builder.listen(listener);
+    }
+    if !args.pin.is_empty() {
+        builder = builder.pin_cpus(&args.pin);
+    }
+    let begin = Instant::now();
+    let mut socket = builder
+        .open()
+        .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
+    let handle = socket.handle();
+
+    let asked = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&asked);
+    signals::on_termination(move || flag.store(true, Ordering::Relaxed))
+        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    if let Some(address) = &args.metrics {
+        let scraped = handle.clone();
+        metrics::announce(address, move || scraped.stats())?;
+    }
+    announce(socket.local_addrs())?;
+
+    let ended = |error: io::Error| format!("the socket broke: {error}");
+    echo(&mut socket, &asked).map_err(ended)?;
+    let drain = socket.shutdown(args.drain).map_err(ended)?;
+    print(&Summary {
+        stats: &handle.stats(),
+        drain: &drain,
+        ran: begin.elapsed(),
+    });
+    Ok(())
+}
+
+/// Sends every message back until `asked` to end.
+fn echo(socket: &mut StreamSocket, asked: &AtomicBool) -> io::Result<()> {
+    while !asked.load(Ordering::Relaxed) {
+        // A timeout reads the clock: only when there is nothing to do.
+        let next = match socket.try_recv()? {
+            None => socket.recv_timeout(LOOK)?,
+            event => event,
+        };
+        if let Some((from, Event::Message(body))) = next {
+            // `Full` or `Gone` are the peer's loss: the overflow policy has acted and counted.
+            let _ = socket.send(from, &body);
+        }
+    }
+    Ok(())
 }

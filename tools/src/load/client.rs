@@ -226,6 +226,16 @@ impl Client {
             .store(self.exchange.tally().received, Ordering::Relaxed);
     }
 
+    /// Publishes, and reports the end of the exchange once it is there.
+    #[inline]
+    fn look(&mut self) {
+        if !self.drain_reported && self.exchange.is_drained() {
+            self.drain_reported = true;
+            self.tell(Report::Drained);
+        }
+        self.publish();
+    }
+
     fn tell(&self, report: Report) {
         // Whoever acts on the report finds the numbers that belong to it.
         self.publish();
@@ -525,15 +535,13 @@ impl Handler for Client {
             other => other.name().to_owned(),
         };
         errno::count(&mut self.errors, name);
+        // A write may have found out, after the last `run` before the shard sleeps.
+        self.look();
     }
 
     fn run(&mut self, cx: &mut Context<'_, Order>) -> Run {
         let more = self.fill_some(cx) | self.send_due(cx);
-        if !self.drain_reported && self.exchange.is_drained() {
-            self.drain_reported = true;
-            self.tell(Report::Drained);
-        }
-        self.publish();
+        self.look();
         if more { Run::Ready } else { Run::Idle }
     }
 }

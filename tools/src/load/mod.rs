@@ -13,6 +13,7 @@ mod verdict;
 mod window;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -254,14 +255,25 @@ fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRec
         row,
         failures,
         errors: measured.errors.clone(),
-        command: std::env::args().collect(),
+        command: command(),
         machine: Machine::describe(),
     }
 }
 
+/// The command line, without the folder of the program: results are for other machines.
+fn command() -> Vec<String> {
+    let mut command: Vec<String> = std::env::args().collect();
+    if let Some(program) = command.first_mut()
+        && let Some(name) = Path::new(program.as_str()).file_name()
+    {
+        *program = name.to_string_lossy().into_owned();
+    }
+    command
+}
+
 /// Prints the summary and writes the files that were asked for.
 fn write(args: &StreamArgs, record: &StreamRecord) -> io::Result<()> {
-    let named = |path: &std::path::Path, error: io::Error| {
+    let named = |path: &Path, error: io::Error| {
         io::Error::new(error.kind(), format!("{}: {error}", path.display()))
     };
     let json_is_output = args
@@ -308,7 +320,7 @@ mod tests {
             Command::Load(load) => match load.kind {
                 LoadKind::Stream(args) => args,
             },
-            Command::Echo(_) => unreachable!("the arguments say load"),
+            Command::Echo(_) | Command::Compare(_) => unreachable!("the arguments say load"),
         }
     }
 

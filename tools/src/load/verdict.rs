@@ -34,6 +34,25 @@ pub(super) fn failures(scenario: Scenario, measured: &Measured) -> Vec<String> {
         "gating violations: answers that nobody asked for",
     );
     unless_zero(tally.corrupt, "answers differed from what was sent");
+    let remedies = [
+        (
+            "EADDRNOTAVAIL",
+            "no local port is free: use fewer connections or a Unix socket",
+        ),
+        (
+            "EMFILE",
+            "no descriptor is free: raise the limit (ulimit -n)",
+        ),
+        (
+            "ENFILE",
+            "the system has no descriptor free: raise fs.file-max",
+        ),
+    ];
+    for (name, remedy) in remedies {
+        if measured.errors.contains_key(name) {
+            failures.push(format!("{name}: {remedy}"));
+        }
+    }
     if scenario != Scenario::S1 && tally.received == 0 {
         failures.push("no answer came at all".to_owned());
     }
@@ -187,7 +206,11 @@ mod tests {
     #[test]
     fn each_fault_alone_fails_the_run_and_is_named() {
         type Fault = fn(&mut Measured);
-        let faults: [(Fault, &str); 11] = [
+        let faults: [(Fault, &str); 12] = [
+            (
+                |m| m.errors = [("EADDRNOTAVAIL".into(), 1)].into(),
+                "local port",
+            ),
             (
                 |m| {
                     m.connect = ConnectTally {

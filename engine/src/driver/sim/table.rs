@@ -302,7 +302,9 @@ impl Network {
             // Behind what can still be read; but if nothing can, a pause of reading does not
             // hold it back: like `EPOLLERR`, which cannot be switched off.
             failed: broken && !unread && !to_read,
-            sent: slot.blocked && !broken && link.pipes[end.side].room() > 0,
+            // A reset makes a socket writable: the write then says what broke it. So a blocked
+            // writer learns of it even while its reading is paused.
+            sent: slot.blocked && (broken || link.pipes[end.side].room() > 0),
             read_later: to_read && !first,
         }
     }

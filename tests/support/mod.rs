@@ -1,0 +1,511 @@
+//! What the behaviour tests over real sockets share: a server whose handler can be told anything,
+//! a log of what the handler was told, plain blocking clients, and waiting without sleeping for
+//! luck.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test binary uses a part of it"
+)]
+
+use std::fmt::Debug;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use proscenium::{
+    Address, CloseReason, ConnectError, ConnectId, Context, DrainReport, Engine, EngineBuilder,
+    Handle, Handler, Limits, Listener, Message, Origin, Peer, RouterId, ShardStats,
+};
+
+/// How long anything may take before a test fails. No test passes or fails by being fast.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// True if the long form of the tests was asked for (`PROSCENIUM_ALL=1`).
+pub fn run_all() -> bool {
+    std::env::var_os("PROSCENIUM_ALL").is_some_and(|value| value == "1")
+}
+
+/// Asks until the answer is there, and fails the test if that never happens.
+#[track_caller]
+pub fn eventually<R>(what: &str, mut ask: impl FnMut() -> Option<R>) -> R {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Something to be done on a shard.
+pub struct Job(Box<dyn FnOnce(&mut Context<'_, Job>) + Send>);
+
+impl Job {
+    pub fn new(work: impl FnOnce(&mut Context<'_, Job>) + Send + 'static) -> Self {
+        Self(Box::new(work))
+    }
+}
+
+impl Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
+    }
+}
+
+/// What the handler was told.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    Connected {
+        shard: usize,
+        id: RouterId,
+        peer: Peer,
+    },
+    ReadClosed(RouterId),
+    Drained(RouterId),
+    Disconnected {
+        shard: usize,
+        id: RouterId,
+        reason: &'static str,
+        text: String,
+    },
+    ConnectFailed {
+        connect: ConnectId,
+        timed_out: bool,
+        text: String,
+        retry: Option<Duration>,
+    },
+    Adopted {
+        shard: usize,
+        id: RouterId,
+    },
+    Departed {
+        shard: usize,
+        id: RouterId,
+        to: usize,
+    },
+    Timer(u64),
+    Woken(u64),
+    ShutdownBegan(usize),
+}
+
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<Seen>>>);
+
+impl Log {
+    fn push(&self, seen: Seen) {
+        self.0.lock().unwrap().push(seen);
+    }
+
+    pub fn all(&self) -> Vec<Seen> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub fn find<R>(&self, pick: impl FnMut(&Seen) -> Option<R>) -> Option<R> {
+        self.0.lock().unwrap().iter().find_map(pick)
+    }
+
+    pub fn count(&self, mut which: impl FnMut(&Seen) -> bool) -> usize {
+        let log = self.0.lock().unwrap();
+        log.iter().filter(|seen| which(seen)).count()
+    }
+
+    pub fn drained(&self, id: RouterId) -> usize {
+        self.count(|seen| matches!(seen, Seen::Drained(drained) if *drained == id))
+    }
+
+    pub fn disconnects(&self, id: RouterId) -> usize {
+        self.count(|seen| matches!(seen, Seen::Disconnected { id: gone, .. } if *gone == id))
+    }
+
+    /// The reason for which a connection ended, by name and as text.
+    #[track_caller]
+    pub fn until_closed(&self, id: RouterId) -> (&'static str, String) {
+        eventually("the connection's end", || {
+            self.find(|seen| match seen {
+                Seen::Disconnected {
+                    id: gone,
+                    reason,
+                    text,
+                    ..
+                } if *gone == id => Some((*reason, text.clone())),
+                _ => None,
+            })
+        })
+    }
+}
+
+type OnMessage = dyn Fn(&mut Context<'_, Job>, RouterId, Message<'_>) + Send + Sync;
+type OnConnection = dyn Fn(&mut Context<'_, Job>, RouterId) + Send + Sync;
+
+/// What the handler does; the same on every shard.
+#[derive(Clone)]
+pub struct Behaviour {
+    message: Arc<OnMessage>,
+    drained: Arc<OnConnection>,
+    connected: Arc<OnConnection>,
+    keep_half_open: bool,
+    /// What `pending_work` says.
+    pub work: Arc<AtomicUsize>,
+}
+
+impl Behaviour {
+    pub fn on_message(
+        call: impl Fn(&mut Context<'_, Job>, RouterId, Message<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            message: Arc::new(call),
+            drained: Arc::new(|_, _| {}),
+            connected: Arc::new(|_, _| {}),
+            keep_half_open: false,
+            work: Arc::default(),
+        }
+    }
+
+    /// Every message goes back to where it came from.
+    pub fn echo() -> Self {
+        Self::on_message(|cx, from, message| {
+            let _ = cx.send(from, &message);
+        })
+    }
+
+    /// Messages are read and forgotten.
+    pub fn sink() -> Self {
+        Self::on_message(|_, _, _| {})
+    }
+
+    pub fn on_drained(
+        mut self,
+        call: impl Fn(&mut Context<'_, Job>, RouterId) + Send + Sync + 'static,
+    ) -> Self {
+        self.drained = Arc::new(call);
+        self
+    }
+
+    pub fn on_connect(
+        mut self,
+        call: impl Fn(&mut Context<'_, Job>, RouterId) + Send + Sync + 'static,
+    ) -> Self {
+        self.connected = Arc::new(call);
+        self
+    }
+
+    /// Goes on sending to peers that have finished sending.
+    pub fn keep_half_open(mut self) -> Self {
+        self.keep_half_open = true;
+        self
+    }
+
+    pub fn handler(&self, log: &Log) -> Probe {
+        Probe {
+            behaviour: self.clone(),
+            log: log.clone(),
+        }
+    }
+}
+
+pub struct Probe {
+    behaviour: Behaviour,
+    log: Log,
+}
+
+impl Handler for Probe {
+    type Post = Job;
+
+    fn on_connect(&mut self, cx: &mut Context<'_, Job>, id: RouterId, peer: &Peer) {
+        let (shard, peer) = (cx.shard(), *peer);
+        self.log.push(Seen::Connected { shard, id, peer });
+        (self.behaviour.connected)(cx, id);
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_, Job>, from: RouterId, message: Message<'_>) {
+        (self.behaviour.message)(cx, from, message);
+    }
+
+    fn on_posted(&mut self, cx: &mut Context<'_, Job>, job: Job) {
+        (job.0)(cx);
+    }
+
+    fn on_timer(&mut self, _: &mut Context<'_, Job>, token: u64) {
+        self.log.push(Seen::Timer(token));
+    }
+
+    fn on_wake(&mut self, _: &mut Context<'_, Job>, token: u64) {
+        self.log.push(Seen::Woken(token));
+    }
+
+    fn on_drained(&mut self, cx: &mut Context<'_, Job>, id: RouterId) {
+        self.log.push(Seen::Drained(id));
+        (self.behaviour.drained)(cx, id);
+    }
+
+    fn on_read_closed(&mut self, cx: &mut Context<'_, Job>, id: RouterId) {
+        self.log.push(Seen::ReadClosed(id));
+        if !self.behaviour.keep_half_open {
+            cx.close(id);
+        }
+    }
+
+    fn on_disconnect(&mut self, cx: &mut Context<'_, Job>, id: RouterId, reason: &CloseReason) {
+        self.log.push(Seen::Disconnected {
+            shard: cx.shard(),
+            id,
+            reason: reason.name(),
+            text: reason.to_string(),
+        });
+    }
+
+    fn on_connect_failed(
+        &mut self,
+        _: &mut Context<'_, Job>,
+        connect: ConnectId,
+        error: &ConnectError,
+        retry: Option<Duration>,
+    ) {
+        self.log.push(Seen::ConnectFailed {
+            connect,
+            timed_out: matches!(error, ConnectError::TimedOut),
+            text: error.to_string(),
+            retry,
+        });
+    }
+
+    fn on_adopted(&mut self, cx: &mut Context<'_, Job>, id: RouterId, _: &Peer) {
+        let shard = cx.shard();
+        self.log.push(Seen::Adopted { shard, id });
+    }
+
+    fn on_departed(&mut self, cx: &mut Context<'_, Job>, id: RouterId, to: usize) {
+        let shard = cx.shard();
+        self.log.push(Seen::Departed { shard, id, to });
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_, Job>) {
+        self.log.push(Seen::ShutdownBegan(cx.shard()));
+    }
+
+    fn pending_work(&self) -> usize {
+        self.behaviour.work.load(Ordering::Relaxed)
+    }
+}
+
+/// A running engine with a [`Probe`] on each shard.
+pub struct Server {
+    pub engine: Engine<Job>,
+    pub handle: Handle<Job>,
+    pub log: Log,
+}
+
+impl Server {
+    #[track_caller]
+    pub fn start(builder: EngineBuilder, behaviour: Behaviour) -> Self {
+        let log = Log::default();
+        let shared = log.clone();
+        let engine = builder
+            .start(move |_| behaviour.handler(&shared))
+            .expect("the engine starts");
+        Self {
+            handle: engine.handle(),
+            engine,
+            log,
+        }
+    }
+
+    /// One shard with one TCP listener.
+    #[track_caller]
+    pub fn with(limits: Limits, listener: Listener, behaviour: Behaviour) -> Self {
+        Self::start(Engine::builder().limits(limits).listen(listener), behaviour)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        tcp_address(&self.engine.local_addrs()[0])
+    }
+
+    /// A client of the first listener.
+    #[track_caller]
+    pub fn connect(&self) -> TcpStream {
+        connect(self.address())
+    }
+
+    /// A client of the first listener, and what the engine calls it.
+    #[track_caller]
+    pub fn accept(&self) -> (TcpStream, RouterId) {
+        let stream = self.connect();
+        let id = self.id_of(&stream);
+        (stream, id)
+    }
+
+    /// What the engine calls the other end of `stream`.
+    #[track_caller]
+    pub fn id_of(&self, stream: &TcpStream) -> RouterId {
+        let local = stream.local_addr().unwrap();
+        eventually("on_connect", || {
+            self.log.find(|seen| match seen {
+                Seen::Connected { id, peer, .. }
+                    if peer.address == Some(local)
+                        && matches!(peer.origin, Origin::Accepted { .. }) =>
+                {
+                    Some(*id)
+                }
+                _ => None,
+            })
+        })
+    }
+
+    /// Does something on a shard and waits for the answer.
+    #[track_caller]
+    pub fn on<R: Send + 'static>(
+        &self,
+        shard: usize,
+        work: impl FnOnce(&mut Context<'_, Job>) -> R + Send + 'static,
+    ) -> R {
+        on_shard(&self.handle, shard, work)
+    }
+
+    pub fn stats(&self) -> ShardStats {
+        self.handle.stats().total()
+    }
+
+    /// Statistics for which `fits` holds. They are published once per turn.
+    #[track_caller]
+    pub fn until_stats(&self, mut fits: impl FnMut(&ShardStats) -> bool) -> ShardStats {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stats = self.stats();
+            if fits(&stats) {
+                return stats;
+            }
+            assert!(Instant::now() < deadline, "never so: {stats:#?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub fn shutdown(self) -> DrainReport {
+        self.engine.shutdown(PATIENCE)
+    }
+
+    /// Shuts down, and fails the test if anything was lost.
+    #[track_caller]
+    pub fn end_clean(self) {
+        let report = self.shutdown();
+        assert!(report.is_clean(), "{report}");
+    }
+}
+
+/// Does something on a shard and waits for the answer.
+#[track_caller]
+pub fn on_shard<R: Send + 'static>(
+    handle: &Handle<Job>,
+    shard: usize,
+    work: impl FnOnce(&mut Context<'_, Job>) -> R + Send + 'static,
+) -> R {
+    let (answer, answers) = mpsc::channel();
+    let job = Job::new(move |cx| {
+        let _ = answer.send(work(cx));
+    });
+    handle
+        .post_timeout(shard, job, PATIENCE)
+        .expect("the shard takes the job");
+    answers.recv_timeout(PATIENCE).expect("the job is done")
+}
+
+/// A listener on a free port of the loopback device.
+pub fn loopback() -> Listener {
+    Listener::tcp("127.0.0.1:0").unwrap()
+}
+
+#[track_caller]
+pub fn tcp_address(address: &Address) -> SocketAddr {
+    match address {
+        Address::Tcp(address) => *address,
+        other => panic!("{other} is not TCP"),
+    }
+}
+
+/// A blocking client that gives up after [`PATIENCE`].
+#[track_caller]
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the server takes connections");
+    prepare(&stream);
+    stream
+}
+
+pub fn prepare(stream: &TcpStream) {
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+}
+
+/// A client whose kernel takes no more than about `bytes` that it does not read.
+#[track_caller]
+pub fn connect_narrow(address: SocketAddr, bytes: usize) -> TcpStream {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        None,
+    )
+    .unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    prepare(&stream);
+    stream
+}
+
+/// Ends a connection with a reset.
+pub fn reset(stream: TcpStream) {
+    let socket = socket2::SockRef::from(&stream);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// `body` with its length in front, big-endian.
+pub fn frame(body: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// Reads one frame; `None` at the end of the stream.
+pub fn try_read_frame(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    let mut header = [0; 4];
+    let mut have = 0;
+    while have < 4 {
+        match stream.read(&mut header[have..])? {
+            0 if have == 0 => return Ok(None),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => have += n,
+        }
+    }
+    let mut body = vec![0; u32::from_be_bytes(header) as usize];
+    stream.read_exact(&mut body)?;
+    Ok(Some(body))
+}
+
+#[track_caller]
+pub fn read_frame(stream: &mut impl Read) -> Vec<u8> {
+    try_read_frame(stream)
+        .expect("a frame arrives")
+        .expect("a frame, not the end")
+}
+
+/// Sends one message and expects it back.
+#[track_caller]
+pub fn ask(stream: &mut TcpStream, body: &[u8]) {
+    stream.write_all(&frame(body)).expect("the server reads");
+    assert_eq!(read_frame(stream), body);
+}
+
+/// The peer has closed: the end of the stream, or a reset if it had not read everything.
+#[track_caller]
+pub fn expect_end(stream: &mut TcpStream) {
+    let mut byte = [0; 1];
+    match stream.read(&mut byte) {
+        Ok(0) => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        other => panic!("expected the end, not {other:?}"),
+    }
+}
