@@ -320,10 +320,13 @@ impl<P> Core<P> {
         }
         if self.send_bytes + need > self.limits.send_bytes_max {
             self.relieve_send_pressure();
+            let connection = self.connections.get_mut(slot);
+            let Some(connection) = connection.filter(|c| c.state == State::Open) else {
+                return Err(SendError::Gone); // it was the one that had the most
+            };
+            connection.tell_drained = true;
             self.stats.refused_full += 1;
-            if let Some(connection) = self.connections.get_mut(slot) {
-                connection.tell_drained = true;
-            }
+            self.mark_dirty(slot); // nothing of it may be queued that would lead to a flush
             return Err(SendError::Full);
         }
         Ok(())
