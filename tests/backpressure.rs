@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use proscenium::{Limits, Listener, Overflow, SendError};
 use support::{
-    Behaviour, Server, ask, connect_narrow, eventually, frame, loopback, read_frame,
-    try_read_frame,
+    Behaviour, Server, ask, connect_narrow, eventually, frame, loopback, read_frame, try_read_frame,
 };
 
 const KIB: usize = 1024;
@@ -128,7 +127,11 @@ fn sends_of_others_are_accepted_up_to_the_hard_bound() {
         assert!(full.refused_full > 0);
         let queued = server.on(0, move |cx| cx.queued_bytes(id)).unwrap();
         assert!(queued <= 128 * KIB && queued > 126 * KIB, "{queued}");
-        assert_eq!(server.log.drained(id), round - 1, "not told before there is room");
+        assert_eq!(
+            server.log.drained(id),
+            round - 1,
+            "not told before there is room"
+        );
         for number in number_range(round, next, &server) {
             assert_eq!(number_of(&read_frame(&mut stuck)), number);
         }
@@ -180,7 +183,10 @@ fn the_newest_is_dropped_and_counted_and_the_sender_told_once_when_there_is_room
         (accepted.len() == before).then_some(())
     });
     let stats = server.until_stats(|stats| stats.dropped == refused);
-    assert!(stats.send_queue_bytes <= (64 * KIB) as u64, "the watermark is the bound");
+    assert!(
+        stats.send_queue_bytes <= (64 * KIB) as u64,
+        "the watermark is the bound"
+    );
     assert_eq!((stats.pauses, stats.refused_full), (0, 0));
     assert_eq!(server.log.drained(id), 0);
     // It is still read from: a message of its own is answered with a drop, too.
@@ -216,7 +222,10 @@ fn a_slow_consumer_is_closed_with_both_numbers() {
     assert!(text.contains(&(64 * KIB).to_string()), "{text}");
     ask(&mut other, b"unaffected");
     let stats = server.until_stats(|stats| stats.connections == 1);
-    assert_eq!((stats.closed("slow_consumer"), stats.send_queue_bytes), (1, 0));
+    assert_eq!(
+        (stats.closed("slow_consumer"), stats.send_queue_bytes),
+        (1, 0)
+    );
     assert!(stats.bytes_lost > 0);
     assert_eq!(server.log.disconnects(id), 1);
     drop((stuck, other));
@@ -227,13 +236,21 @@ fn a_slow_consumer_is_closed_with_both_numbers() {
 /// ever: the watermarks judge what waits, not what comes.
 #[test]
 fn a_message_above_the_watermark_reaches_a_peer_that_reads_under_every_policy() {
-    for overflow in [Overflow::PauseReading, Overflow::DropNewest, Overflow::Close] {
+    for overflow in [
+        Overflow::PauseReading,
+        Overflow::DropNewest,
+        Overflow::Close,
+    ] {
         let limits = Limits::default(); // frames of 2 MiB, watermark of 1 MiB
         let long = vec![5; limits.frame_max];
         let server = Server::with(limits, loopback().overflow(overflow), Behaviour::echo());
         let (mut stream, id) = server.accept();
         let body = long.clone();
-        assert_eq!(server.on(0, move |cx| cx.send(id, &body)), Ok(()), "{overflow:?}");
+        assert_eq!(
+            server.on(0, move |cx| cx.send(id, &body)),
+            Ok(()),
+            "{overflow:?}"
+        );
         assert!(read_frame(&mut stream) == long);
         ask(&mut stream, b"and on");
         drop(stream);

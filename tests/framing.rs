@@ -124,9 +124,7 @@ fn replies_still_arrive_after_the_peer_has_finished_sending() {
     writing.join().unwrap();
     assert_eq!(server.log.until_closed(id).0, "peer_closed");
     assert_eq!(
-        server
-            .log
-            .count(|seen| matches!(seen, Seen::ReadClosed(_))),
+        server.log.count(|seen| matches!(seen, Seen::ReadClosed(_))),
         1
     );
     server.end_clean();

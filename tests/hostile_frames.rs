@@ -99,7 +99,10 @@ fn incomplete_frames_cost_no_more_than_the_limit_and_the_oldest_goes_first() {
     within(&stats);
     // A connection may be closed while a part of its 20,004 bytes is on the way, so a few more
     // may go than must; never the others.
-    assert_eq!(stats.connections + stats.closed("reassembly_pressure"), peers as u64 + 1);
+    assert_eq!(
+        stats.connections + stats.closed("reassembly_pressure"),
+        peers as u64 + 1
+    );
     let reasons: u64 = stats.closes.iter().sum();
     assert_eq!(reasons, stats.closed("reassembly_pressure"));
 
