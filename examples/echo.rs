@@ -1,6 +1,6 @@
 //! The smallest server: every message goes back to where it came from.
 //!
-//! `cargo run --release --example echo -- 127.0.0.1:7000`
+//! `cargo run --release --example echo`
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -18,13 +18,9 @@ impl Handler for Echo {
 }
 
 fn main() -> std::io::Result<()> {
-    let address = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
-    let engine = Engine::builder()
-        .listen(Listener::parse(&address)?)
-        .start(|_shard| Echo)?;
+    let listener = Listener::tcp("127.0.0.1:7000")?;
+    let engine = Engine::builder().listen(listener).start(|_shard| Echo)?;
     println!("listening on {}", engine.local_addrs()[0]);
-    println!("{}", engine.join());
+    println!("{}", engine.join()); // until `Handle::shutdown`; then what the drain did
     Ok(())
 }

@@ -89,6 +89,8 @@ pub(crate) struct Connection {
     /// Somebody was told `Full`, or reading was paused: tell once when below low water.
     pub(crate) tell_drained: bool,
     pub(crate) read_closed: bool,
+    /// It ended with unsent bytes: the peer has to see a reset, not an end.
+    pub(crate) truncated: bool,
     /// The handler was told of it, so it has to be told of its end.
     pub(crate) announced: bool,
     /// The first message arrived (resets the reconnect back-off).
@@ -122,6 +124,7 @@ impl Connection {
             blocked: false,
             tell_drained: false,
             read_closed: false,
+            truncated: false,
             announced: false,
             spoke: false,
             out: SendQueue::default(),

@@ -14,9 +14,12 @@ pub enum Overflow {
     /// [`Limits::send_queue_max`], then refused with `Full`.
     #[default]
     PauseReading,
-    /// Refuse the new message with `Full` and count it as dropped; the connection goes on.
+    /// Refuse the new message with `Full` and count it as dropped; the connection goes on. A
+    /// message that would pass the high watermark is taken all the same while the queue is below
+    /// the low one: else a message longer than the watermark could never be sent.
     DropNewest,
-    /// Close the connection with [`CloseReason::SlowConsumer`](crate::CloseReason::SlowConsumer).
+    /// Close the connection with [`CloseReason::SlowConsumer`](crate::CloseReason::SlowConsumer);
+    /// not while its queue is below the low watermark, see above.
     Close,
 }
 

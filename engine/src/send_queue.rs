@@ -8,7 +8,7 @@
 //! Buffers are leased from the shard's pool when the first byte comes and go back when the last
 //! one is written: a connection that has nothing to say holds no memory. Short bodies are copied
 //! into `main`; long shared ones (`send_shared`) wait as reference-counted segments in order.
-//! Bounds are the caller's (`Core::enqueue`); the queue only counts its bytes.
+//! Bounds are the caller's (`Core::admit_slowly`); the queue only counts its bytes.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

@@ -371,7 +371,7 @@ impl Server {
 
     /// Statistics for which `fits` holds. They are published once per turn.
     #[track_caller]
-    pub fn until_stats(&self, fits: impl Fn(&ShardStats) -> bool) -> ShardStats {
+    pub fn until_stats(&self, mut fits: impl FnMut(&ShardStats) -> bool) -> ShardStats {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let stats = self.stats();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proscenium_engine::{Balance, Framing, Overflow, RouterId};
 
+use crate::compare::CompareArgs;
 use crate::load::{Scenario, Verify};
 use crate::units::{parse_bytes, parse_duration};
 
@@ -21,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   proscenium echo --listen 127.0.0.1:7000
   proscenium load stream --target 127.0.0.1:7000 --scenario s2 --ccu 1000
+  proscenium compare
 
 Durations are written 3s, 500ms, 2m; sizes 1024, 64KiB, 2MiB; addresses HOST:PORT or unix:/PATH.
 Exit codes: 0 done (for load: PASS), 1 the command could not do its work, 2 load: FAIL.";
@@ -31,6 +33,8 @@ pub(crate) enum Command {
     Echo(EchoArgs),
     /// Put load on a server and measure it
     Load(LoadArgs),
+    /// Compare servers: this engine's and its peers', in turns, under the same load
+    Compare(Box<CompareArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -372,7 +376,8 @@ mod tests {
         let echo = command.find_subcommand("echo").unwrap().clone();
         let load = command.find_subcommand("load").unwrap();
         let stream = load.find_subcommand("stream").unwrap().clone();
-        for mut command in [command.clone(), echo, stream] {
+        let compare = command.find_subcommand("compare").unwrap().clone();
+        for mut command in [command.clone(), echo, stream, compare] {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{help}");
         }

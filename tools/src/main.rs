@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;
+mod compare;
 mod echo;
 mod errno;
 mod load;
@@ -13,6 +14,7 @@ mod process;
 mod record;
 mod signals;
 mod units;
+mod utc;
 
 use std::process::ExitCode;
 
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Load(load) => match &load.kind {
             LoadKind::Stream(args) => load::run(args),
         },
+        Command::Compare(args) => compare::run(args).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

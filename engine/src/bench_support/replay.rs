@@ -169,6 +169,10 @@ impl Driver for Replay {
 
     fn finish(&mut self, _conn: u32) {}
 
+    fn reset(&mut self, conn: u32) {
+        self.close(conn);
+    }
+
     fn close(&mut self, conn: u32) {
         self.connections.retain(|(one, _)| *one != conn);
     }

@@ -535,6 +535,13 @@ impl Driver for EpollDriver {
             *entry = None; // closing the descriptor ends its registration
         }
     }
+
+    fn reset(&mut self, conn: u32) {
+        if let Some(Some(socket)) = self.sockets.get(conn as usize) {
+            socket::reset_on_close(socket.fd.as_fd());
+        }
+        self.close(conn);
+    }
 }
 
 impl AsFd for EpollDriver {

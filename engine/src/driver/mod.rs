@@ -131,4 +131,8 @@ pub(crate) trait Driver {
 
     /// Closes a connection at once, in whatever state it is. Idempotent.
     fn close(&mut self, conn: u32);
+
+    /// Closes a connection at once by a reset, so that its peer does not take what it has
+    /// received for all there was. Idempotent.
+    fn reset(&mut self, conn: u32);
 }

@@ -145,6 +145,12 @@ pub(super) fn finish(fd: BorrowedFd<'_>) {
     let _ = SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
 }
 
+/// Makes closing the socket reset the connection.
+pub(super) fn reset_on_close(fd: BorrowedFd<'_>) {
+    // Without it the peer sees an orderly end; there is nothing better to do.
+    let _ = SockRef::from(&fd).set_linger(Some(std::time::Duration::ZERO));
+}
+
 /// Binds and listens; `share` lets several shards listen at the same TCP address.
 pub(crate) fn bind(address: &Address, backlog: u32, share: bool) -> io::Result<OwnedFd> {
     let explain = |error: io::Error| {

@@ -167,6 +167,7 @@ impl<P> Core<P> {
     pub(crate) fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
         let need = HEADER + body.len();
         let Some((slot, connection)) = self.connections.find_mut(to) else {
+            self.admit_elsewhere(to, body.len())?;
             return self.send_elsewhere(to, Bytes::copy_from_slice(body));
         };
         if !connection.takes(need, body.len(), self.send_bytes, &self.limits) {
@@ -202,6 +203,7 @@ impl<P> Core<P> {
         encode: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, SendError> {
         let Some((slot, connection)) = self.connections.find_mut(to) else {
+            self.admit_elsewhere(to, max)?;
             let mut body = vec![0; max];
             let length = encode(&mut body);
             body.truncate(length);
@@ -266,13 +268,27 @@ impl<P> Core<P> {
         body: usize,
     ) -> Result<Option<(u32, Framing)>, SendError> {
         let Some((slot, connection)) = self.connections.find_mut(to) else {
-            return Ok(None);
+            return self.admit_elsewhere(to, body).map(|()| None);
         };
         let framing = connection.framing;
         if !connection.takes(need, body, self.send_bytes, &self.limits) {
             self.admit_slowly(slot, need, body)?;
         }
         Ok(Some((slot, framing)))
+    }
+
+    /// What is known here of a connection that is not here, before a body is copied for it.
+    #[cold]
+    fn admit_elsewhere(&mut self, to: RouterId, body: usize) -> Result<(), SendError> {
+        if to.shard() == self.shard && self.connections.moved_to(to).is_none() {
+            self.stats.sends_gone += 1;
+            return Err(SendError::Gone);
+        }
+        if body > self.limits.frame_max {
+            let (length, limit) = (body, self.limits.frame_max);
+            return Err(SendError::TooLong { length, limit });
+        }
+        Ok(())
     }
 
     #[cold]
@@ -292,9 +308,12 @@ impl<P> Core<P> {
         }
         let held = connection.held.as_ref().map_or(0, |held| held.bytes());
         let queued = connection.out.bytes() + held;
-        // One message always fits into an empty queue: being long is not being slow.
-        if queued > 0 && queued + need > self.limits.send_high {
+        if queued + need > self.limits.send_high {
+            // A long message to a peer that keeps up is neither dropped nor its end: nobody could
+            // ever send it. Below low water there is room up to the hard bound.
+            let is_behind = queued > self.limits.send_low;
             match connection.overflow {
+                Overflow::Close | Overflow::DropNewest if !is_behind => {}
                 Overflow::Close => {
                     let limit = self.limits.send_high;
                     self.kill(slot, CloseReason::SlowConsumer { queued, limit });
@@ -313,10 +332,13 @@ impl<P> Core<P> {
                     }
                 }
             }
-        }
-        if queued + need > self.limits.send_queue_max {
-            self.stats.refused_full += 1;
-            return Err(SendError::Full);
+            if queued + need > self.limits.send_queue_max {
+                if let Some(connection) = self.connections.get_mut(slot) {
+                    connection.tell_drained = true;
+                }
+                self.stats.refused_full += 1;
+                return Err(SendError::Full);
+            }
         }
         if self.send_bytes + need > self.limits.send_bytes_max {
             self.relieve_send_pressure();
@@ -354,18 +376,10 @@ impl<P> Core<P> {
     /// The connection does not live here: to the shard where it was born, which knows more.
     #[cold]
     fn send_elsewhere(&mut self, to: RouterId, body: Bytes) -> Result<(), SendError> {
-        if body.len() > self.limits.frame_max {
-            let (length, limit) = (body.len(), self.limits.frame_max);
-            return Err(SendError::TooLong { length, limit });
+        match self.connections.moved_to(to) {
+            Some(there) => self.pass_on(to, there, body),
+            None => self.shared.send(to, body),
         }
-        if let Some(there) = self.connections.moved_to(to) {
-            return self.pass_on(to, there, body);
-        }
-        if to.shard() == self.shard {
-            self.stats.sends_gone += 1;
-            return Err(SendError::Gone);
-        }
-        self.shared.send(to, body)
     }
 
     /// A graceful close of a connection that does not live here.
@@ -455,6 +469,7 @@ impl<P> Core<P> {
             .take()
             .map_or(0, |mut held| held.clear(&mut self.buffers));
         let lost = connection.out.clear(&mut self.buffers) + held;
+        connection.truncated = lost > 0;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
         self.cut += u64::from(self.shutting_down && lost > 0);

@@ -11,16 +11,18 @@ use crate::handler::Handler;
 use crate::send_queue::PARTS_MAX;
 
 impl<D: Driver, H: Handler> Shard<D, H> {
-    /// Writes what was queued in this slice, one write per connection. True if that told the
-    /// handler something (drained, broken), so that it may have more to run.
+    /// Writes what was queued in this slice, one write per connection. What handlers queue while
+    /// they are told that there is room waits for the next slice: a peer that takes everything at
+    /// once must not keep the others waiting. True if the handler was told something (drained,
+    /// broken), so that it may have more to run.
     pub(super) fn flush_dirty(&mut self) -> bool {
         self.told = false;
-        let mut at = 0;
-        while let Some(slot) = self.core.dirty.get(at).copied() {
-            at += 1;
+        let count = self.core.dirty.len();
+        for at in 0..count {
+            let slot = self.core.dirty[at];
             self.flush(slot);
         }
-        self.core.dirty.clear();
+        self.core.dirty.drain(..count);
         let told = self.told || !self.core.ops.is_empty();
         self.run_ops();
         told

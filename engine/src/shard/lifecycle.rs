@@ -264,7 +264,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         {
             return;
         }
-        self.driver.close(slot);
+        if core.connections.get(slot).is_some_and(|c| c.truncated) {
+            self.driver.reset(slot);
+        } else {
+            self.driver.close(slot);
+        }
         let Some(mut connection) = core.connections.remove(slot, None) else {
             return;
         };

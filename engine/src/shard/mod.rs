@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! turn:  wait (only if nothing is ready) ─► slices until the round of events is over
-//! slice: ≤ 32 completions or 64 KiB queued ─► mailbox batch ─► due timers ─► Handler::run ─► flush
+//! slice: ≤ 32 completions, or 128 KiB received and queued
+//!        ─► mailbox batch ─► due timers ─► Handler::run ─► flush
 //! ```
 //!
 //! Flushing after each slice, not after each round, keeps the send buffers in cache and the
-//! latency of a full round low (`docs/decisions/0003-slices.md`).
+//! latency of a full round low (`docs/decisions/0001-slices.md`).
 
 pub(crate) mod core;
 pub(crate) mod envelope;

@@ -138,8 +138,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let bytes = &tail.chunk.bytes()[tail.start..tail.end];
             match codec.decode(bytes) {
                 Decoded::Frame { .. } => {
+                    // What was kept may be more than this frame: all of it goes first.
                     self.dispatch_tail(slot, id, codec);
-                    return at;
+                    if self.core.stop_dispatch {
+                        return at;
+                    }
                 }
                 Decoded::Incomplete { needs } => {
                     let missing = needs.unwrap_or(LengthPrefix::HEADER) - bytes.len();

@@ -320,7 +320,7 @@ mod tests {
             Command::Load(load) => match load.kind {
                 LoadKind::Stream(args) => args,
             },
-            Command::Echo(_) => unreachable!("the arguments say load"),
+            Command::Echo(_) | Command::Compare(_) => unreachable!("the arguments say load"),
         }
     }
 

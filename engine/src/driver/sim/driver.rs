@@ -172,6 +172,14 @@ impl Network {
     }
 }
 
+/// A reading of the clock, at its cost.
+fn read_clock(net: &SimNet) -> Time {
+    let mut network = net.shared.borrow_mut();
+    let cost = network.costs.clock_ns;
+    network.clock.charge(cost);
+    network.clock.now()
+}
+
 /// Applies the options that mean something here: the buffers.
 fn apply(link: &mut Link, end: EndKey, options: &SocketOptions) {
     if let Some(bytes) = options.receive_buffer {
@@ -184,18 +192,13 @@ fn apply(link: &mut Link, end: EndKey, options: &SocketOptions) {
 
 impl Driver for SimDriver {
     fn now(&self) -> Time {
-        self.with(|network, _| {
-            network.clock.charge(network.costs.clock_ns);
-            network.clock.now()
-        })
+        read_clock(&self.net)
     }
 
     fn clock(&self) -> Box<dyn Fn() -> Time> {
-        let driver = SimDriver {
-            net: self.net.clone(),
-            index: self.index,
-        };
-        Box::new(move || driver.now())
+        // The network and not the driver, whose drop closes everything.
+        let net = self.net.clone();
+        Box::new(move || read_clock(&net))
     }
 
     fn waker(&self) -> io::Result<Box<dyn Wake>> {
@@ -321,6 +324,15 @@ impl Driver for SimDriver {
             let slot = network.tables[index].slots.get_mut(conn as usize);
             if let Some(slot) = slot.and_then(Option::take) {
                 network.close_end(slot.end);
+            }
+        });
+    }
+
+    fn reset(&mut self, conn: u32) {
+        self.with(|network, index| {
+            let slot = network.tables[index].slots.get_mut(conn as usize);
+            if let Some(slot) = slot.and_then(Option::take) {
+                network.reset_end(slot.end);
             }
         });
     }

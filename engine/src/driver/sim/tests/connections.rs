@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::*;
-use crate::sim::{Faults, SimListener};
+use crate::driver::sim::{Faults, SimListener};
 
 fn outgoing(
     net: &SimNet,

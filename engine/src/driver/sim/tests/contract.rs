@@ -1,7 +1,7 @@
 //! What a shard promises its driver, and the other way round.
 
 use super::*;
-use crate::sim::Faults;
+use crate::driver::sim::Faults;
 
 fn quiet_net() -> SimNet {
     SimNet::new(5, Faults::none())
@@ -99,4 +99,17 @@ fn work_costs_virtual_time() {
     assert_eq!(net.now().as_nanos() - before, 1000 + 300);
     send(&mut driver, 0, b"x");
     assert_eq!(net.now().as_nanos() - before, 1000 + 300 + 500);
+}
+
+#[test]
+fn a_clock_is_not_another_driver() {
+    let net = quiet_net();
+    let mut driver = listening(&net);
+    let peer = connected(&net, &mut driver);
+    let clock = driver.clock();
+    let before = clock();
+    assert_eq!(clock().since(before), Duration::from_nanos(20));
+    drop(clock);
+    pass(&net, SECOND);
+    assert!(!peer.is_read_closed() && peer.error().is_none());
 }

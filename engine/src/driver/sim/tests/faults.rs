@@ -1,7 +1,7 @@
 //! Runs with faults: what may go wrong, what may not, and that a seed replays.
 
 use super::*;
-use crate::sim::{Faults, SimEventKind, SimRandom};
+use crate::driver::sim::{Faults, SimEventKind, SimRandom};
 
 /// A test's client: writes its bytes, finishes, reads what comes back.
 struct Client {

@@ -1,7 +1,7 @@
 //! Bytes, half-close, windows, stalls and time.
 
 use super::*;
-use crate::sim::Faults;
+use crate::driver::sim::Faults;
 
 #[test]
 fn everything_arrives_in_order_without_faults() {

@@ -1,0 +1,356 @@
+//! The project's goals, each judged by the shape that measures it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::plan::Metric;
+use super::runs::Run;
+use super::stacks::{ASIO, PROSCENIUM, RAW, SOCKET, TOKIO_CODEC, TWO_SHARDS};
+use super::statistics::{Spread, paired_ratio};
+use super::summary::{Summary, series};
+
+/// What is compared with a bound.
+#[derive(Clone, Copy, Debug)]
+enum Measure {
+    /// A number of a stack relative to that of another, paired by rounds.
+    Ratio(&'static str, &'static str),
+    /// Peak memory of a stack in MB; the greatest of all runs counts.
+    Memory(&'static str),
+    /// The share of runs that passed.
+    Passed(&'static str),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// A goal, and the shape that measures it.
+struct Goal {
+    what: &'static str,
+    /// The first of these that was run; at other loads than these a goal says nothing.
+    shapes: &'static [&'static str],
+    load: (u32, usize, u32),
+    rate: Option<f64>,
+    measure: Measure,
+    bound: Bound,
+    /// Not the goal, but good enough with an explanation.
+    acceptable: Option<f64>,
+}
+
+const S2: (u32, usize, u32) = (10_000, 1024, 30);
+const SMALL: (u32, usize, u32) = (10_000, 64, 1);
+const DEEP: (u32, usize, u32) = (100, 64, 1000);
+
+/// Without a quota the unthrottled shape is the next best.
+const AT_S2: &[&str] = &["s2-quota", "s2"];
+const AT_SMALL: &[&str] = &["small-quota", "small"];
+const AT_DEEP: &[&str] = &["deep-quota", "deep"];
+
+const fn goal(
+    what: &'static str,
+    shapes: &'static [&'static str],
+    load: (u32, usize, u32),
+    measure: Measure,
+    bound: Bound,
+) -> Goal {
+    Goal {
+        what,
+        shapes,
+        load,
+        rate: None,
+        measure,
+        bound,
+        acceptable: None,
+    }
+}
+
+fn goals() -> Vec<Goal> {
+    use Bound::{AtLeast, AtMost};
+    use Measure::{Memory, Passed, Ratio};
+    let (ours, raw, asio) = (PROSCENIUM, RAW, ASIO);
+    vec![
+        Goal {
+            acceptable: Some(0.95),
+            ..goal(
+                "s2 throughput to raw",
+                AT_S2,
+                S2,
+                Ratio(ours, raw),
+                AtLeast(1.0),
+            )
+        },
+        goal(
+            "s2 throughput to asio",
+            AT_S2,
+            S2,
+            Ratio(ours, asio),
+            AtLeast(1.4),
+        ),
+        goal("s2 runs passed", AT_S2, S2, Passed(ours), AtLeast(1.0)),
+        goal("s2 peak memory, MB", AT_S2, S2, Memory(ours), AtMost(64.0)),
+        Goal {
+            rate: Some(1e6),
+            ..goal(
+                "CPU per message at 1 M/s to raw",
+                &["cpu-1m"],
+                S2,
+                Ratio(ours, raw),
+                AtMost(1.05),
+            )
+        },
+        goal(
+            "10,000 × 64 B × 1 to raw",
+            AT_SMALL,
+            SMALL,
+            Ratio(ours, raw),
+            AtLeast(0.97),
+        ),
+        goal(
+            "10,000 × 64 B × 1 to asio",
+            AT_SMALL,
+            SMALL,
+            Ratio(ours, asio),
+            AtLeast(1.05),
+        ),
+        goal(
+            "100 × 64 B × 1000 to asio",
+            AT_DEEP,
+            DEEP,
+            Ratio(ours, asio),
+            AtLeast(0.9),
+        ),
+        goal(
+            "100 × 64 B × 1000 to tokio-codec",
+            AT_DEEP,
+            DEEP,
+            Ratio(ours, TOKIO_CODEC),
+            AtLeast(4.0),
+        ),
+        goal(
+            "10,000 idle connections, MB",
+            &["s1"],
+            S2,
+            Memory(ours),
+            AtMost(16.0),
+        ),
+        goal(
+            "s2 through StreamSocket to callback",
+            AT_S2,
+            S2,
+            Ratio(SOCKET, ours),
+            AtLeast(0.8),
+        ),
+        Goal {
+            rate: Some(2e5),
+            ..goal(
+                "CPU per message, two shards to one, 0.2 M/s",
+                &["two-shards"],
+                S2,
+                Ratio(TWO_SHARDS, ours),
+                AtMost(1.05),
+            )
+        },
+    ]
+}
+
+/// How a goal was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    Met,
+    Acceptable,
+    Missed,
+    NotMeasured,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Met => "met",
+            Self::Acceptable => "acceptable",
+            Self::Missed => "missed",
+            Self::NotMeasured => "not measured",
+        })
+    }
+}
+
+/// A goal and what was measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Judged {
+    pub(crate) goal: &'static str,
+    /// `≥ 1.40`.
+    pub(crate) bound: String,
+    /// The shape that measured it.
+    pub(crate) shape: Option<String>,
+    pub(crate) measured: Option<Spread>,
+    pub(crate) verdict: Verdict,
+}
+
+/// Judges every goal by these results.
+pub(crate) fn judge(summaries: &[Summary], runs: &[Run]) -> Vec<Judged> {
+    goals()
+        .iter()
+        .map(|goal| goal.judge(summaries, runs))
+        .collect()
+}
+
+impl Goal {
+    fn judge(&self, summaries: &[Summary], runs: &[Run]) -> Judged {
+        let found = self.shapes.iter().find_map(|id| {
+            let at_its_load = |one: &&Summary| one.id == *id && self.is_load_of(one);
+            summaries.iter().find(at_its_load)
+        });
+        let measured = found.and_then(|summary| self.measure.of(summary, runs));
+        let verdict = measured.map_or(Verdict::NotMeasured, |spread| self.verdict(spread));
+        let (sign, bound) = match self.bound {
+            Bound::AtLeast(bound) => ("≥", bound),
+            Bound::AtMost(bound) => ("≤", bound),
+        };
+        Judged {
+            goal: self.what,
+            bound: format!("{sign} {bound:.2}"),
+            shape: found.map(|summary| summary.id.clone()),
+            measured,
+            verdict,
+        }
+    }
+
+    fn is_load_of(&self, summary: &Summary) -> bool {
+        let shape = &summary.shape;
+        let only_connects = summary.metric == Metric::ConnectTime;
+        shape.ccu == self.load.0
+            && (only_connects || (shape.size, shape.inflight) == (self.load.1, self.load.2))
+            && shape.rate == self.rate
+    }
+
+    fn verdict(&self, spread: Spread) -> Verdict {
+        let value = match self.measure {
+            Measure::Memory(_) => spread.max,
+            _ => spread.median,
+        };
+        let holds = |bound: f64| match self.bound {
+            Bound::AtLeast(_) => value >= bound,
+            Bound::AtMost(_) => value <= bound,
+        };
+        let (Bound::AtLeast(bound) | Bound::AtMost(bound)) = self.bound;
+        if holds(bound) {
+            Verdict::Met
+        } else if self.acceptable.is_some_and(holds) {
+            Verdict::Acceptable
+        } else {
+            Verdict::Missed
+        }
+    }
+}
+
+impl Measure {
+    fn of(self, summary: &Summary, runs: &[Run]) -> Option<Spread> {
+        match self {
+            Self::Ratio(stack, base) => {
+                let values = |stack| series(runs, &summary.id, stack, |row| summary.metric.of(row));
+                paired_ratio(&values(stack), &values(base))
+            }
+            Self::Memory(stack) => {
+                let peak = summary.line(stack)?.rss_peak_bytes?;
+                Spread::of([peak.min, peak.median, peak.max].map(|bytes| bytes / 1e6))
+            }
+            Self::Passed(stack) => {
+                let line = summary.line(stack)?;
+                (line.runs > 0 && line.skipped.is_none())
+                    .then(|| Spread::of([line.passed as f64 / line.runs as f64]))?
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::summary::tests::{run, shape};
+    use super::*;
+
+    /// One round of s2 and of CPU per message, ours and raw.
+    fn judged(ours: f64, cpu: f64) -> Vec<Judged> {
+        let runs = [
+            run("s2", PROSCENIUM, 0, Some((ours, 400.0))),
+            run("s2", RAW, 0, Some((100.0, 400.0))),
+            run("cpu-1m", PROSCENIUM, 0, Some((1e6, cpu))),
+            run("cpu-1m", RAW, 0, Some((1e6, 400.0))),
+        ];
+        let stacks = [PROSCENIUM, RAW];
+        let summaries = [
+            Summary::of(&shape("s2", None, &stacks), &runs),
+            Summary::of(&shape("cpu-1m", Some(1e6), &stacks), &runs),
+        ];
+        judge(&summaries, &runs)
+    }
+
+    fn verdict(judged: &[Judged], goal: &str) -> Verdict {
+        judged.iter().find(|one| one.goal == goal).unwrap().verdict
+    }
+
+    #[test]
+    fn a_goal_is_met_acceptable_missed_or_not_measured() {
+        for (ours, expected) in [
+            (101.0, Verdict::Met),
+            (96.0, Verdict::Acceptable),
+            (94.0, Verdict::Missed),
+        ] {
+            let judged = judged(ours, 400.0);
+            assert_eq!(verdict(&judged, "s2 throughput to raw"), expected);
+            assert_eq!(
+                verdict(&judged, "s2 throughput to asio"),
+                Verdict::NotMeasured
+            );
+            assert_eq!(verdict(&judged, "s2 runs passed"), Verdict::Met);
+            assert_eq!(verdict(&judged, "s2 peak memory, MB"), Verdict::Met);
+        }
+    }
+
+    #[test]
+    fn less_is_better_for_cpu_time() {
+        let goal = "CPU per message at 1 M/s to raw";
+        assert_eq!(verdict(&judged(100.0, 410.0), goal), Verdict::Met);
+        assert_eq!(verdict(&judged(100.0, 440.0), goal), Verdict::Missed);
+    }
+
+    #[test]
+    fn a_failed_run_misses_and_another_load_says_nothing() {
+        let mut small = shape("s2", None, &[PROSCENIUM, RAW]);
+        let runs = [
+            run("s2", PROSCENIUM, 0, Some((100.0, 1.0))),
+            run("s2", PROSCENIUM, 1, None),
+        ];
+        let all = judge(&[Summary::of(&small, &runs)], &runs);
+        assert_eq!(verdict(&all, "s2 runs passed"), Verdict::Missed);
+        small.ccu = 20;
+        let all = judge(&[Summary::of(&small, &runs)], &runs);
+        assert!(all.iter().all(|one| one.verdict == Verdict::NotMeasured));
+    }
+
+    #[test]
+    fn every_goal_has_a_shape_in_the_full_profile() {
+        use crate::cli::{Cli, Command};
+        use clap::Parser;
+        let line = ["proscenium", "compare", "--profile", "full"];
+        let Command::Compare(args) = Cli::parse_from(line).command else {
+            unreachable!("the arguments say compare")
+        };
+        let shapes = super::super::plan::shapes(&args, true).unwrap();
+        for goal in goals() {
+            let found = shapes.iter().find(|shape| goal.shapes[0] == shape.id);
+            let shape = found.unwrap_or_else(|| panic!("{}", goal.what));
+            assert!(goal.is_load_of(&Summary::of(shape, &[])), "{}", goal.what);
+            let stacks = match goal.measure {
+                Measure::Ratio(stack, base) => vec![stack, base],
+                Measure::Memory(stack) | Measure::Passed(stack) => vec![stack],
+            };
+            for stack in stacks {
+                let takes_part = shape.contenders.iter().any(|one| one.to_string() == stack);
+                assert!(takes_part, "{}: {stack}", goal.what);
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! `proscenium compare`: servers against each other, under the same load by the same client.
+//!
+//! [`stacks`] says which servers there are, [`plan`] what is run in which order, [`runs`] runs one
+//! server and one client ([`processes`]), under a CPU quota where there is one ([`quota`]).
+//! [`summary`] and [`goals`] add the runs up, [`report`] writes them down.
+
+mod args;
+mod goals;
+mod plan;
+mod processes;
+mod progress;
+mod quota;
+mod report;
+mod runs;
+mod stacks;
+mod statistics;
+mod summary;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(crate) use args::CompareArgs;
+
+use crate::machine::{self, Machine};
+use crate::{signals, utc};
+use args::Pin;
+use plan::Shape;
+use progress::Progress;
+use quota::Quota;
+use report::Report;
+use runs::{Run, Runner, Status};
+use stacks::Contender;
+use summary::Summary;
+
+/// A contender that gave no result so often in a shape is not tried there again.
+const FRUITLESS_MAX: usize = 2;
+
+/// Runs the comparison, prints its tables and writes its files.
+///
+/// # Errors
+/// When it cannot take place or was interrupted: says why and what there is.
+pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
+    let own = std::env::current_exe()
+        .map_err(|error| format!("cannot find this program's own file: {error}"))?;
+    let mut notes = Vec::new();
+    let quota = find_quota(args, &mut notes);
+    let shapes = plan::shapes(args, quota.is_some())?;
+    let (server_cpus, client_cpus) = pinning(args, &mut notes)?;
+    let time = machine::unix_seconds();
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("compare-{}", utc::file_name(time))));
+    fs::create_dir_all(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
+
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    signals::on_termination(move || flag.store(true, Ordering::Relaxed))
+        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+
+    let runner = Runner {
+        folders: stacks::peer_folders(&args.peers_dir, &own),
+        own,
+        server_cpus,
+        client_cpus,
+        quota,
+        shards: args.shards,
+        drain: args.drain,
+        interrupted,
+    };
+    let mut report = Report {
+        time_unix: time,
+        command: std::env::args().collect(),
+        profile: if args.sweep {
+            "sweep"
+        } else {
+            args.profile.name()
+        }
+        .to_owned(),
+        machine: Machine::describe(),
+        notes,
+        summaries: Vec::new(),
+        goals: Vec::new(),
+        runs: Vec::new(),
+    };
+    let whole = go(&runner, &shapes, &mut report, &out);
+    print!("{}", report.text());
+    for file in report::FILES {
+        println!("{}", out.join(file).display());
+    }
+    whole
+}
+
+/// Goes through the shapes; what is measured is written after each.
+fn go(runner: &Runner, shapes: &[Shape], report: &mut Report, out: &Path) -> Result<(), String> {
+    for note in &report.notes {
+        eprintln!("{note}");
+    }
+    let mut progress = Progress::new(shapes);
+    progress.announce();
+    for shape in shapes {
+        alternate(runner, shape, &mut report.runs, &mut progress);
+        report.summaries.push(Summary::of(shape, &report.runs));
+        report.goals = goals::judge(&report.summaries, &report.runs);
+        report
+            .write(out)
+            .map_err(|error| format!("cannot write results to {}: {error}", out.display()))?;
+        if runner.is_interrupted() {
+            return Err("interrupted: the results are what was measured until then".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Lets the contenders of a shape take turns.
+fn alternate(runner: &Runner, shape: &Shape, runs: &mut Vec<Run>, progress: &mut Progress) {
+    for round in 0..shape.runs {
+        for who in shape.turn(round) {
+            if runner.is_interrupted() {
+                return;
+            }
+            if is_hopeless(runs, shape, who) {
+                progress.passed_over(shape);
+                continue;
+            }
+            progress.starts(shape, &who.to_string());
+            let run = runner.run(shape, who, round);
+            progress.ended(shape, &run);
+            runs.push(run);
+        }
+    }
+}
+
+/// True if a contender was skipped in this shape or gave no result again and again.
+fn is_hopeless(runs: &[Run], shape: &Shape, who: Contender) -> bool {
+    let name = who.to_string();
+    let own = || {
+        runs.iter()
+            .filter(|run| run.shape == shape.id && run.stack == name)
+    };
+    own().any(|run| run.status == Status::Skipped)
+        || own().filter(|run| run.record.is_none()).count() >= FRUITLESS_MAX
+}
+
+fn find_quota(args: &CompareArgs, notes: &mut Vec<String>) -> Option<Quota> {
+    if args.quota == 0 {
+        notes.push("CPU quota: not asked for; every shape is unthrottled".to_owned());
+        return None;
+    }
+    match Quota::find() {
+        Ok(quota) => {
+            let how = quota.describe(args.quota);
+            let percent = args.quota;
+            notes.push(format!(
+                "CPU quota of throttled servers: {percent} % of a CPU ({how})"
+            ));
+            Some(quota)
+        }
+        Err(reason) => {
+            notes.push(format!(
+                "CPU quota: not possible on this system, its shapes are left out: {reason}"
+            ));
+            None
+        }
+    }
+}
+
+/// The CPUs of the servers and of the client: the client has the second one for itself, a server
+/// of one shard the first.
+fn pinning(
+    args: &CompareArgs,
+    notes: &mut Vec<String>,
+) -> Result<(Vec<usize>, Vec<usize>), String> {
+    let cpus = processes::allowed_cpus().unwrap_or_default();
+    if args.pin == Pin::Off {
+        notes.push("CPUs: server and client are not bound to any".to_owned());
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let &[first, second, ..] = cpus.as_slice() else {
+        if args.pin == Pin::On {
+            return Err(format!(
+                "--pin: this process may use {} CPU, server and client need one each",
+                cpus.len()
+            ));
+        }
+        notes.push("CPUs: server and client share the only one; ratios mean little".to_owned());
+        return Ok((Vec::new(), Vec::new()));
+    };
+    let servers: Vec<usize> = std::iter::once(first)
+        .chain(cpus[2..].iter().copied())
+        .collect();
+    notes.push(format!(
+        "CPUs: client on {second}; a server has one for each shard, as far as there are, of {servers:?}"
+    ));
+    Ok((servers, vec![second]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs::Status;
+    use super::stacks::{PROSCENIUM, RAW};
+    use super::summary::tests::{run, shape};
+    use super::*;
+
+    #[test]
+    fn a_contender_is_given_up_when_it_is_missing_or_never_gives_a_result() {
+        let shape = shape("s2", None, &[PROSCENIUM, RAW]);
+        let who = shape.contenders[0];
+        let mut runs = vec![
+            run("s2", PROSCENIUM, 0, None),
+            run("other", PROSCENIUM, 0, None),
+            run("s2", RAW, 0, None),
+            run("s2", PROSCENIUM, 1, Some((1.0, 1.0))),
+        ];
+        assert!(!is_hopeless(&runs, &shape, who));
+        runs.push(run("s2", PROSCENIUM, 2, None));
+        assert!(is_hopeless(&runs, &shape, who));
+        let mut skipped = run("s2", PROSCENIUM, 0, None);
+        skipped.status = Status::Skipped;
+        assert!(is_hopeless(&[skipped], &shape, who));
+    }
+}

@@ -1,0 +1,258 @@
+//! The servers that can be compared: a table of what to start and what it needs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A server program and the arguments that make it one row of the comparison.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stack {
+    /// Its name in results and on the command line.
+    pub(crate) name: &'static str,
+    /// What it is, for readers of a report.
+    pub(crate) about: &'static str,
+    program: Program,
+    /// Arguments besides the address and the number of shards.
+    args: &'static [&'static str],
+    /// Its number of shards, where that is what distinguishes it.
+    shards: Option<u16>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Program {
+    /// This very program.
+    Own,
+    /// A program beside it, and what to do if it is missing.
+    Peer {
+        file: &'static str,
+        install: &'static str,
+    },
+}
+
+const MAKE_RAW: &str = "make -C tools/peers raw-epoll; Debian packages: make gcc";
+const MAKE_ASIO: &str = "make -C tools/peers asio; Debian packages: make g++ libasio-dev";
+const CARGO_PEERS: &str = "cargo build --release -p proscenium-peers";
+
+/// The limit that everything is measured against.
+pub(crate) const RAW: &str = "raw";
+/// The peer that goals name.
+pub(crate) const ASIO: &str = "asio";
+/// The engine by its handler interface.
+pub(crate) const PROSCENIUM: &str = "proscenium";
+/// The engine by its pull interface.
+pub(crate) const SOCKET: &str = "proscenium-socket";
+/// The engine on two shards.
+pub(crate) const TWO_SHARDS: &str = "proscenium-2shards";
+/// Tokio by the codec most programs use.
+pub(crate) const TOKIO_CODEC: &str = "tokio-codec";
+
+/// Every server that can be compared.
+pub(crate) static STACKS: [Stack; 7] = [
+    Stack {
+        name: PROSCENIUM,
+        about: "the engine, a handler called for each message",
+        program: Program::Own,
+        args: &["echo"],
+        shards: None,
+    },
+    Stack {
+        name: SOCKET,
+        about: "the engine, events pulled from a StreamSocket",
+        program: Program::Own,
+        args: &["echo", "--interface", "socket"],
+        shards: None,
+    },
+    Stack {
+        name: TWO_SHARDS,
+        about: "the engine on two shards",
+        program: Program::Own,
+        args: &["echo"],
+        shards: Some(2),
+    },
+    Stack {
+        name: ASIO,
+        about: "standalone Asio, C++",
+        program: Program::Peer {
+            file: "peer-asio",
+            install: MAKE_ASIO,
+        },
+        args: &[],
+        shards: None,
+    },
+    Stack {
+        name: "tokio",
+        about: "tokio, frames parsed by hand",
+        program: Program::Peer {
+            file: "peer-tokio",
+            install: CARGO_PEERS,
+        },
+        args: &[],
+        shards: None,
+    },
+    Stack {
+        name: TOKIO_CODEC,
+        about: "tokio with tokio-util's LengthDelimitedCodec",
+        program: Program::Peer {
+            file: "peer-tokio-codec",
+            install: CARGO_PEERS,
+        },
+        args: &[],
+        shards: None,
+    },
+    Stack {
+        name: RAW,
+        about: "byte echo on epoll in C, no framing: the practical limit",
+        program: Program::Peer {
+            file: "peer-raw-epoll",
+            install: MAKE_RAW,
+        },
+        args: &[],
+        shards: None,
+    },
+];
+
+/// The servers compared unless others are asked for.
+pub(crate) const USUAL: [&str; 5] = [PROSCENIUM, ASIO, "tokio", TOKIO_CODEC, RAW];
+
+/// The server of this name; the error lists all names.
+pub(crate) fn by_name(name: &str) -> Result<&'static Stack, String> {
+    STACKS
+        .iter()
+        .find(|stack| stack.name == name)
+        .ok_or_else(|| {
+            let names: Vec<&str> = STACKS.iter().map(|stack| stack.name).collect();
+            format!("no stack `{name}`; there are {}", names.join(", "))
+        })
+}
+
+impl Stack {
+    /// Its program, looked for in `folders` in order; the error says how to get it.
+    pub(crate) fn program(&self, own: &Path, folders: &[PathBuf]) -> Result<PathBuf, String> {
+        match &self.program {
+            Program::Own => Ok(own.to_owned()),
+            Program::Peer { file, install } => folders
+                .iter()
+                .map(|folder| folder.join(file))
+                .find(|path| path.is_file())
+                .ok_or_else(|| format!("{file} not found ({install})")),
+        }
+    }
+
+    /// Its arguments, to listen on a free port of the loopback.
+    pub(crate) fn arguments(&self, shards: u16, pin: &[usize]) -> Vec<String> {
+        let shards = self.shards(shards);
+        let mut args: Vec<String> = self.args.iter().map(|arg| (*arg).to_owned()).collect();
+        args.extend(["--listen", "127.0.0.1:0", "--shards"].map(str::to_owned));
+        args.push(shards.to_string());
+        if shards > 1 && pin.len() > 1 {
+            // One CPU for each shard; with one for all there is nothing to choose.
+            let cpus: Vec<String> = pin.iter().map(usize::to_string).collect();
+            args.extend(["--pin".to_owned(), cpus.join(",")]);
+        }
+        args
+    }
+
+    /// Its number of shards where `usual` is asked for.
+    pub(crate) fn shards(&self, usual: u16) -> u16 {
+        self.shards.unwrap_or(usual)
+    }
+}
+
+/// A stack in a comparison, or its twin: the same again, to see how far two runs of the same
+/// server differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Contender {
+    pub(crate) stack: &'static Stack,
+    pub(crate) twin: bool,
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.twin { " (A/A)" } else { "" };
+        write!(f, "{}{mark}", self.stack.name)
+    }
+}
+
+/// Folders in which peers are looked for: those asked for, else where `cargo` and `make` of this
+/// project put them, seen from this program.
+pub(crate) fn peer_folders(asked: &[PathBuf], own: &Path) -> Vec<PathBuf> {
+    if !asked.is_empty() {
+        return asked.to_vec();
+    }
+    let beside = own.parent().unwrap_or(Path::new("."));
+    let target = beside.parent().unwrap_or(Path::new("."));
+    vec![
+        target.join("peers"),
+        target.join("release"),
+        beside.to_owned(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_and_unknown_ones_explained() {
+        for stack in &STACKS {
+            assert_eq!(by_name(stack.name), Ok(stack));
+        }
+        for name in USUAL {
+            assert!(by_name(name).is_ok(), "{name}");
+        }
+        let error = by_name("nginx").unwrap_err();
+        assert!(error.contains("tokio-codec") && error.contains("nginx"));
+    }
+
+    #[test]
+    fn arguments_name_a_free_port_the_shards_and_cpus_only_if_there_is_a_choice() {
+        let raw = by_name(RAW).unwrap();
+        assert_eq!(
+            raw.arguments(1, &[0]).join(" "),
+            "--listen 127.0.0.1:0 --shards 1"
+        );
+        assert_eq!(
+            raw.arguments(2, &[0, 2]).join(" "),
+            "--listen 127.0.0.1:0 --shards 2 --pin 0,2"
+        );
+        let two = by_name(TWO_SHARDS).unwrap();
+        assert_eq!(
+            two.arguments(1, &[0]).join(" "),
+            "echo --listen 127.0.0.1:0 --shards 2"
+        );
+        let socket = by_name(SOCKET).unwrap();
+        assert!(
+            socket
+                .arguments(1, &[])
+                .join(" ")
+                .starts_with("echo --interface socket --listen")
+        );
+    }
+
+    #[test]
+    fn a_missing_peer_says_what_to_install() {
+        let nowhere = [PathBuf::from("/nonexistent")];
+        let error = by_name(ASIO)
+            .unwrap()
+            .program(Path::new("p"), &nowhere)
+            .unwrap_err();
+        assert!(
+            error.contains("peer-asio") && error.contains("libasio-dev"),
+            "{error}"
+        );
+        let own = by_name(PROSCENIUM)
+            .unwrap()
+            .program(Path::new("p"), &nowhere);
+        assert_eq!(own, Ok(PathBuf::from("p")));
+    }
+
+    #[test]
+    fn peers_are_looked_for_beside_this_program_unless_told_where() {
+        let own = Path::new("t/release/proscenium");
+        assert_eq!(
+            peer_folders(&[], own)[..2],
+            [PathBuf::from("t/peers"), PathBuf::from("t/release")]
+        );
+        let asked = [PathBuf::from("here")];
+        assert_eq!(peer_folders(&asked, own), asked);
+    }
+}
