@@ -198,6 +198,11 @@ impl Connection {
             Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
         }
     }
+
+    /// Bytes that wait to be sent, those that are held back included.
+    pub(crate) fn unsent(&self) -> usize {
+        self.out.bytes() + self.held.as_ref().map_or(0, |held| held.bytes())
+    }
 }
 
 /// What a slot of the table holds. Inline, because it is looked up for every message.

@@ -306,8 +306,16 @@ impl<P> Core<P> {
                 limit: self.limits.frame_max,
             });
         }
-        let held = connection.held.as_ref().map_or(0, |held| held.bytes());
-        let queued = connection.out.bytes() + held;
+        self.make_room(slot, need)
+    }
+
+    /// Whether the bounds of the send queues leave room for `need` more bytes; if not, what the
+    /// limits say happens.
+    pub(crate) fn make_room(&mut self, slot: u32, need: usize) -> Result<(), SendError> {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return Err(SendError::Gone);
+        };
+        let queued = connection.unsent();
         if queued + need > self.limits.send_high {
             // A long message to a peer that keeps up is neither dropped nor its end: nobody could
             // ever send it. Below low water there is room up to the hard bound.
@@ -482,12 +490,12 @@ impl<P> Core<P> {
 
     /// The shard's memory for unsent bytes ran out: ends the connection that has the most.
     #[cold]
-    fn relieve_send_pressure(&mut self) {
+    pub(crate) fn relieve_send_pressure(&mut self) {
         let most = self
             .connections
             .iter()
             .filter(|(_, connection)| connection.state != State::Dead)
-            .max_by_key(|(_, connection)| connection.out.bytes());
+            .max_by_key(|(_, connection)| connection.unsent());
         if let Some((slot, _)) = most {
             self.kill(slot, CloseReason::SendPressure);
         }
