@@ -4,6 +4,8 @@
 
 #[path = "support/sim.rs"]
 mod support;
+#[path = "support/wanderer.rs"]
+mod wanderer;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,6 +21,7 @@ use support::{
     ADDRESS, HOUR, Pace, Place, SECOND, SharedLog, body, check_empty, check_limits, for_seeds,
     frame, take_frames,
 };
+use wanderer::Wanderer;
 
 /// Senders beside the shards, which go by their number.
 const REPLY: u8 = 254;
@@ -521,38 +524,6 @@ fn moving_connections_keep_to_small_limits() {
     });
 }
 
-/// Moves a connection on with every message, and notes what it was told.
-struct Wanderer {
-    log: SharedLog,
-}
-
-impl Handler for Wanderer {
-    type Post = ();
-
-    fn on_connect(&mut self, cx: &mut Context<'_, ()>, id: RouterId, peer: &Peer) {
-        self.log.borrow_mut().connected(cx.shard(), id, peer);
-    }
-
-    fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
-        self.log.borrow_mut().message(cx.shard(), from);
-        cx.send(from, &message).expect("there is room");
-        let next = (cx.shard() + 1) % cx.shards();
-        cx.rehome(from, next).expect("it lives here");
-    }
-
-    fn on_departed(&mut self, cx: &mut Context<'_, ()>, id: RouterId, to: usize) {
-        self.log.borrow_mut().departed(cx.shard(), id, to);
-    }
-
-    fn on_adopted(&mut self, cx: &mut Context<'_, ()>, id: RouterId, peer: &Peer) {
-        self.log.borrow_mut().adopted(cx.shard(), id, peer);
-    }
-
-    fn on_disconnect(&mut self, cx: &mut Context<'_, ()>, id: RouterId, reason: &CloseReason) {
-        self.log.borrow_mut().ended(cx.shard(), id, reason);
-    }
-}
-
 /// Found by seed 7: the second move was asked for while the first was not settled, whole messages
 /// waited to be dispatched on the next shard, and the peer's FIN was taken for one inside a frame.
 #[test]
@@ -563,9 +534,7 @@ fn a_peer_that_has_finished_loses_nothing_while_its_connection_moves_with_every_
     let engine = Engine::builder()
         .shards(3)
         .listen(Listener::tcp(ADDRESS).unwrap())
-        .simulate(&mut world, |_| Wanderer {
-            log: Rc::clone(&log),
-        })
+        .simulate(&mut world, |_| Wanderer::new(&log))
         .unwrap();
     let mut peer = net.connect(engine.local_addrs()[0].clone());
     world.run_for(SECOND);
