@@ -420,6 +420,20 @@ impl Client {
         }
     }
 
+    /// One that sends everything, whatever happens, and reads it all.
+    pub fn patient(net: &SimNet, to: &Address, bytes: usize, frame_max: usize) -> Self {
+        loop {
+            let client = Self::new(net, to, bytes, frame_max);
+            if client.plan == Plan::Complete {
+                return client;
+            }
+        }
+    }
+
+    pub fn has_all(&self) -> bool {
+        self.back == self.whole
+    }
+
     pub fn is_done(&self) -> bool {
         self.peer.is_none()
     }
