@@ -3,8 +3,8 @@
 //!
 //! For each workload this program runs itself again under callgrind, which counts only inside of
 //! [`measured_region`]; what an empty round costs is subtracted. The counts are printed and written
-//! to `target/instructions.json`, the profiles stay in `target/callgrind/`. Without valgrind it says
-//! so and succeeds; with `--test` every workload runs once, uncounted.
+//! to `target/instructions.json`, the profiles stay in `target/callgrind/`. Without valgrind it
+//! says so and succeeds; with `--test` every workload runs once, uncounted.
 
 #![allow(clippy::print_stdout, reason = "the table is the purpose")]
 

@@ -61,6 +61,8 @@
 //! The guide is in `docs/guide/` of the repository: concepts, embedding, connections, limits,
 //! tuning, operations, simulation, tools. `ARCHITECTURE.md` shows the house on one page.
 
+#![forbid(unsafe_code)]
+
 pub use proscenium_engine::*;
 pub use proscenium_framing as framing;
 

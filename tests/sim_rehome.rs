@@ -300,7 +300,7 @@ impl Run {
                 .send_low(high / 2)
                 .send_high(high)
                 .send_queue_max(most);
-            limits = limits.send_bytes_max(random.between_log(1500, 8000) as usize);
+            limits = limits.send_bytes_max(random.between_log(9000, 40_000) as usize);
             let all = [overflow, Overflow::DropNewest, Overflow::Close];
             overflow = all[random.index(all.len())];
         }

@@ -117,7 +117,7 @@ fn connects_out_with_the_same_object() {
             }
             if let Some((id, Event::Message(body))) = server.try_recv().unwrap() {
                 server.send(id, &body).unwrap();
-                server.flush().unwrap();
+                server.flush();
             }
         }
     }
@@ -137,5 +137,24 @@ fn nothing_to_receive_is_none_and_a_stopped_socket_says_so() {
         socket.handle().shutdown(PATIENCE);
         let ended = socket.recv().unwrap_err();
         assert_eq!(ended.kind(), std::io::ErrorKind::BrokenPipe);
+    }
+}
+
+#[test]
+fn a_peer_that_finished_sending_still_gets_its_answers() {
+    for shards in [1, 2] {
+        let (mut socket, address) = open(shards, 4);
+        let client = std::thread::spawn(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let frames = [0, 0, 0, 1, b'x'].repeat(1_000);
+            stream.write_all(&frames).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut back = Vec::new();
+            stream.read_to_end(&mut back).unwrap();
+            assert!(back == frames, "{} of {} bytes", back.len(), frames.len());
+        });
+        assert_eq!(echo_until(&mut socket, 1), 1_000);
+        client.join().unwrap();
     }
 }

@@ -149,13 +149,13 @@ impl Connection {
         &self,
         need: usize,
         body: usize,
-        send_bytes: usize,
+        send_memory: usize,
         limits: &Limits,
     ) -> bool {
         self.state == State::Open
             && self.held.is_none()
             && self.out.bytes() + need <= limits.send_high
-            && send_bytes + need <= limits.send_bytes_max
+            && send_memory + need <= limits.send_bytes_max
             && body <= limits.frame_max
     }
 
@@ -197,6 +197,11 @@ impl Connection {
             Framing::Le32 => queue.push_with(max, buffers, encode, u32::to_le_bytes),
             Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
         }
+    }
+
+    /// Memory of what waits to be sent, what is held back included.
+    pub(crate) fn send_memory(&self) -> usize {
+        self.out.memory() + self.held.as_ref().map_or(0, |held| held.memory())
     }
 
     /// Bytes that wait to be sent, those that are held back included.

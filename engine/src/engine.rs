@@ -472,6 +472,11 @@ impl<H: Handler> Shard<H> {
         Ok(())
     }
 
+    /// Writes what was queued between turns.
+    pub(crate) fn flush(&mut self) {
+        self.inner.flush_between_turns();
+    }
+
     /// A turn after which the host will not sleep on the descriptor: saves the preparation.
     pub(crate) fn turn_without_parking(&mut self, max_wait: Duration) -> io::Result<()> {
         self.inner.turn(max_wait)

@@ -198,6 +198,22 @@ impl<P> Handle<P> {
         self.shared.close(id)
     }
 
+    /// Closes a connection gracefully, and waits for room in the mailbox up to `timeout`. Not for
+    /// shard threads, which must never wait.
+    ///
+    /// # Errors
+    /// Those of [`close`](Self::close).
+    pub fn close_timeout(&self, id: RouterId, timeout: Duration) -> Result<(), SendError> {
+        let mailbox = self
+            .shared
+            .mailboxes
+            .get(id.shard())
+            .ok_or(SendError::Gone)?;
+        let deadline = Instant::now() + timeout;
+        let pushed = mailbox.push_deadline(Envelope::Close(id), deadline);
+        pushed.map_err(|error| refused(&error))
+    }
+
     /// Makes an outgoing connection on `shard`; its handler is told how it went.
     ///
     /// # Errors

@@ -116,8 +116,8 @@ pub trait Handler: 'static {
         cx.close(id);
     }
 
-    /// A connection ended. Called exactly once for each `on_connect` (or `on_adopted`); its id is
-    /// `Gone` from now on.
+    /// A connection ended. Called exactly once for each connection that `on_connect` announced, on
+    /// the shard where it lives then; its id is `Gone` from now on.
     fn on_disconnect(
         &mut self,
         cx: &mut Context<'_, Self::Post>,

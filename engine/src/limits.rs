@@ -49,7 +49,9 @@ macro_rules! limits {
 
         impl Limits {
             $(
-                #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
+                #[doc = concat!(
+                    "Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ")."
+                )]
                 #[must_use]
                 pub fn $name(mut self, value: $type) -> Self {
                     self.$name = value;
@@ -91,7 +93,8 @@ limits! {
     /// Send queue of one connection: never more bytes than this, whatever the policy.
     /// Default 8 MiB.
     send_queue_max: usize = 8 * MIB;
-    /// Unsent bytes of all connections of a shard. When exhausted, sends are refused with `Full`
+    /// Memory for unsent bytes of all connections of a shard, counted in leased buffers (powers of
+    /// two from 4 KiB); may be passed by the size of one buffer. When exhausted, sends are refused with `Full`
     /// and the connection with the most unsent bytes is closed. Default 512 MiB.
     send_bytes_max: usize = 512 * MIB;
     /// Messages in a shard's mailbox; beyond, the producer gets `Full`. Default 16,384.
@@ -154,11 +157,11 @@ impl Limits {
                 self.frame_max + 4,
             ),
             (
-                self.reassembly_bytes_max >= self.frame_max + 4,
+                self.reassembly_bytes_max >= crate::pool::size_for(self.frame_max + 4),
                 "reassembly_bytes_max",
                 self.reassembly_bytes_max,
-                "frame_max + 4",
-                self.frame_max + 4,
+                "the buffer of the longest frame",
+                crate::pool::size_for(self.frame_max + 4),
             ),
         ];
         for (holds, name, value, bound_name, bound) in rules {

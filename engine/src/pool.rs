@@ -4,23 +4,27 @@ use std::rc::Rc;
 
 use crate::body::Chunk;
 
-/// Sizes of the buffers, in bytes; longer ones are made to measure (to the next 4 MiB).
-const CLASSES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20];
+/// Sizes of the buffers: powers of two from 4 KiB to 4 MiB. Longer ones are made to measure, to
+/// the next 4 MiB.
+const CLASSES: usize = 11;
+const SMALLEST: usize = 4 << 10;
+const GREATEST: usize = SMALLEST << (CLASSES - 1);
 
-/// The class for `bytes`, as an index into [`CLASSES`]; `CLASSES.len()` for longer ones.
+/// The class for `bytes`; [`CLASSES`] for what is longer than the greatest.
 fn class_of(bytes: usize) -> usize {
-    CLASSES
-        .iter()
-        .position(|size| bytes <= *size)
-        .unwrap_or(CLASSES.len())
+    if bytes > GREATEST {
+        return CLASSES;
+    }
+    let size = bytes.max(SMALLEST).next_power_of_two();
+    (size / SMALLEST).trailing_zeros() as usize
 }
 
 /// The size of the buffer that [`Pool::lease`] gives for `bytes`.
 pub(crate) fn size_for(bytes: usize) -> usize {
-    match CLASSES.get(class_of(bytes)) {
-        Some(size) => *size,
-        None => bytes.next_multiple_of(CLASSES[CLASSES.len() - 1]),
+    if bytes > GREATEST {
+        return bytes.next_multiple_of(GREATEST);
     }
+    bytes.max(SMALLEST).next_power_of_two()
 }
 
 /// Memory that a pool can hand out.
@@ -61,7 +65,7 @@ impl Block for Rc<Chunk> {
 
 /// Buffers by class. The last one returned is the first one leased: it is the one in cache.
 pub(crate) struct Pool<B> {
-    free: [Vec<B>; CLASSES.len()],
+    free: [Vec<B>; CLASSES],
     free_bytes: usize,
     free_bytes_max: usize,
     leased_bytes: usize,
@@ -111,10 +115,7 @@ impl<B: Block> Pool<B> {
 
     fn keep(&mut self, block: B, size: usize) {
         let class = class_of(size);
-        if class < CLASSES.len()
-            && self.free_bytes + size <= self.free_bytes_max
-            && block.is_reusable()
-        {
+        if class < CLASSES && self.free_bytes + size <= self.free_bytes_max && block.is_reusable() {
             self.free_bytes += size;
             self.free[class].push(block);
         }
@@ -142,6 +143,19 @@ mod tests {
         assert_eq!((pool.leased_bytes(), pool.free_bytes), (0, 8192));
         let again = pool.lease(100);
         assert_eq!(again.as_ptr(), address);
+    }
+
+    #[test]
+    fn classes_are_powers_of_two() {
+        for (bytes, class, size) in [
+            (0, 0, 4096),
+            (4096, 0, 4096),
+            (4097, 1, 8192),
+            (4 << 20, 10, 4 << 20),
+            ((4 << 20) + 1, CLASSES, 8 << 20),
+        ] {
+            assert_eq!((class_of(bytes), size_for(bytes)), (class, size), "{bytes}");
+        }
     }
 
     #[test]

@@ -283,6 +283,12 @@ impl SendQueue {
         }
     }
 
+    /// What the queue takes: its buffers at their full size, or its bytes if shared bodies are
+    /// most of them.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.max(self.leased())
+    }
+
     /// Sizes of the leased buffers, for moving the queue to the pool of another shard.
     pub(crate) fn leased(&self) -> usize {
         let chained = self

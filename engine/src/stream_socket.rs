@@ -23,6 +23,9 @@ use crate::router_id::RouterId;
 use crate::shard::DrainReport;
 use crate::stats::EngineStats;
 
+/// How long a close waits for room in a mailbox before it looks whether the engine still runs.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(100);
+
 /// What [`StreamSocket::recv`] brings, with the connection it concerns.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -63,7 +66,7 @@ pub enum Event {
 ///         break;
 ///     }
 /// }
-/// socket.flush()?;
+/// socket.flush();
 /// let mut back = [0; 9];
 /// client.read_exact(&mut back)?;
 /// assert_eq!(&back, b"\0\0\0\x05hello");
@@ -265,14 +268,12 @@ impl StreamSocket {
         }
     }
 
-    /// Writes what was sent, without waiting. What it receives meanwhile is kept for `recv`.
-    ///
-    /// # Errors
-    /// Only when epoll itself fails.
-    pub fn flush(&mut self) -> io::Result<()> {
+    /// Writes what was sent, as far as the sockets take it; the rest is written by `recv`. With
+    /// more than one shard there is nothing to do: they write on their own.
+    pub fn flush(&mut self) {
         match &mut self.mode {
-            Mode::Inline(shard) => shard.turn_without_parking(Duration::ZERO),
-            Mode::Threads(_) => Ok(()),
+            Mode::Inline(shard) => shard.flush(),
+            Mode::Threads(_) => {}
         }
     }
 
@@ -300,10 +301,7 @@ impl StreamSocket {
     pub fn close(&mut self, id: RouterId) {
         match &mut self.mode {
             Mode::Inline(shard) => shard.with(|_, cx| cx.close(id)),
-            Mode::Threads(threads) => {
-                // Refused only by a full mailbox; then so is the close.
-                let _ = threads.handle.close(id);
-            }
+            Mode::Threads(threads) => threads.close(id),
         }
     }
 
@@ -415,18 +413,10 @@ enum Crossing {
     Connected(Peer),
     Message(Bytes),
     Drained,
+    /// The peer finished sending: to be closed once everything before has been received, so that
+    /// it can still be answered.
+    Finished,
     Disconnected(CloseReason),
-}
-
-impl From<Crossing> for Event {
-    fn from(crossing: Crossing) -> Self {
-        match crossing {
-            Crossing::Connected(peer) => Self::Connected(peer),
-            Crossing::Message(body) => Self::Message(Body::from(body)),
-            Crossing::Drained => Self::Drained,
-            Crossing::Disconnected(reason) => Self::Disconnected(reason),
-        }
-    }
 }
 
 struct Threads {
@@ -441,8 +431,8 @@ struct Threads {
 
 impl Threads {
     fn receive(&mut self, wait: Duration) -> io::Result<Option<(RouterId, Event)>> {
-        if let Some((id, crossing)) = self.pop() {
-            return Ok(Some((id, crossing.into())));
+        if let Some(event) = self.next_event() {
+            return Ok(Some(event));
         }
         if wait.is_zero() {
             return Ok(None);
@@ -459,7 +449,33 @@ impl Threads {
             std::thread::park_timeout(wait.min(Duration::from_millis(100)));
             self.receiver.awake();
         }
-        Ok(self.pop().map(|(id, crossing)| (id, crossing.into())))
+        Ok(self.next_event())
+    }
+
+    fn next_event(&mut self) -> Option<(RouterId, Event)> {
+        loop {
+            let (id, crossing) = self.pop()?;
+            let event = match crossing {
+                Crossing::Connected(peer) => Event::Connected(peer),
+                Crossing::Message(body) => Event::Message(Body::from(body)),
+                Crossing::Drained => Event::Drained,
+                Crossing::Disconnected(reason) => Event::Disconnected(reason),
+                Crossing::Finished => {
+                    self.close(id);
+                    continue;
+                }
+            };
+            return Some((id, event));
+        }
+    }
+
+    /// Behind everything sent so far. Shards never wait for us, so the room comes.
+    fn close(&self, id: RouterId) {
+        while let Err(SendError::Full) = self.handle.close_timeout(id, CLOSE_PATIENCE) {
+            if self.engine.is_finished() {
+                return;
+            }
+        }
     }
 
     fn pop(&mut self) -> Option<(RouterId, Crossing)> {
@@ -544,6 +560,10 @@ impl Handler for Remote {
 
     fn on_drained(&mut self, cx: &mut Context<'_, ()>, id: RouterId) {
         self.push(cx, id, Crossing::Drained);
+    }
+
+    fn on_read_closed(&mut self, cx: &mut Context<'_, ()>, id: RouterId) {
+        self.push(cx, id, Crossing::Finished);
     }
 
     fn on_disconnect(&mut self, cx: &mut Context<'_, ()>, id: RouterId, reason: &CloseReason) {

@@ -125,8 +125,11 @@ fn step(insert_weight: u32) -> impl Strategy<Value = Step> {
         2 => (17u32..64, any::<u64>()).prop_map(|(bits, x)| Step::Advance(x >> bits)),
         1 => distance().prop_map(Step::Advance),
         2 => Just(Step::AdvanceToNext),
-        1 => (distance(), prop::collection::vec(-SPREAD..SPREAD, 0..4), any::<prop::sample::Index>())
-            .prop_map(|(by, insert, cancel)| Step::AdvanceBusy { by, insert, cancel }),
+        1 => {
+            let insert = prop::collection::vec(-SPREAD..SPREAD, 0..4);
+            (distance(), insert, any::<prop::sample::Index>())
+                .prop_map(|(by, insert, cancel)| Step::AdvanceBusy { by, insert, cancel })
+        },
     ]
 }
 

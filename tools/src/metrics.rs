@@ -22,8 +22,9 @@ const REQUEST_MAX: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The numbers that say what is now; all others count since the start.
-const GAUGES: [&str; 6] = [
+const GAUGES: [&str; 7] = [
     "connections",
+    "send_buffer_bytes",
     "send_queue_bytes",
     "reassembly_bytes",
     "receive_chunk_bytes",
@@ -243,6 +244,7 @@ fn help(name: &str) -> &'static str {
         "bytes_out" => "Bytes written, frame headers included",
         "reads" => "Reads that brought bytes",
         "writes" => "Writes that took bytes",
+        "send_buffer_bytes" => "Memory leased for send queues now",
         "send_queue_bytes" => "Unsent bytes of all connections now",
         "reassembly_bytes" => "Memory leased for incomplete frames now",
         "receive_chunk_bytes" => "Memory of receive chunks now",

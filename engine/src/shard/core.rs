@@ -166,11 +166,12 @@ impl<P> Core<P> {
     #[inline]
     pub(crate) fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
         let need = HEADER + body.len();
+        let send_memory = self.send_memory();
         let Some((slot, connection)) = self.connections.find_mut(to) else {
             self.admit_elsewhere(to, body.len())?;
             return self.send_elsewhere(to, Bytes::copy_from_slice(body));
         };
-        if !connection.takes(need, body.len(), self.send_bytes, &self.limits) {
+        if !connection.takes(need, body.len(), send_memory, &self.limits) {
             return self.send_slowly(slot, body);
         }
         let queued = connection.push(body, &mut self.buffers);
@@ -202,6 +203,7 @@ impl<P> Core<P> {
         max: usize,
         encode: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, SendError> {
+        let send_memory = self.send_memory();
         let Some((slot, connection)) = self.connections.find_mut(to) else {
             self.admit_elsewhere(to, max)?;
             let mut body = vec![0; max];
@@ -210,7 +212,7 @@ impl<P> Core<P> {
             return self.send_elsewhere(to, Bytes::from(body)).map(|()| length);
         };
         let need = HEADER + max;
-        let takes = connection.takes(need, max, self.send_bytes, &self.limits);
+        let takes = connection.takes(need, max, send_memory, &self.limits);
         if !takes {
             self.admit_slowly(slot, need, max)?;
         }
@@ -267,11 +269,12 @@ impl<P> Core<P> {
         need: usize,
         body: usize,
     ) -> Result<Option<(u32, Framing)>, SendError> {
+        let send_memory = self.send_memory();
         let Some((slot, connection)) = self.connections.find_mut(to) else {
             return self.admit_elsewhere(to, body).map(|()| None);
         };
         let framing = connection.framing;
-        if !connection.takes(need, body, self.send_bytes, &self.limits) {
+        if !connection.takes(need, body, send_memory, &self.limits) {
             self.admit_slowly(slot, need, body)?;
         }
         Ok(Some((slot, framing)))
@@ -348,7 +351,7 @@ impl<P> Core<P> {
                 return Err(SendError::Full);
             }
         }
-        if self.send_bytes + need > self.limits.send_bytes_max {
+        if self.send_memory() + need > self.limits.send_bytes_max {
             self.relieve_send_pressure();
             let connection = self.connections.get_mut(slot);
             let Some(connection) = connection.filter(|c| c.state == State::Open) else {
@@ -360,6 +363,13 @@ impl<P> Core<P> {
             return Err(SendError::Full);
         }
         Ok(())
+    }
+
+    /// What unsent bytes take: leased buffers at their full size, or the bytes themselves where
+    /// shared bodies are most of them.
+    #[inline]
+    pub(crate) fn send_memory(&self) -> usize {
+        self.send_bytes.max(self.buffers.leased_bytes())
     }
 
     /// Books a message of `bytes` that was queued.
@@ -495,7 +505,7 @@ impl<P> Core<P> {
             .connections
             .iter()
             .filter(|(_, connection)| connection.state != State::Dead)
-            .max_by_key(|(_, connection)| connection.unsent());
+            .max_by_key(|(_, connection)| connection.send_memory());
         if let Some((slot, _)) = most {
             self.kill(slot, CloseReason::SendPressure);
         }

@@ -190,10 +190,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             connection.reading = true;
             self.driver.set_reading(slot, true);
         }
-        let timer = core
-            .timers
-            .insert((core.now + linger).as_nanos(), Timer::Connection(id));
-        if let Some(idle) = connection.timer.replace(timer) {
+        // A shutdown has a deadline of its own for what is queued.
+        let is_shutdown = matches!(connection.ending, Some(CloseReason::Shutdown));
+        let timer = (!is_shutdown).then(|| {
+            let due = (core.now + linger).as_nanos();
+            core.timers.insert(due, Timer::Connection(id))
+        });
+        if let Some(idle) = std::mem::replace(&mut connection.timer, timer) {
             core.timers.cancel(idle);
         }
         self.flush(slot);
@@ -211,6 +214,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         connection.state = State::Lingering;
+        if connection.timer.is_none() {
+            let due = (core.now + core.limits.linger).as_nanos();
+            connection.timer = Some(core.timers.insert(due, Timer::Connection(connection.id)));
+        }
         self.driver.finish(slot);
     }
 

@@ -166,9 +166,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// One turn: waits at most `max_wait` for something to do, and does it.
     pub(crate) fn turn(&mut self, max_wait: Duration) -> io::Result<()> {
         self.start();
-        if !self.core.dirty.is_empty() {
-            self.runnable |= self.flush_dirty(); // what was sent between turns
-        }
+        self.flush_between_turns();
         self.driver_round(max_wait)?;
         let began = self.driver.now();
         self.core.now = began;
@@ -187,6 +185,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn watch(&self, began: Time) {
         let stats = &self.core.shared.stats[self.core.shard];
         stats.slice_began.store(began.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Writes what was queued since the last turn.
+    pub(crate) fn flush_between_turns(&mut self) {
+        if !self.core.dirty.is_empty() {
+            self.runnable |= self.flush_dirty();
+        }
     }
 
     /// Has the driver collect events, sleeping only if there is nothing else to do. Only then do

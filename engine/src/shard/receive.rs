@@ -73,11 +73,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.stats.bytes_in += len as u64;
         core.stats.reads += 1;
         core.slice_bytes += len;
+        let messages = core.stats.messages_in;
         connection.last_read = core.now;
         if connection.state != State::Open || connection.ending.is_some() {
             return; // closing: what still comes is discarded
         }
-        connection.spoke = true;
         let (id, framing) = (connection.id, connection.framing);
         let has_tail = connection.tail.is_some();
         core.current = slot;
@@ -101,6 +101,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             }
         }
         self.core.current = NONE;
+        if self.core.stats.messages_in != messages
+            && let Some(connection) = self.core.connections.get_mut(slot)
+        {
+            connection.spoke = true;
+        }
     }
 
     /// Dispatches the chunk from `at` and keeps what is left.

@@ -138,7 +138,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.send_bytes += connection.out.bytes();
         core.stats.adopted += 1;
         let slot = core.connections.adopt(connection);
-        while core.send_bytes > core.limits.send_bytes_max {
+        while core.send_memory() > core.limits.send_bytes_max {
             core.relieve_send_pressure();
         }
         // The socket has its options already.

@@ -10,10 +10,10 @@ use crate::load::Scenario;
 use crate::units::{parse_bytes, parse_duration};
 
 const EXAMPLES: &str = "\
-Each server runs as its own process on its own CPU, the client (`proscenium load stream`) on another;
-where the system permits, the server also runs under a CPU quota, so that it and not the client is
-the limit. The stacks take turns. One of them runs twice, its twin named `(A/A)`: what these two
-differ by is the noise of the machine.
+Each server runs as its own process on its own CPU, the client (`proscenium load stream`) on
+another; where the system permits, the server also runs under a CPU quota, so that it and not the
+client is the limit. The stacks take turns. One of them runs twice, its twin named `(A/A)`: what
+these two differ by is the noise of the machine.
 
 Examples:
   proscenium compare
@@ -116,9 +116,9 @@ pub(crate) struct CompareArgs {
     /// Where the peers are, besides the folders beside this program's; may be repeated
     #[arg(long, value_name = "DIR")]
     pub(crate) peers_dir: Vec<PathBuf>,
-    /// Where results.csv, results.json and report.html go; default compare-TIME
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
+    /// Where results.csv, results.json and report.html go; {time} becomes the time in UTC
+    #[arg(long, value_name = "DIR", default_value = "compare-{time}")]
+    pub(crate) out: String,
 }
 
 /// 0 or 10 % and more: the kernel's shortest quota is 1 ms, our period 10 ms.

@@ -49,10 +49,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
     let shapes = plan::shapes(args, quota.is_some())?;
     let (server_cpus, client_cpus) = pinning(args, &mut notes)?;
     let time = machine::unix_seconds();
-    let out = args
-        .out
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(format!("compare-{}", utc::file_name(time))));
+    let out = PathBuf::from(args.out.replace("{time}", &utc::file_name(time)));
     fs::create_dir_all(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
 
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -72,7 +69,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
     };
     let mut report = Report {
         time_unix: time,
-        command: std::env::args().collect(),
+        command: without_folder(std::env::args().collect()),
         profile: if args.sweep {
             "sweep"
         } else {
@@ -91,6 +88,16 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
         println!("{}", out.join(file).display());
     }
     whole
+}
+
+/// A command line that names its program only: where it lay says nothing to a reader.
+fn without_folder(mut command: Vec<String>) -> Vec<String> {
+    if let Some(program) = command.first_mut()
+        && let Some(name) = Path::new(program.as_str()).file_name()
+    {
+        *program = name.to_string_lossy().into_owned();
+    }
+    command
 }
 
 /// Goes through the shapes; what is measured is written after each.
@@ -192,7 +199,8 @@ fn pinning(
         .chain(cpus[2..].iter().copied())
         .collect();
     notes.push(format!(
-        "CPUs: client on {second}; a server has one for each shard, as far as there are, of {servers:?}"
+        "CPUs: client on {second}; a server has one for each shard, as far as there are, of \
+         {servers:?}"
     ));
     Ok((servers, vec![second]))
 }
@@ -203,6 +211,13 @@ mod tests {
     use super::stacks::{PROSCENIUM, RAW};
     use super::summary::tests::{run, shape};
     use super::*;
+
+    #[test]
+    fn a_command_names_its_program_only() {
+        let line = |text: &str| text.split(' ').map(str::to_owned).collect();
+        assert_eq!(without_folder(line("/a/b/c d /e")), ["c", "d", "/e"]);
+        assert_eq!(without_folder(Vec::new()), Vec::<String>::new());
+    }
 
     #[test]
     fn a_contender_is_given_up_when_it_is_missing_or_never_gives_a_result() {

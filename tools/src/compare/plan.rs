@@ -81,11 +81,11 @@ impl fmt::Display for Shape {
         let ccu = grouped(self.ccu.into());
         let size = bytes(self.size as u64).replace(".0 ", " ");
         match self.scenario {
-            Scenario::S0 => write!(f, "s0: one connection, one echo of {size}")?,
-            Scenario::S1 => write!(f, "s1: {ccu} connections, none used")?,
+            Scenario::S0 => write!(f, "one connection, one echo of {size}")?,
+            Scenario::S1 => write!(f, "{ccu} connections, none used")?,
             Scenario::S2 => write!(
                 f,
-                "s2: {ccu} connections × {size} × {} in flight",
+                "{ccu} connections × {size} × {} in flight",
                 self.inflight
             )?,
         }
@@ -488,7 +488,7 @@ mod tests {
         let titles: Vec<String> = shapes.iter().map(Shape::to_string).collect();
         assert_eq!(
             titles[2],
-            "s2: 10,000 connections × 1 KiB × 30 in flight, server limited to 50 % of a CPU"
+            "10,000 connections × 1 KiB × 30 in flight, server limited to 50 % of a CPU"
         );
         assert!(
             titles[4].ends_with(", 1,000,000 msg/s offered, unthrottled"),

@@ -51,7 +51,7 @@ impl Quota {
             refusals.join("; ")
         };
         Err(format!(
-            "{tried} (needs root, or a control group with the cpu controller delegated to this user)"
+            "{tried} (needs root, or a control group with a cpu controller delegated to this user)"
         ))
     }
 
@@ -239,7 +239,7 @@ mod tests {
     fn version_1_is_found_by_its_controller() {
         let mounts = "\
             29 28 0:24 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n\
-            30 28 0:25 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n";
+            30 28 0:25 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n";
         let own = "3:cpuset:/x\n2:cpu,cpuacct:/user/me\n";
         assert_eq!(
             parents(mounts, own),

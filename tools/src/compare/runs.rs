@@ -178,7 +178,8 @@ impl Run {
     fn settle(&mut self, measured: Result<StreamRecord, String>) {
         match measured {
             Err(reason) => self.reason = Some(reason),
-            Ok(record) => {
+            Ok(mut record) => {
+                record.command = super::without_folder(record.command);
                 if record.passed() {
                     self.status = Status::Pass;
                 } else {

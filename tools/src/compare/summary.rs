@@ -44,7 +44,12 @@ pub(crate) struct Line {
     /// Runs in which the client was the limit.
     pub(crate) client_bound: usize,
     pub(crate) server_throttled_share: Option<Spread>,
+    /// Runs that did not get the offered rate answered: their CPU time is of another load.
+    pub(crate) rate_missed: usize,
 }
+
+/// How far throughput may be from the offered rate, as a share.
+const RATE_TOLERANCE: f64 = 0.03;
 
 /// A shape and its contenders.
 #[derive(Clone, Debug, Serialize)]
@@ -128,9 +133,15 @@ impl Line {
             server_throttled_share: Spread::of(
                 own.iter().filter_map(|run| run.server_throttled_share),
             ),
+            rate_missed: rows.iter().filter(|row| misses_rate(row)).count(),
             stack,
         }
     }
+}
+
+fn misses_rate(row: &StreamRow) -> bool {
+    row.rate
+        .is_some_and(|rate| (row.throughput / rate - 1.0).abs() > RATE_TOLERANCE)
 }
 
 fn latency(rows: &[&StreamRow]) -> Option<[f64; 5]> {
@@ -235,6 +246,18 @@ pub(crate) mod tests {
         assert_eq!(ours.to_asio, None);
         assert_eq!(ours.latency.unwrap(), [15.0, 0.0, 0.0, 0.0, 200.0]);
         assert_eq!(summary.line(ASIO).unwrap().metric, None);
+    }
+
+    #[test]
+    fn a_run_that_misses_its_rate_is_counted() {
+        let row = |rate, throughput| StreamRow {
+            rate,
+            throughput,
+            ..StreamRow::default()
+        };
+        assert!(!misses_rate(&row(Some(1e6), 0.99e6)));
+        assert!(misses_rate(&row(Some(1e6), 0.9e6)) && misses_rate(&row(Some(1e6), 1.1e6)));
+        assert!(!misses_rate(&row(None, 5.0)));
     }
 
     #[test]

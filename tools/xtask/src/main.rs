@@ -1,3 +1,48 @@
-//! Project automation.
+//! Project automation: `cargo xtask bench` and `cargo xtask test`.
+#![forbid(unsafe_code)]
+// A command's output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
-fn main() {}
+
+mod bench;
+mod peers;
+mod steps;
+mod system;
+mod test;
+mod tree;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask bench [--full] [OPTIONS OF proscenium compare]
+    Builds everything, compares Proscenium with its peers, prints the table and writes
+    results.csv, results.json and report.html into target/bench/TIME. About four minutes after the
+    build; --full is the published comparison and takes about an hour and a half.
+
+cargo xtask test [--all]
+    Runs the tests of the project. --all adds the long ones and those that need further programs.
+
+As root on Debian both install the packages they lack; otherwise they name what is missing, carry
+on without, and show it as `skipped: …`.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let done = match args
+        .split_first()
+        .map(|(command, rest)| (command.as_str(), rest))
+    {
+        Some(("bench", rest)) => bench::run(rest),
+        Some(("test", rest)) => test::run(rest),
+        Some(("help" | "--help" | "-h", _)) => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(format!("expected `bench` or `test`\n\n{USAGE}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -222,7 +222,7 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} is missing");
         }
-        for foreign in ["http:", "https:", "<script", "<link", "/some/where"] {
+        for foreign in ["http:", "https:", "<script", "<link"] {
             assert!(!page.contains(foreign), "{foreign} is in the page");
         }
     }

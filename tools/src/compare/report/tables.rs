@@ -52,6 +52,9 @@ impl Line {
         match self.passed {
             0 if self.runs == 0 => "not run".to_owned(),
             0 => format!("failed: {reasons}"),
+            passed if passed == self.runs && self.rate_missed > 0 => {
+                format!("PASS{}, rate not held in {}", of(passed), self.rate_missed)
+            }
             passed if passed == self.runs => format!("PASS{}", of(passed)),
             passed => format!("FAIL {}/{}: {reasons}", self.runs - passed, self.runs),
         }

@@ -1,0 +1,211 @@
+//! Running the parts of a test run, and counting what they say.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+/// How many checks passed, failed, and were not made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+}
+
+impl Count {
+    /// The last line of a run.
+    pub(crate) fn line(self) -> String {
+        let mut line = format!("{} passed, {} failed", self.passed, self.failed);
+        if self.skipped > 0 {
+            line += &format!(", {} skipped", self.skipped);
+        }
+        line
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    /// What a line of output counts: cargo's `test result: …`, the `ok` and `FAIL` lines of the
+    /// peers' check.
+    fn of_line(line: &str) -> Self {
+        let mut count = Self::default();
+        if let Some(result) = line.trim().strip_prefix("test result: ") {
+            for part in result.split([';', '.']) {
+                let mut words = part.split_whitespace();
+                let number = words.next().and_then(|word| word.parse::<u64>().ok());
+                match (number, words.next()) {
+                    (Some(number), Some("passed")) => count.passed = number,
+                    (Some(number), Some("failed")) => count.failed = number,
+                    (Some(number), Some("ignored")) => count.skipped = number,
+                    _ => {}
+                }
+            }
+        } else if line.starts_with("  ok    ") {
+            count.passed = 1;
+        } else if line.starts_with("  FAIL  ") {
+            count.failed = 1;
+        }
+        count
+    }
+
+    /// What a step counts that printed these lines and ended so. One that counts nothing by itself
+    /// is one check; one that fails has failed even if its lines do not say so.
+    fn of_step(lines: Self, success: bool) -> Self {
+        let mut count = lines;
+        if success && count == Self::default() {
+            count.passed = 1;
+        }
+        if !success && count.failed == 0 {
+            count.failed = 1;
+        }
+        count
+    }
+}
+
+/// A test run under way.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    pub(crate) count: Count,
+    /// What failed or was skipped, by name.
+    remarks: Vec<String>,
+}
+
+impl Steps {
+    /// Runs a part, showing its output.
+    pub(crate) fn run(&mut self, name: &str, command: &mut Command) {
+        let begin = Instant::now();
+        println!("\n== {name}");
+        let (lines, status) = match show(command) {
+            Ok(result) => result,
+            Err(error) => {
+                let program = Path::new(command.get_program()).display();
+                println!("{program}: {error}");
+                self.count.failed += 1;
+                self.remarks
+                    .push(format!("failed: {name}: {program}: {error}"));
+                return;
+            }
+        };
+        let count = Count::of_step(lines, status.success());
+        self.count.add(count);
+        println!(
+            "== {name}: {} in {:.0} s",
+            count.line(),
+            begin.elapsed().as_secs_f64()
+        );
+        if count.failed > 0 {
+            self.remarks.push(format!("failed: {name}: {status}"));
+        }
+    }
+
+    /// A part that cannot be run here.
+    pub(crate) fn skip(&mut self, name: &str, reason: &str) {
+        println!("\n== {name}\nskipped: {name}: {reason}");
+        self.count.skipped += 1;
+        self.remarks.push(format!("skipped: {name}: {reason}"));
+    }
+
+    /// Prints what there is to say, the count last.
+    ///
+    /// # Errors
+    /// When something failed.
+    pub(crate) fn finish(&self) -> Result<(), String> {
+        println!();
+        for remark in &self.remarks {
+            println!("{remark}");
+        }
+        println!("{}", self.count.line());
+        // Whoever reads only the end sees the count, whatever is written to standard error.
+        let _ = std::io::stdout().flush();
+        if self.count.failed > 0 {
+            return Err("tests failed".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Runs a command, showing its output line by line and counting.
+fn show(command: &mut Command) -> std::io::Result<(Count, ExitStatus)> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut count = Count::default();
+    if let Some(stdout) = child.stdout.take() {
+        let mut reader = BufReader::new(stdout);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            let text = String::from_utf8_lossy(&line);
+            print!("{text}");
+            count.add(Count::of_line(&text));
+            line.clear();
+        }
+    }
+    Ok((count, child.wait()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(passed: u64, failed: u64, skipped: u64) -> Count {
+        Count {
+            passed,
+            failed,
+            skipped,
+        }
+    }
+
+    #[test]
+    fn result_lines_are_counted() {
+        for (line, expected) in [
+            (
+                "test result: ok. 51 passed; 0 failed; 2 ignored; 0 measured; 55 filtered out; \
+                 finished in 0.08s\n",
+                count(51, 0, 2),
+            ),
+            (
+                "test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out",
+                count(3, 1, 0),
+            ),
+            ("  ok    half close\n", count(1, 0, 0)),
+            ("  FAIL  half close: 3 bytes\n", count(0, 1, 0)),
+            ("test a ... ok", count(0, 0, 0)),
+            ("test result: ", count(0, 0, 0)),
+        ] {
+            assert_eq!(Count::of_line(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_step_without_results_counts_once_and_failure_always_shows() {
+        assert_eq!(Count::of_step(count(0, 0, 0), true), count(1, 0, 0));
+        assert_eq!(Count::of_step(count(0, 0, 0), false), count(0, 1, 0));
+        assert_eq!(Count::of_step(count(9, 0, 0), false), count(9, 1, 0));
+        assert_eq!(Count::of_step(count(9, 2, 0), false), count(9, 2, 0));
+        assert_eq!(Count::of_step(count(9, 0, 1), true), count(9, 0, 1));
+    }
+
+    #[test]
+    fn steps_add_up_and_failures_fail_the_run() {
+        let mut steps = Steps::default();
+        steps.run("good", &mut Command::new("true"));
+        assert_eq!(steps.finish(), Ok(()));
+        steps.skip("absent", "not here");
+        assert_eq!(steps.count.line(), "1 passed, 0 failed, 1 skipped");
+        let mut printing = Command::new("sh");
+        printing.args([
+            "-c",
+            "echo 'test result: ok. 5 passed; 0 failed; 0 ignored'",
+        ]);
+        steps.run("counted", &mut printing);
+        steps.run("missing", &mut Command::new("no-such-program-as-this"));
+        steps.run("bad", &mut Command::new("false"));
+        assert_eq!(steps.count, count(6, 2, 1));
+        assert!(steps.finish().is_err());
+    }
+}

@@ -1,0 +1,264 @@
+//! `cargo xtask test`: the tests of the project; with `--all` also the long and heavy ones.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::steps::Steps;
+use crate::{peers, system, tree};
+
+/// Seeds of each simulation in a long run, where a short one has a thousand.
+const SEEDS_ALL: &str = "20000";
+/// How long the fuzzer looks for new inputs, in seconds.
+const FUZZ_SECONDS: &str = "60";
+/// The oldest compiler we promise, as in the workspace's manifest.
+const OLDEST: &str = "1.88";
+
+/// Runs the tests, prints the count.
+///
+/// # Errors
+/// When a test failed, or for unknown arguments.
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let all = match args {
+        [] => false,
+        [one] if one == "--all" => true,
+        _ => {
+            return Err(format!(
+                "expected --all or nothing, not `{}`",
+                args.join(" ")
+            ));
+        }
+    };
+    let mut steps = Steps::default();
+    workspace(&mut steps, all);
+    loom(&mut steps);
+    check_peers(&mut steps);
+    if all {
+        seeds(&mut steps);
+        benches(&mut steps);
+        oldest_compiler(&mut steps);
+        address_sanitizer(&mut steps);
+        fuzz(&mut steps);
+        coverage(&mut steps);
+    }
+    steps.finish()
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(args).current_dir(tree::root());
+    command
+}
+
+/// cargo of another toolchain, with a build folder of its own.
+fn cargo_of(toolchain: &str, folder: &str, args: &[&str]) -> Command {
+    let mut command = cargo(args);
+    command
+        .env("RUSTUP_TOOLCHAIN", toolchain)
+        .env("CARGO_TARGET_DIR", tree::target().join(folder));
+    command
+}
+
+/// Unit, behaviour, simulation and documentation tests, the fuzzer's corpus among them.
+fn workspace(steps: &mut Steps, all: bool) {
+    let mut command = cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    if all {
+        command.env("PROSCENIUM_ALL", "1");
+    }
+    steps.run("workspace", &mut command);
+}
+
+/// The mailbox under every interleaving; loom needs the crate compiled for it.
+fn loom(steps: &mut Steps) {
+    let args = [
+        "test",
+        "-p",
+        "proscenium-engine",
+        "--release",
+        "--test",
+        "loom_mailbox",
+    ];
+    let flags = format!("{} --cfg loom", env::var("RUSTFLAGS").unwrap_or_default());
+    let mut command = cargo(&args);
+    command
+        .env("RUSTFLAGS", flags.trim())
+        .env("CARGO_TARGET_DIR", tree::target().join("loom"));
+    steps.run("loom", &mut command);
+}
+
+/// The peers echo as they should: what is compared is the same service.
+fn check_peers(steps: &mut Steps) {
+    if !system::has("python3")
+        && let Err(reason) = system::install(&["python3"])
+    {
+        return steps.skip("peers", &format!("python3: {reason}"));
+    }
+    for peer in peers::build() {
+        match peer.built {
+            Err(reason) => steps.skip(peer.name, &reason),
+            Ok(program) => {
+                let mut command = Command::new("python3");
+                command.arg(tree::root().join("tools/peers/tests/check.py"));
+                if peer.byte_echo {
+                    command.arg("--byte-echo");
+                }
+                steps.run(peer.name, command.arg(program));
+            }
+        }
+    }
+}
+
+/// Many more seeds of the simulated tests, optimised.
+fn seeds(steps: &mut Steps) {
+    let args = [
+        "test",
+        "--release",
+        "--features",
+        "sim",
+        "--no-fail-fast",
+        "--test",
+        "sim_*",
+    ];
+    steps.run("seeds", cargo(&args).env("PROSCENIUM_SEEDS", SEEDS_ALL));
+}
+
+/// Every benchmark runs, once and without measuring.
+fn benches(steps: &mut Steps) {
+    let args = ["bench", "--all-features", "--bench", "*", "--", "--test"];
+    steps.run("benches", &mut cargo(&args));
+}
+
+fn oldest_compiler(steps: &mut Steps) {
+    let name = "oldest compiler";
+    match system::toolchain(OLDEST) {
+        None => steps.skip(
+            name,
+            &format!("no toolchain {OLDEST}: rustup toolchain install {OLDEST}"),
+        ),
+        Some(toolchain) => {
+            let args = ["check", "--workspace", "--all-features"];
+            steps.run(name, &mut cargo_of(&toolchain, "oldest", &args));
+        }
+    }
+}
+
+/// The crates with unsafe code under AddressSanitizer, which only a nightly compiler offers.
+fn address_sanitizer(steps: &mut Steps) {
+    let name = "address sanitizer";
+    let host = system::output("rustc", &["-vV"])
+        .as_deref()
+        .and_then(host_of);
+    let (Some(toolchain), Some(host)) = (system::toolchain("nightly"), host) else {
+        return steps.skip(
+            name,
+            "no nightly toolchain: rustup toolchain install nightly",
+        );
+    };
+    // Naming the target keeps the flags away from build scripts and procedural macros.
+    let mut args = vec![
+        "test",
+        "--target",
+        &host,
+        "--all-features",
+        "--lib",
+        "--tests",
+    ];
+    args.extend(["-p", "proscenium-engine", "-p", "proscenium"]);
+    let mut command = cargo_of(&toolchain, "sanitizer", &args);
+    // Fewer seeds: it is several times slower.
+    command
+        .env("RUSTFLAGS", "-Zsanitizer=address")
+        .env("PROSCENIUM_SEEDS", "200");
+    steps.run(name, &mut command);
+}
+
+/// The `host:` line of `rustc -vV`.
+fn host_of(version: &str) -> Option<String> {
+    let line = version.lines().find_map(|line| line.strip_prefix("host: "));
+    line.map(str::to_owned)
+}
+
+/// A cargo subcommand: installed, or installed now into the build folder.
+fn subcommand(package: &str) -> Result<PathBuf, String> {
+    if system::has(package) {
+        return Ok(PathBuf::from(package));
+    }
+    let root = tree::target().join("tools");
+    let program = root.join("bin").join(package);
+    if !program.is_file() {
+        let folder = root.to_string_lossy();
+        let args = ["install", "--locked", "--quiet", "--root", &folder, package];
+        if !system::succeeds("cargo", &args) {
+            return Err(format!("cargo install {package} failed"));
+        }
+    }
+    Ok(program)
+}
+
+fn fuzz(steps: &mut Steps) {
+    let Some(toolchain) = system::toolchain("nightly") else {
+        return steps.skip(
+            "fuzz",
+            "no nightly toolchain: rustup toolchain install nightly",
+        );
+    };
+    let program = match subcommand("cargo-fuzz") {
+        Ok(program) => program,
+        Err(reason) => return steps.skip("fuzz", &reason),
+    };
+    let found = tree::target().join("fuzz-found");
+    if let Err(error) = std::fs::create_dir_all(&found) {
+        return steps.skip("fuzz", &format!("{}: {error}", found.display()));
+    }
+    let mut command = Command::new(program);
+    command
+        .args(["fuzz", "run", "length_prefix"])
+        .arg(found)
+        .args(["fuzz/corpus/length_prefix", "--"])
+        .arg(format!("-max_total_time={FUZZ_SECONDS}"))
+        .current_dir(tree::root().join("framing"))
+        .env("RUSTUP_TOOLCHAIN", toolchain)
+        .env("CARGO_TARGET_DIR", tree::target().join("fuzz"));
+    steps.run("fuzz", &mut command);
+}
+
+fn coverage(steps: &mut Steps) {
+    let components = system::output("rustup", &["component", "list", "--installed"]);
+    if !components.is_some_and(|list| list.lines().any(|line| line.starts_with("llvm-tools"))) {
+        let reason = "no llvm-tools: rustup component add llvm-tools";
+        return steps.skip("coverage", reason);
+    }
+    let program = match subcommand("cargo-llvm-cov") {
+        Ok(program) => program,
+        Err(reason) => return steps.skip("coverage", &reason),
+    };
+    let mut command = Command::new(program);
+    command
+        .args([
+            "llvm-cov",
+            "--workspace",
+            "--all-features",
+            "--summary-only",
+        ])
+        .current_dir(tree::root())
+        .env("CARGO_TARGET_DIR", tree::target().join("coverage"));
+    steps.run("coverage", &mut command);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_arguments_are_refused_before_anything_runs() {
+        let error = run(&["--everything".to_owned()]).unwrap_err();
+        assert!(error.contains("--all"), "{error}");
+    }
+
+    #[test]
+    fn the_host_is_read() {
+        let text = "rustc 1.88.0\nbinary: rustc\nhost: x86_64-unknown-linux-gnu\n";
+        assert_eq!(host_of(text).as_deref(), Some("x86_64-unknown-linux-gnu"));
+        assert_eq!(host_of("rustc"), None);
+    }
+}
