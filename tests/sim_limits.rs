@@ -150,7 +150,7 @@ fn reassembly_stays_bounded(net: &SimNet) {
     let frame_max = random.between_log(64, 20_000) as usize;
     let limits = Limits::default()
         .frame_max(frame_max)
-        .reassembly_bytes_max(random.between(frame_max as u64 + 4, 100_000) as usize);
+        .reassembly_bytes_max(random.between(32 << 10, 120_000) as usize);
     let mut stage = Stage::new(net, |builder| {
         builder
             .limits(limits.clone())
@@ -226,9 +226,9 @@ fn when_memory_for_unsent_bytes_runs_out_the_largest_offender_goes_and_the_refus
     let limits = Limits::default()
         .frame_max(10_000)
         .send_low(1_000)
-        .send_high(50_000)
-        .send_queue_max(100_000)
-        .send_bytes_max(60_000);
+        .send_high(300_000)
+        .send_queue_max(400_000)
+        .send_bytes_max(350_000);
     let mut stage = Stage::new(&calm(), |builder| {
         let listener = Listener::tcp(ADDRESS)
             .unwrap()
@@ -239,7 +239,7 @@ fn when_memory_for_unsent_bytes_runs_out_the_largest_offender_goes_and_the_refus
     let (_big, big) = stage.connected();
     let (reader, other) = stage.connected();
     // Peers that do not read: what their sockets take comes off.
-    for (id, count) in [(small, 8), (big, 11)] {
+    for (id, count) in [(small, 8), (big, 32)] {
         for _ in 0..count {
             stage
                 .engine
