@@ -191,7 +191,7 @@ fn reassembly_stays_bounded(net: &SimNet) {
 fn incomplete_frames_never_take_more_memory_than_their_limit() {
     for_seeds(
         "incomplete_frames_never_take_more_memory_than_their_limit",
-        300,
+        150,
         reassembly_stays_bounded,
     );
 }

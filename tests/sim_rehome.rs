@@ -148,15 +148,15 @@ impl Handler for Mover {
         }
         *self.state.entry(from).or_default() += 1;
         let dice = cx.random();
-        if dice % 3 == 0 {
+        if dice.is_multiple_of(3) {
             self.say(cx, from, REPLY, (dice >> 8) as usize % 300);
         }
-        if dice % 7 == 0 {
+        if dice.is_multiple_of(7) {
             let to = (dice >> 16) as usize % cx.shards();
             // A reply may have been its end.
             assert!(cx.rehome(from, to).is_ok() || self.book.borrow().lossy);
         }
-        if dice % 13 == 0 {
+        if dice.is_multiple_of(13) {
             cx.pause_reading(from);
         }
     }
