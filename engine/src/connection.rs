@@ -198,6 +198,16 @@ impl Connection {
             Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
         }
     }
+
+    /// Memory of what waits to be sent, what is held back included.
+    pub(crate) fn send_memory(&self) -> usize {
+        self.out.memory() + self.held.as_ref().map_or(0, |held| held.memory())
+    }
+
+    /// Bytes that wait to be sent, those that are held back included.
+    pub(crate) fn unsent(&self) -> usize {
+        self.out.bytes() + self.held.as_ref().map_or(0, |held| held.bytes())
+    }
 }
 
 /// What a slot of the table holds. Inline, because it is looked up for every message.

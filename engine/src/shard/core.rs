@@ -309,8 +309,16 @@ impl<P> Core<P> {
                 limit: self.limits.frame_max,
             });
         }
-        let held = connection.held.as_ref().map_or(0, |held| held.bytes());
-        let queued = connection.out.bytes() + held;
+        self.make_room(slot, need)
+    }
+
+    /// Whether the bounds of the send queues leave room for `need` more bytes; if not, what the
+    /// limits say happens.
+    pub(crate) fn make_room(&mut self, slot: u32, need: usize) -> Result<(), SendError> {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return Err(SendError::Gone);
+        };
+        let queued = connection.unsent();
         if queued + need > self.limits.send_high {
             // A long message to a peer that keeps up is neither dropped nor its end: nobody could
             // ever send it. Below low water there is room up to the hard bound.
@@ -345,11 +353,13 @@ impl<P> Core<P> {
         }
         if self.send_memory() + need > self.limits.send_bytes_max {
             self.relieve_send_pressure();
+            let connection = self.connections.get_mut(slot);
+            let Some(connection) = connection.filter(|c| c.state == State::Open) else {
+                return Err(SendError::Gone); // it was the one that had the most
+            };
+            connection.tell_drained = true;
             self.stats.refused_full += 1;
-            if let Some(connection) = self.connections.get_mut(slot) {
-                connection.tell_drained = true;
-                self.mark_dirty(slot); // its own queue may be empty: nothing else would tell it
-            }
+            self.mark_dirty(slot); // nothing of it may be queued that would lead to a flush
             return Err(SendError::Full);
         }
         Ok(())
@@ -358,7 +368,7 @@ impl<P> Core<P> {
     /// What unsent bytes take: leased buffers at their full size, or the bytes themselves where
     /// shared bodies are most of them.
     #[inline]
-    fn send_memory(&self) -> usize {
+    pub(crate) fn send_memory(&self) -> usize {
         self.send_bytes.max(self.buffers.leased_bytes())
     }
 
@@ -490,12 +500,12 @@ impl<P> Core<P> {
 
     /// The shard's memory for unsent bytes ran out: ends the connection that has the most.
     #[cold]
-    fn relieve_send_pressure(&mut self) {
+    pub(crate) fn relieve_send_pressure(&mut self) {
         let most = self
             .connections
             .iter()
             .filter(|(_, connection)| connection.state != State::Dead)
-            .max_by_key(|(_, connection)| connection.out.memory());
+            .max_by_key(|(_, connection)| connection.send_memory());
         if let Some((slot, _)) = most {
             self.kill(slot, CloseReason::SendPressure);
         }

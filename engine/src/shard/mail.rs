@@ -1,5 +1,7 @@
 //! What other threads and shards want of this one.
 
+use proscenium_framing::LengthPrefix;
+
 use super::Shard;
 use super::envelope::Envelope;
 use crate::connection::State;
@@ -90,20 +92,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 },
             );
         };
-        let most = core.limits.send_queue_max;
         let Some(connection) = core.connections.get(slot) else {
             return;
         };
+        let framing = connection.framing;
         if connection.state != State::Open {
             core.stats.sends_gone += 1;
             return;
         }
-        if connection.out.bytes() + body.len() + 4 > most {
-            connection_full(core);
-            return;
+        // Its sender cannot be told any more that there is no room; it is counted.
+        if core
+            .make_room(slot, LengthPrefix::HEADER + body.len())
+            .is_ok()
+        {
+            core.push_shared(slot, framing, body, true);
         }
-        let framing = connection.framing;
-        core.push_shared(slot, framing, body, true);
     }
 
     fn forwarded_close(&mut self, id: RouterId) {
@@ -127,9 +130,4 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             (None, _) => {}
         }
     }
-}
-
-/// A passed-on send found the queue full. Its sender cannot be told any more; it is counted.
-fn connection_full<P>(core: &mut super::core::Core<P>) {
-    core.stats.refused_full += 1;
 }
