@@ -91,6 +91,8 @@ pub(crate) struct Connection {
     pub(crate) read_closed: bool,
     /// It ended with unsent bytes: the peer has to see a reset, not an end.
     pub(crate) truncated: bool,
+    /// This side began its graceful close.
+    pub(crate) wanted: bool,
     /// The handler was told of it, so it has to be told of its end.
     pub(crate) announced: bool,
     /// The first message arrived (resets the reconnect back-off).
@@ -125,6 +127,7 @@ impl Connection {
             tell_drained: false,
             read_closed: false,
             truncated: false,
+            wanted: false,
             announced: false,
             spoke: false,
             out: SendQueue::default(),

@@ -21,7 +21,7 @@ use proscenium::{
 };
 
 /// How long anything may take before a test fails. No test passes or fails by being fast.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// True if the long form of the tests was asked for (`PROSCENIUM_ALL=1`).
 pub fn run_all() -> bool {
@@ -510,4 +510,11 @@ pub fn expect_end(stream: &mut TcpStream) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
         other => panic!("expected the end, not {other:?}"),
     }
+}
+
+/// Resident memory of this process, in bytes.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
 }

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -178,11 +179,16 @@ pub(crate) fn bind(address: &Address, backlog: u32, share: bool) -> io::Result<O
     listen().map_err(explain)
 }
 
-/// Removes a socket file that nobody listens on any more.
+/// Removes a socket file that nobody listens on any more. Any other file is left alone: connecting
+/// to it is refused as well.
 fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {}
+        _ => return Ok(()), // not there, or not ours to remove: then bind says "address in use"
+    }
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        _ => Ok(()), // not there, or alive: then bind says "address in use"
+        _ => Ok(()), // gone meanwhile, or alive: then bind says "address in use"
     }
 }
 

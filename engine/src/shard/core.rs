@@ -103,7 +103,7 @@ pub(crate) struct Core<P> {
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
     pub(crate) shutting_down: bool,
-    /// Connections that ended with unsent bytes since the shutdown began.
+    /// Connections that did not end in good order since the shutdown began.
     pub(crate) cut: u64,
 }
 
@@ -481,6 +481,7 @@ impl<P> Core<P> {
             return;
         }
         connection.state = State::Dead;
+        let broke = matches!(reason, CloseReason::Broken(_));
         connection.ending = Some(reason);
         let held = connection
             .held
@@ -490,7 +491,7 @@ impl<P> Core<P> {
         connection.truncated = lost > 0;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
-        self.cut += u64::from(self.shutting_down && lost > 0);
+        self.cut += u64::from(self.shutting_down && (broke || lost > 0));
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;

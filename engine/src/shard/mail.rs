@@ -54,7 +54,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Envelope::Connect(connector) => {
                 self.core.connect(*connector);
             }
-            Envelope::ReadFence(id) => self.reads_go_on(id),
+            Envelope::ReadFence(id) => {
+                // The connection itself came by the control lane before, perhaps just now.
+                self.take_control();
+                self.reads_go_on(id);
+            }
             Envelope::SendFence { id, from } => {
                 // What was passed on before must be ahead of the answer.
                 self.take_control();
@@ -75,7 +79,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 None => self.back_to_birth_shard(id, Envelope::ForwardOverflow(id)),
             },
             Envelope::SendsArrived(id) => self.sends_arrived(id),
-            Envelope::Ended(id) => self.core.connections.forget_moved(id),
+            Envelope::Ended { id, lost } => {
+                self.core.connections.forget_moved(id);
+                if let Some(lost) = lost {
+                    self.outgoing_ended(lost);
+                }
+            }
             Envelope::Shutdown(deadline) => self.begin_shutdown(deadline),
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::core::{Core, Op, Timer};
+use super::envelope::Lost;
 use crate::connection::{Connection, NONE, State};
 use crate::context::Context;
 use crate::driver::Driver;
@@ -173,36 +174,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// An outgoing connection ended: again, unless this side wanted it.
-    pub(super) fn outgoing_ended(
-        &mut self,
-        connect: u32,
-        slot: u32,
-        spoke: bool,
-        reason: &CloseReason,
-    ) {
-        let outgoing = self.core.outgoing.get(&connect);
-        if outgoing.is_none_or(|outgoing| outgoing.slot != slot) {
-            return; // of another shard, or cancelled
-        }
-        if matches!(reason, CloseReason::Local | CloseReason::Shutdown) {
-            self.core.outgoing.remove(&connect);
+    pub(super) fn outgoing_ended(&mut self, lost: Lost) {
+        if lost.wanted {
+            self.core.outgoing.remove(&lost.connect);
             return;
         }
-        if let Some(outgoing) = self.core.outgoing.get_mut(&connect)
-            && spoke
+        if let Some(outgoing) = self.core.outgoing.get_mut(&lost.connect)
+            && lost.spoke
         {
             outgoing.attempt = 0;
         }
-        self.schedule_retry(connect);
-    }
-
-    /// An outgoing connection is not made again when it ends: it moves to another shard, or this
-    /// side closes it.
-    pub(super) fn forget_outgoing(&mut self, slot: u32, connect: u32) {
-        let outgoing = self.core.outgoing.get(&connect);
-        if outgoing.is_some_and(|outgoing| outgoing.slot == slot) {
-            self.core.outgoing.remove(&connect);
-        }
+        self.schedule_retry(lost.connect);
     }
 
     /// Shutdown: no further attempts.

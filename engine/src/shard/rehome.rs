@@ -24,7 +24,7 @@ use crate::connection::{Pause, State};
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CloseReason;
-use crate::handler::{ConnectId, Handler, Origin};
+use crate::handler::Handler;
 use crate::options::SocketOptions;
 use crate::router_id::RouterId;
 
@@ -113,9 +113,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             read_closed: connection.read_closed,
         };
         core.shared.mailboxes[to].push_control(Envelope::Adopt(Box::new(moved)));
-        if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.forget_outgoing(slot, connect);
-        }
         // Before the fence: what the handler posts to `to` now is there before the next message.
         self.handler
             .on_departed(&mut Context::new(&mut self.core), id, to);

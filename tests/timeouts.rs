@@ -1,0 +1,198 @@
+//! Idle and linger timeouts, timers, and the socket options that can be seen from outside.
+
+mod support;
+
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use proscenium::{Limits, Listener};
+use support::{
+    Behaviour, Seen, Server, ask, connect_narrow, eventually, expect_end, loopback, read_frame,
+    try_read_frame,
+};
+
+#[test]
+fn a_silent_connection_is_closed_but_not_while_we_pause_it() {
+    let limits = Limits::default().idle_timeout(Duration::from_millis(100));
+    let server = Server::with(limits, loopback(), Behaviour::echo());
+    let (mut paused, paused_id) = server.accept();
+    assert!(server.on(0, move |cx| cx.pause_reading(paused_id)));
+    // Its own message waits for us, not we for it.
+    paused.write_all(&support::frame(b"waiting")).unwrap();
+    for _ in 0..3 {
+        let (mut silent, id) = server.accept();
+        assert_eq!(server.log.until_closed(id).0, "idle_timeout");
+        expect_end(&mut silent);
+    }
+    assert_eq!(server.log.disconnects(paused_id), 0);
+    assert!(server.on(0, move |cx| cx.resume_reading(paused_id)));
+    assert_eq!(read_frame(&mut paused), b"waiting");
+    assert_eq!(server.log.until_closed(paused_id).0, "idle_timeout");
+    let stats = server.until_stats(|stats| stats.connections == 0);
+    assert_eq!((stats.closed("idle_timeout"), stats.timers), (4, 0));
+    server.end_clean();
+}
+
+#[test]
+fn a_connection_that_speaks_is_not_idle() {
+    // Long enough for a test that is kept waiting by others, short enough to pass twice.
+    let limits = Limits::default().idle_timeout(Duration::from_secs(1));
+    let server = Server::with(limits, loopback(), Behaviour::echo());
+    let (mut speaking, id) = server.accept();
+    let mut silent = None;
+    for _ in 0..2 {
+        let (stream, silent_id) = server.accept();
+        while server.log.disconnects(silent_id) == 0 {
+            ask(&mut speaking, b"hello");
+        }
+        silent = Some(stream);
+    }
+    assert_eq!(server.log.disconnects(id), 0);
+    drop((silent, speaking));
+    assert_eq!(server.log.until_closed(id).0, "peer_closed");
+    server.end_clean();
+}
+
+#[test]
+fn a_peer_that_does_not_finish_within_the_linger_time_is_cut() {
+    let limits = Limits::default().linger(Duration::from_millis(50));
+    let listener = loopback().socket_buffers(None, Some(8 << 10));
+    let server = Server::with(limits, listener, Behaviour::echo());
+    // Has read everything and keeps its side open.
+    let (mut open, open_id) = server.accept();
+    server.on(0, move |cx| {
+        cx.send(open_id, b"the last").unwrap();
+        cx.close(open_id);
+    });
+    assert_eq!(read_frame(&mut open), b"the last");
+    assert_eq!(try_read_frame(&mut open).unwrap(), None);
+    assert_eq!(server.log.until_closed(open_id).0, "linger_timeout");
+    assert_eq!(server.stats().bytes_lost, 0);
+    // Does not read.
+    let stuck = connect_narrow(server.address(), 4 << 10);
+    let stuck_id = server.id_of(&stuck);
+    server.on(0, move |cx| {
+        for _ in 0..200 {
+            cx.send(stuck_id, &[0; 1000]).unwrap();
+        }
+        cx.close(stuck_id);
+    });
+    assert_eq!(server.log.until_closed(stuck_id).0, "linger_timeout");
+    let stats = server.until_stats(|stats| stats.connections == 0);
+    assert!(stats.bytes_lost > 100_000);
+    assert_eq!((stats.closed("linger_timeout"), stats.timers), (2, 0));
+    drop((open, stuck));
+    server.end_clean();
+}
+
+#[test]
+fn what_arrives_after_a_close_is_discarded_and_the_peer_may_finish() {
+    let limits = Limits::default().linger(support::PATIENCE);
+    let server = Server::with(limits, loopback(), Behaviour::echo());
+    let (mut client, id) = server.accept();
+    server.on(0, move |cx| cx.close(id));
+    assert_eq!(try_read_frame(&mut client).unwrap(), None);
+    for _ in 0..100 {
+        client.write_all(&support::frame(&[0; 10_000])).unwrap();
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(server.log.until_closed(id).0, "local");
+    let stats = server.until_stats(|stats| stats.connections == 0);
+    assert_eq!((stats.messages_in, stats.bytes_in), (0, 100 * 10_004));
+    server.end_clean();
+}
+
+#[test]
+fn timers_fire_once_in_order_and_not_when_cancelled() {
+    let server = Server::with(Limits::default(), loopback(), Behaviour::echo());
+    server.on(0, |cx| {
+        for token in (0..100u64).rev() {
+            let timer = cx.set_timer(Duration::from_micros(200 * token), token);
+            if token % 3 == 0 {
+                assert!(cx.cancel_timer(timer));
+                assert!(!cx.cancel_timer(timer));
+            }
+        }
+    });
+    server.until_stats(|stats| stats.timers_fired == 66 && stats.timers == 0);
+    let fired: Vec<u64> = server
+        .log
+        .all()
+        .into_iter()
+        .filter_map(|seen| match seen {
+            Seen::Timer(token) => Some(token),
+            _ => None,
+        })
+        .collect();
+    let expected: Vec<u64> = (0..100).filter(|token| token % 3 != 0).collect();
+    assert_eq!(fired, expected);
+    server.end_clean();
+}
+
+/// Bytes that a peer can write to a server which does not read.
+fn writable(listener: Listener) -> usize {
+    let behaviour = Behaviour::echo().on_connect(|cx, id| {
+        cx.pause_reading(id);
+    });
+    let server = Server::with(Limits::default(), listener, behaviour);
+    let (stream, _) = server.accept();
+    socket2::SockRef::from(&stream)
+        .set_send_buffer_size(8 << 10)
+        .unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut written = 0;
+    let mut refused_at = None;
+    // Full is when nothing has gone out for a while.
+    eventually("the buffers are full", || {
+        loop {
+            match (&stream).write(&[0; 4096]) {
+                Ok(n) => written += n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        (refused_at.replace(written) == Some(written)).then_some(())
+    });
+    written
+}
+
+#[test]
+fn the_receive_buffer_of_a_connection_is_the_one_asked_for() {
+    let small = writable(loopback().socket_buffers(Some(4 << 10), None));
+    let large = writable(loopback().socket_buffers(Some(1 << 20), None));
+    assert!(small * 2 < large, "{small} and {large} bytes");
+}
+
+#[test]
+fn keep_alive_is_on_where_it_was_asked_for() {
+    let hour = Duration::from_secs(3600);
+    for asked in [false, true] {
+        let listener = match asked {
+            true => loopback().keep_alive(hour, hour),
+            false => loopback(),
+        };
+        let server = Server::with(Limits::default(), listener, Behaviour::echo());
+        let (stream, _) = server.accept();
+        assert_eq!(timer_of_peer(&stream), if asked { "02" } else { "00" });
+        drop(stream);
+        server.end_clean();
+    }
+}
+
+/// The kind of timer that runs for the server's end of a connection, as the kernel lists it:
+/// "02" is keep-alive, "00" none.
+fn timer_of_peer(stream: &TcpStream) -> String {
+    let here = format!(":{:04X}", stream.local_addr().unwrap().port());
+    let there = format!(":{:04X}", stream.peer_addr().unwrap().port());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let line = table.lines().find(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let ends = (words.next(), words.next());
+        matches!(ends, (Some(local), Some(remote))
+            if local.ends_with(&there) && remote.ends_with(&here))
+    });
+    let timer = line.and_then(|line| line.split_whitespace().nth(5));
+    timer.expect("the connection is listed")[..2].to_owned()
+}
