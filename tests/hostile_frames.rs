@@ -12,7 +12,7 @@ use support::{Behaviour, Seen, Server, ask, connect, eventually, loopback};
 
 const KIB: usize = 1024;
 const FRAME_MAX: usize = 2 << 20;
-const BODY_SENT: usize = 20_000;
+const BODY_SENT: usize = 40_000;
 /// What a tail of 4 B + [`BODY_SENT`] leases: the next class of the pool.
 const LEASED: usize = 64 * KIB;
 /// Connections per client process: an ordinary limit of descriptors is enough.
@@ -127,8 +127,8 @@ fn the_order_of_closing_is_the_order_of_beginning() {
         server.until_stats(|stats| stats.bytes_in == sent)
     };
     let mut part = (40 * KIB as u32).to_be_bytes().to_vec();
-    part.resize(20 * KIB, 1);
-    let rest = vec![1; 20 * KIB + 4];
+    part.resize(36 * KIB, 1);
+    let rest = vec![1; 4 * KIB + 4];
     let mut peers: Vec<_> = (0..4).map(|_| server.accept()).collect();
     for (stream, _) in &mut peers {
         send(stream, &part);

@@ -171,6 +171,22 @@ impl Connection {
         }
     }
 
+    /// Queues a copy of `body` if that needs no memory, no decision and at most `most` bytes in
+    /// the queue; says whether it did.
+    #[inline]
+    pub(crate) fn push_within(&mut self, body: &[u8], most: usize) -> bool {
+        if self.state != State::Open || self.held.is_some() {
+            return false;
+        }
+        let length = body.len() as u32;
+        let header = match self.framing {
+            Framing::Be32 => length.to_be_bytes(),
+            Framing::Le32 => length.to_le_bytes(),
+            Framing::Raw => return false,
+        };
+        self.out.push_within(header, body, most)
+    }
+
     /// Queues a copy of `body` in the connection's framing; returns the bytes queued.
     #[inline]
     pub(crate) fn push(&mut self, body: &[u8], buffers: &mut BufferPool) -> usize {

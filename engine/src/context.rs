@@ -84,7 +84,7 @@ impl<'a, P> Context<'a, P> {
         self.core.send_with(to, max, encode)
     }
 
-    /// Queues a shared body: for fan-out. Bodies of 1 KiB and more are not copied but counted by
+    /// Queues a shared body: for fan-out. Bodies of 4 KiB and more are not copied but counted by
     /// reference; shorter ones are cheaper to copy.
     ///
     /// # Errors

@@ -92,6 +92,9 @@ pub(crate) struct Core<P> {
     pub(crate) slice_bytes: usize,
     /// Unsent bytes of all connections.
     pub(crate) send_bytes: usize,
+    /// A queue that holds no more than this is below its high watermark, and none of its bodies
+    /// is over the frame limit: the smaller of the two.
+    pub(crate) send_within: usize,
     pub(crate) timers: TimerWheel<Timer>,
     pub(crate) ops: Vec<Op>,
     /// The slot whose messages are being dispatched, and whether to stop doing so.
@@ -130,6 +133,7 @@ impl<P> Core<P> {
             dirty: Vec::new(),
             slice_bytes: 0,
             send_bytes: 0,
+            send_within: limits.send_high.min(limits.frame_max),
             timers: TimerWheel::new(now.as_nanos()),
             ops: Vec::new(),
             current: NONE,
@@ -165,6 +169,29 @@ impl<P> Core<P> {
     /// Queues a copy of `body`: the hot path of every send.
     #[inline]
     pub(crate) fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
+        if let Some((slot, connection)) = self.connections.find_mut(to)
+            && connection.push_within(body, self.send_within)
+        {
+            if !(connection.dirty | connection.blocked) {
+                connection.dirty = true;
+                self.add_dirty(slot);
+            }
+            self.book(HEADER + body.len());
+            return Ok(());
+        }
+        self.send_first(to, body)
+    }
+
+    /// Out of the hot path: once per connection and slice.
+    #[cold]
+    #[inline(never)]
+    fn add_dirty(&mut self, slot: u32) {
+        self.dirty.push(slot);
+    }
+
+    /// A send that needs memory, a decision, or another shard.
+    #[inline(never)]
+    fn send_first(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
         let need = HEADER + body.len();
         let send_memory = self.send_memory();
         let Some((slot, connection)) = self.connections.find_mut(to) else {
