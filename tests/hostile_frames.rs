@@ -12,9 +12,15 @@ use support::{Behaviour, Seen, Server, ask, connect, eventually, loopback};
 
 const KIB: usize = 1024;
 const FRAME_MAX: usize = 2 << 20;
+<<<<<<< HEAD
 const BODY_SENT: usize = 40_000;
 /// What a tail of 4 B + [`BODY_SENT`] leases: the next class of the pool.
 const LEASED: usize = 64 * KIB;
+=======
+const BODY_SENT: usize = 20_000;
+/// What a tail of 20 to 32 KiB leases: the next power of two.
+const LEASED: usize = 32 * KIB;
+>>>>>>> behaviour
 /// Connections per client process: an ordinary limit of descriptors is enough.
 const PER_PROCESS: usize = 2_500;
 
@@ -117,7 +123,7 @@ fn incomplete_frames_cost_no_more_than_the_limit_and_the_oldest_goes_first() {
 #[test]
 fn the_order_of_closing_is_the_order_of_beginning() {
     let limits = Limits::default()
-        .frame_max(48 * KIB)
+        .frame_max(30 * KIB)
         .reassembly_bytes_max(4 * LEASED);
     let server = Server::with(limits, loopback(), Behaviour::echo());
     let mut sent = 0;
@@ -126,9 +132,15 @@ fn the_order_of_closing_is_the_order_of_beginning() {
         sent += bytes.len() as u64;
         server.until_stats(|stats| stats.bytes_in == sent)
     };
+<<<<<<< HEAD
     let mut part = (40 * KIB as u32).to_be_bytes().to_vec();
     part.resize(36 * KIB, 1);
     let rest = vec![1; 4 * KIB + 4];
+=======
+    let mut part = (30 * KIB as u32).to_be_bytes().to_vec();
+    part.resize(20 * KIB, 1);
+    let rest = vec![1; 10 * KIB + 4];
+>>>>>>> behaviour
     let mut peers: Vec<_> = (0..4).map(|_| server.accept()).collect();
     for (stream, _) in &mut peers {
         send(stream, &part);
@@ -136,7 +148,7 @@ fn the_order_of_closing_is_the_order_of_beginning() {
     assert_eq!(server.stats().reassembly_bytes, 4 * LEASED as u64);
     // The first one finishes its frame and begins another: now it is the newest.
     send(&mut peers[0].0, &rest);
-    assert_eq!(support::read_frame(&mut peers[0].0).len(), 40 * KIB);
+    assert_eq!(support::read_frame(&mut peers[0].0).len(), 30 * KIB);
     send(&mut peers[0].0, &part);
     // The third one adds to its frame, which makes it no younger.
     send(&mut peers[2].0, &[1; KIB]);
@@ -156,7 +168,7 @@ fn the_order_of_closing_is_the_order_of_beginning() {
     // Those that were spared can finish.
     for (stream, _) in &mut more {
         send(stream, &rest);
-        assert_eq!(support::read_frame(stream).len(), 40 * KIB);
+        assert_eq!(support::read_frame(stream).len(), 30 * KIB);
     }
     eventually("no memory is held", || {
         (server.stats().reassembly_bytes == 0).then_some(())

@@ -2,14 +2,11 @@
 
 mod support;
 
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use proscenium::{Backoff, ConnectId, Connector, Engine, Limits, Origin, RouterId};
-use support::{
-    Behaviour, Seen, Server, ask, eventually, expect_end, frame, loopback, prepare, read_frame,
-};
+use support::{Behaviour, Seen, Server, ask, eventually, expect_end, loopback, prepare};
 
 const FIRST: Duration = Duration::from_millis(1);
 const MAX: Duration = Duration::from_millis(32);
@@ -292,69 +289,43 @@ fn the_limit_of_connections_holds_for_outgoing_ones() {
     server.end_clean();
 }
 
-/// A connection that was made on one shard and moved to another belongs to the connector of the
-/// first one, which makes it again when it is lost.
+/// A connection that moves to another shard leaves its connector, which is done; and it is not
+/// taken for the one that a connector of the same number has made there.
 #[test]
-fn a_moved_connection_is_made_again_where_its_connector_is() {
+fn a_moved_connection_leaves_its_connector_and_disturbs_no_other() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
     let server = client(2);
-    // Shard 1 has a connector of the same number, which has nothing to do with it.
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let elsewhere = retrying(other.local_addr().unwrap());
     server.on(1, move |cx| cx.connect(&elsewhere));
     let mut bystander = take(&other);
     ask(&mut bystander, b"stays");
 
-    let connect = connect(&server, retrying(address));
+    let connect = connect(&server, retrying(listener.local_addr().unwrap()));
     let mut peer = take(&listener);
     ask(&mut peer, b"here");
-    let id = eventually("on_connect", || {
-        made_on(&server, connect, 0).first().copied()
-    });
+    let id = made(&server, connect)
+        .into_iter()
+        .find(|id| id.shard() == 0)
+        .unwrap();
     server.on(0, move |cx| cx.rehome(id, 1)).unwrap();
-    peer.write_all(&frame(b"there")).unwrap();
-    assert_eq!(read_frame(&mut peer), b"there");
     eventually("on_adopted", || {
         server
             .log
             .find(|seen| matches!(seen, Seen::Adopted { shard: 1, .. }).then_some(()))
     });
+    ask(&mut peer, b"there");
     drop(peer);
     assert_eq!(server.log.until_closed(id).0, "peer_closed");
-    let mut again = take(&listener);
-    ask(&mut again, b"made again");
-    eventually("made on the first shard", || {
-        (made_on(&server, connect, 0).len() == 2).then_some(())
-    });
-    other.set_nonblocking(true).unwrap();
-    assert!(other.accept().is_err(), "nobody else connects");
+    let stats = server.until_stats(|stats| stats.connections == 1 && stats.timers == 0);
+    assert_eq!((stats.connected, stats.connect_failed), (2, 0));
     ask(&mut bystander, b"stayed");
-    // And when this side closes it, wherever that is, it stays closed.
-    let id = made_on(&server, connect, 0)[1];
-    server.on(0, move |cx| cx.rehome(id, 1)).unwrap();
-    ask(&mut again, b"moved");
-    server.on(1, move |cx| cx.close(id));
-    expect_end(&mut again);
-    drop(again);
-    assert_eq!(server.log.until_closed(id).0, "local");
-    server.until_stats(|stats| stats.connections == 1 && stats.timers == 0);
-    assert_eq!(server.stats().connected, 3);
+    // The other one is still its connector's: lost, it comes back.
     drop(bystander);
+    let mut again = take(&other);
+    ask(&mut again, b"back");
+    drop(again);
     server.end_clean();
-}
-
-/// As [`made`], on one shard: numbers of connectors are per shard.
-fn made_on(server: &Server, of: ConnectId, on: usize) -> Vec<RouterId> {
-    let made = server.log.all().into_iter().filter_map(|seen| match seen {
-        Seen::Connected { id, peer, shard }
-            if peer.origin == Origin::Outgoing(of) && shard == on =>
-        {
-            Some(id)
-        }
-        _ => None,
-    });
-    made.collect()
 }
 
 #[test]

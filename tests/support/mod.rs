@@ -41,10 +41,15 @@ pub fn eventually<R>(what: &str, mut ask: impl FnMut() -> Option<R>) -> R {
     }
 }
 
+type Work = dyn FnOnce(&mut Context<'_, Job>) + Send;
+
 /// Something to be done on a shard.
 pub struct Job(Box<Work>);
+<<<<<<< HEAD
 
 type Work = dyn FnOnce(&mut Context<'_, Job>) + Send;
+=======
+>>>>>>> behaviour
 
 impl Job {
     pub fn new(work: impl FnOnce(&mut Context<'_, Job>) + Send + 'static) -> Self {
