@@ -12,15 +12,9 @@ use support::{Behaviour, Seen, Server, ask, connect, eventually, loopback};
 
 const KIB: usize = 1024;
 const FRAME_MAX: usize = 2 << 20;
-<<<<<<< HEAD
-const BODY_SENT: usize = 40_000;
-/// What a tail of 4 B + [`BODY_SENT`] leases: the next class of the pool.
-const LEASED: usize = 64 * KIB;
-=======
 const BODY_SENT: usize = 20_000;
 /// What a tail of 20 to 32 KiB leases: the next power of two.
 const LEASED: usize = 32 * KIB;
->>>>>>> behaviour
 /// Connections per client process: an ordinary limit of descriptors is enough.
 const PER_PROCESS: usize = 2_500;
 
@@ -132,15 +126,9 @@ fn the_order_of_closing_is_the_order_of_beginning() {
         sent += bytes.len() as u64;
         server.until_stats(|stats| stats.bytes_in == sent)
     };
-<<<<<<< HEAD
-    let mut part = (40 * KIB as u32).to_be_bytes().to_vec();
-    part.resize(36 * KIB, 1);
-    let rest = vec![1; 4 * KIB + 4];
-=======
     let mut part = (30 * KIB as u32).to_be_bytes().to_vec();
     part.resize(20 * KIB, 1);
     let rest = vec![1; 10 * KIB + 4];
->>>>>>> behaviour
     let mut peers: Vec<_> = (0..4).map(|_| server.accept()).collect();
     for (stream, _) in &mut peers {
         send(stream, &part);

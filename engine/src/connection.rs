@@ -127,10 +127,7 @@ impl Connection {
             tell_drained: false,
             read_closed: false,
             truncated: false,
-<<<<<<< HEAD
             wanted: false,
-=======
->>>>>>> behaviour
             announced: false,
             spoke: false,
             out: SendQueue::default(),

@@ -45,11 +45,6 @@ type Work = dyn FnOnce(&mut Context<'_, Job>) + Send;
 
 /// Something to be done on a shard.
 pub struct Job(Box<Work>);
-<<<<<<< HEAD
-
-type Work = dyn FnOnce(&mut Context<'_, Job>) + Send;
-=======
->>>>>>> behaviour
 
 impl Job {
     pub fn new(work: impl FnOnce(&mut Context<'_, Job>) + Send + 'static) -> Self {

@@ -106,11 +106,7 @@ pub(crate) struct Core<P> {
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
     pub(crate) shutting_down: bool,
-<<<<<<< HEAD
     /// Connections that did not end in good order since the shutdown began.
-=======
-    /// Connections that ended with unsent bytes since the shutdown began.
->>>>>>> behaviour
     pub(crate) cut: u64,
 }
 
@@ -512,6 +508,7 @@ impl<P> Core<P> {
             return;
         }
         connection.state = State::Dead;
+        let broke = matches!(reason, CloseReason::Broken(_));
         connection.ending = Some(reason);
         let held = connection
             .held
@@ -521,11 +518,7 @@ impl<P> Core<P> {
         connection.truncated = lost > 0;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
-<<<<<<< HEAD
         self.cut += u64::from(self.shutting_down && (broke || lost > 0));
-=======
-        self.cut += u64::from(self.shutting_down && lost > 0);
->>>>>>> behaviour
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::core::Timer;
-use super::envelope::Envelope;
+use super::envelope::{Envelope, Lost};
 use crate::connection::{Connection, State};
 use crate::context::Context;
 use crate::driver::{Driver, RawSocket};
@@ -125,16 +125,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
         };
-<<<<<<< HEAD
         let told = std::mem::replace(&mut connection.read_closed, true);
-=======
-        if connection.read_closed {
-            return; // known from before a move
-        }
-        connection.read_closed = true;
->>>>>>> behaviour
         let id = connection.id;
         match connection.state {
+            State::Open if told => {} // before it moved here
             State::Open => {
                 if let Some(tail) = &connection.tail {
                     // Reads are on, so what is kept is an incomplete frame.
@@ -280,8 +274,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if let Some(timer) = connection.timer.take() {
             core.timers.cancel(timer);
         }
+        if !connection.announced {
+            return; // an attempt to connect that was given up
+        }
         let id = connection.id;
-<<<<<<< HEAD
         let lost = match connection.peer.origin {
             Origin::Outgoing(ConnectId(connect)) => Some(Lost {
                 connect,
@@ -301,19 +297,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .on_disconnect(&mut Context::new(core), id, &reason);
         if let Some(lost) = lost.filter(|_| !is_guest) {
             self.outgoing_ended(lost);
-=======
-        if id.shard() != core.shard {
-            core.shared.mailboxes[id.shard()].push_control(Envelope::Ended(id));
-        }
-        if connection.announced {
-            core.shared.stats[core.shard].count_close(&reason);
-            tracing::trace!(%id, %reason, "connection ended");
-            self.handler
-                .on_disconnect(&mut Context::new(core), id, &reason);
-        }
-        if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.outgoing_ended(connect, slot, connection.spoke, &reason);
->>>>>>> behaviour
         }
     }
 }

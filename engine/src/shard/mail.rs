@@ -79,7 +79,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 None => self.back_to_birth_shard(id, Envelope::ForwardOverflow(id)),
             },
             Envelope::SendsArrived(id) => self.sends_arrived(id),
-            Envelope::Ended(id) => self.core.connections.forget_moved(id),
+            Envelope::Ended { id, lost } => {
+                self.core.connections.forget_moved(id);
+                if let Some(lost) = lost {
+                    self.outgoing_ended(lost);
+                }
+            }
             Envelope::Shutdown(deadline) => self.begin_shutdown(deadline),
         }
     }

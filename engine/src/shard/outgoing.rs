@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::core::{Core, Op, Timer};
+use super::envelope::Lost;
 use crate::connection::{Connection, NONE, State};
 use crate::context::Context;
 use crate::driver::Driver;
@@ -173,33 +174,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// An outgoing connection ended: again, unless this side wanted it.
-<<<<<<< HEAD
     pub(super) fn outgoing_ended(&mut self, lost: Lost) {
         if lost.wanted {
             self.core.outgoing.remove(&lost.connect);
-=======
-    pub(super) fn outgoing_ended(
-        &mut self,
-        connect: u32,
-        slot: u32,
-        spoke: bool,
-        reason: &CloseReason,
-    ) {
-        let outgoing = self.core.outgoing.get(&connect);
-        if outgoing.is_none_or(|outgoing| outgoing.slot != slot) {
-            return; // of another shard, or cancelled
-        }
-        if matches!(reason, CloseReason::Local | CloseReason::Shutdown) {
-            self.core.outgoing.remove(&connect);
->>>>>>> behaviour
             return;
         }
-        if let Some(outgoing) = self.core.outgoing.get_mut(&connect)
-            && spoke
+        if let Some(outgoing) = self.core.outgoing.get_mut(&lost.connect)
+            && lost.spoke
         {
             outgoing.attempt = 0;
         }
-        self.schedule_retry(connect);
+        self.schedule_retry(lost.connect);
     }
 
     /// Shutdown: no further attempts.

@@ -3,13 +3,8 @@
 //! | phase | what happens | leaves it when |
 //! |---|---|---|
 //! | `Running` | everything | `Shutdown` comes |
-<<<<<<< HEAD
 //! | `Finishing` | nothing is accepted or connected; handlers finish; messages are still handled | no pending work (or half of the time) and silence (or a quarter of it) |
 //! | `Flushing` | every connection is closed gracefully | no connection is left here and none on its way here, or the deadline |
-=======
-//! | `Finishing` | nothing is accepted or connected; handlers finish; messages are still handled | no pending work and an empty mailbox, or half of the time |
-//! | `Flushing` | every connection is closed gracefully | no connection is left, or the deadline |
->>>>>>> behaviour
 //! | `Stopped` | nothing | – |
 
 use std::fmt;
@@ -22,6 +17,10 @@ use crate::driver::Driver;
 use crate::error::CloseReason;
 use crate::handler::Handler;
 use crate::time::Time;
+
+/// What is still coming in is handled during the first 1/4 of the time: peers and threads that
+/// never fall silent leave the rest to the flushing of queues.
+const NOISE_SHARE: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -54,12 +53,8 @@ pub struct DrainReport {
     pub connections: u64,
     /// The others: everything queued for them was written.
     pub flushed: u64,
-<<<<<<< HEAD
     /// Of these: cut off with unsent bytes at the deadline (or the linger time), or broken
     /// meanwhile.
-=======
-    /// Connections that ended with unsent bytes: cut off at the deadline, or broken.
->>>>>>> behaviour
     pub cut: u64,
     /// Bytes that were queued for connections and not written.
     pub bytes_lost: u64,
@@ -132,17 +127,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn step_shutdown(&mut self) {
         if let Phase::Finishing { began, deadline } = self.phase {
             let work = self.handler.pending_work();
-<<<<<<< HEAD
             let now = self.core.now;
             let noise = !self.mailbox.is_empty() || self.driver.has_ready();
             let patient = now < began + deadline.since(began) / NOISE_SHARE;
             if now < half_way(began, deadline) && (work > 0 || noise && patient) {
-=======
-            // Half of the time is for flushing. What peers go on sending is not waited for: it
-            // would never end.
-            let half = half_way(began, deadline);
-            if self.core.now < half && (work > 0 || !self.mailbox.is_empty()) {
->>>>>>> behaviour
                 return;
             }
             self.report.work_lost = work as u64;
