@@ -431,9 +431,9 @@ impl<P> Core<P> {
     pub(crate) fn close_elsewhere(&mut self, id: RouterId) {
         if let Some(there) = self.connections.moved_to(id) {
             self.shared.mailboxes[there].push_control(Envelope::ForwardClose(id));
-        } else if id.shard() != self.shard {
-            // Refused only if the mailbox is full or the shard gone; then so is the close.
-            let _ = self.shared.close(id);
+        } else if id.shard() != self.shard && self.shared.close(id) == Err(SendError::Full) {
+            // Rather too early than never.
+            self.shared.mailboxes[id.shard()].push_control(Envelope::ForwardClose(id));
         }
     }
 

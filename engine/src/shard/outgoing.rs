@@ -13,6 +13,9 @@ use crate::handler::{ConnectId, Handler, Origin, Peer};
 use crate::options::{Address, Connector};
 use crate::timer::TimerKey;
 
+/// An attempt that begins during a shutdown is refused after so long.
+const SHUTDOWN_ANSWER: Duration = Duration::from_millis(10);
+
 /// A connector and what has become of it so far.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
@@ -36,7 +39,13 @@ impl<P> Core<P> {
             timer: None,
         };
         self.outgoing.insert(connect, outgoing);
-        self.ops.push(Op::Connect { connect });
+        if self.shutting_down {
+            // Not at once: a handler that answers each failure by a new attempt would go round
+            // and round.
+            self.set_timer_in(SHUTDOWN_ANSWER, Timer::Reconnect { connect });
+        } else {
+            self.ops.push(Op::Connect { connect });
+        }
         ConnectId(connect)
     }
 
@@ -198,6 +207,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             });
             if !made {
                 self.core.cancel_connect(ConnectId(connect));
+                self.core.stats.connect_failed += 1;
+                let cx = &mut Context::new(&mut self.core);
+                let error = ConnectError::Shutdown;
+                self.handler
+                    .on_connect_failed(cx, ConnectId(connect), &error, None);
             }
         }
     }

@@ -286,9 +286,11 @@ impl<P> Core<P> {
             let mut victim = self.oldest;
             while let Some(connection) = self.connections.get(victim)
                 && connection.pause.is_any()
-                && connection.newer != NONE
             {
                 victim = connection.newer;
+            }
+            if victim == NONE {
+                victim = self.oldest; // all of them are paused
             }
             if victim == NONE {
                 return;
