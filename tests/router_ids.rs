@@ -77,7 +77,6 @@ fn any_number_is_a_harmless_id() {
         0xff << 56,
         u64::MAX,
     ];
-    // The very first connection of shard 0 has the number 1.
     for number in strange.into_iter().filter(|number| *number != raw) {
         let id = RouterId::from_u64(number);
         assert_eq!(id.to_u64(), number);
