@@ -13,6 +13,8 @@ use proscenium::{Context, Engine, Handler, Message, RouterId};
 const CAPACITY: usize = 16 * 1024;
 /// What a shard takes from its mailbox in one slice.
 const BATCH: u64 = 256;
+/// Looks into an empty mailbox before the consumer gives its core away.
+const SPINS: u32 = 200;
 
 struct NoWake;
 
@@ -97,22 +99,27 @@ fn pump(producers: u64, items: u64) -> Duration {
             let share = items / producers + u64::from(producer < items % producers);
             scope.spawn(move || {
                 barrier.wait();
+                let deadline = Instant::now() + patience;
                 for item in 0..share {
-                    let pushed = mailbox.push_deadline(item, Instant::now() + patience);
+                    let pushed = mailbox.push_deadline(item, deadline);
                     pushed.expect("the consumer takes everything");
                 }
             });
         }
         barrier.wait();
         let began = Instant::now();
-        let mut taken = 0;
+        let (mut taken, mut idle) = (0, 0_u32);
         while taken < items {
-            match consumer.pop() {
-                Some(item) => {
-                    black_box(item);
-                    taken += 1;
-                }
-                None => std::thread::yield_now(),
+            if let Some(item) = consumer.pop() {
+                black_box(item);
+                (taken, idle) = (taken + 1, 0);
+                continue;
+            }
+            idle += 1;
+            if idle.is_multiple_of(SPINS) {
+                std::thread::yield_now(); // a producer may need this core
+            } else {
+                std::hint::spin_loop();
             }
         }
         began.elapsed()

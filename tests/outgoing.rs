@@ -289,10 +289,10 @@ fn the_limit_of_connections_holds_for_outgoing_ones() {
     server.end_clean();
 }
 
-/// A connection that moves to another shard leaves its connector, which is done; and it is not
-/// taken for the one that a connector of the same number has made there.
+/// A connection that moves to another shard still belongs to its connector, on the shard where it
+/// was born, and is not taken for one that a connector of the same number has made there.
 #[test]
-fn a_moved_connection_leaves_its_connector_and_disturbs_no_other() {
+fn a_moved_connection_is_made_again_by_its_connector_and_disturbs_no_other() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = client(2);
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -317,14 +317,16 @@ fn a_moved_connection_leaves_its_connector_and_disturbs_no_other() {
     ask(&mut peer, b"there");
     drop(peer);
     assert_eq!(server.log.until_closed(id).0, "peer_closed");
-    let stats = server.until_stats(|stats| stats.connections == 1 && stats.timers == 0);
-    assert_eq!((stats.connected, stats.connect_failed), (2, 0));
+    let mut peer = take(&listener);
+    ask(&mut peer, b"once more");
+    let stats = server.until_stats(|stats| stats.connections == 2 && stats.timers == 0);
+    assert_eq!((stats.connected, stats.connect_failed), (3, 0));
     ask(&mut bystander, b"stayed");
     // The other one is still its connector's: lost, it comes back.
     drop(bystander);
     let mut again = take(&other);
     ask(&mut again, b"back");
-    drop(again);
+    drop((again, peer));
     server.end_clean();
 }
 

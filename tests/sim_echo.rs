@@ -256,6 +256,7 @@ impl Run {
             "connections stay although all peers have gone: {:?}",
             self.echo_log.borrow()
         );
+        self.world.run_for(10 * SECOND); // some may wait to be accepted, by peers that have left
         assert_eq!(self.net.connections(), 0, "the engine leaks sockets");
     }
 

@@ -104,8 +104,8 @@ impl ChunkPool {
 #[derive(Clone, Copy)]
 pub struct Message<'a> {
     chunk: &'a Rc<Chunk>,
-    start: usize,
-    end: usize,
+    /// Of `chunk`.
+    bytes: &'a [u8],
     copy: bool,
 }
 
@@ -113,18 +113,20 @@ impl<'a> Message<'a> {
     /// `copy`: lease by copying, because the chunk is the last one of its pool.
     #[inline]
     pub(crate) fn new(chunk: &'a Rc<Chunk>, range: Range<usize>, copy: bool) -> Self {
-        Self {
-            chunk,
-            start: range.start,
-            end: range.end,
-            copy,
-        }
+        let bytes = &chunk.bytes()[range];
+        Self { chunk, bytes, copy }
+    }
+
+    /// The same, for `bytes` that are in `chunk`.
+    #[inline]
+    pub(crate) fn of(chunk: &'a Rc<Chunk>, bytes: &'a [u8], copy: bool) -> Self {
+        Self { chunk, bytes, copy }
     }
 
     /// The bytes of the message, for the whole of the handler's call.
     #[inline]
     pub fn bytes(&self) -> &'a [u8] {
-        &self.chunk.bytes()[self.start..self.end]
+        self.bytes
     }
 
     /// Keeps the message beyond the call, without copying it as long as the shard has receive
@@ -134,11 +136,12 @@ impl<'a> Message<'a> {
             return Body::from(self.bytes());
         }
         let chunk = Rc::clone(self.chunk);
+        let start = self.bytes.as_ptr().addr() - chunk.bytes().as_ptr().addr();
         Body {
             source: Source::Leased {
                 chunk,
-                start: self.start,
-                end: self.end,
+                start,
+                end: start + self.bytes.len(),
             },
         }
     }

@@ -91,6 +91,8 @@ pub(crate) struct Connection {
     pub(crate) read_closed: bool,
     /// It ended with unsent bytes: the peer has to see a reset, not an end.
     pub(crate) truncated: bool,
+    /// This side began its graceful close.
+    pub(crate) wanted: bool,
     /// The handler was told of it, so it has to be told of its end.
     pub(crate) announced: bool,
     /// The first message arrived (resets the reconnect back-off).
@@ -125,6 +127,7 @@ impl Connection {
             tell_drained: false,
             read_closed: false,
             truncated: false,
+            wanted: false,
             announced: false,
             spoke: false,
             out: SendQueue::default(),
@@ -168,6 +171,22 @@ impl Connection {
         }
     }
 
+    /// Queues a copy of `body` if that needs no memory, no decision and at most `most` bytes in
+    /// the queue; says whether it did.
+    #[inline]
+    pub(crate) fn push_within(&mut self, body: &[u8], most: usize) -> bool {
+        if self.state != State::Open || self.held.is_some() {
+            return false;
+        }
+        let length = body.len() as u32;
+        let header = match self.framing {
+            Framing::Be32 => length.to_be_bytes(),
+            Framing::Le32 => length.to_le_bytes(),
+            Framing::Raw => return false,
+        };
+        self.out.push_within(header, body, most)
+    }
+
     /// Queues a copy of `body` in the connection's framing; returns the bytes queued.
     #[inline]
     pub(crate) fn push(&mut self, body: &[u8], buffers: &mut BufferPool) -> usize {
@@ -197,6 +216,16 @@ impl Connection {
             Framing::Le32 => queue.push_with(max, buffers, encode, u32::to_le_bytes),
             Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
         }
+    }
+
+    /// Memory of what waits to be sent, what is held back included.
+    pub(crate) fn send_memory(&self) -> usize {
+        self.out.memory() + self.held.as_ref().map_or(0, |held| held.memory())
+    }
+
+    /// Bytes that wait to be sent, those that are held back included.
+    pub(crate) fn unsent(&self) -> usize {
+        self.out.bytes() + self.held.as_ref().map_or(0, |held| held.bytes())
     }
 }
 

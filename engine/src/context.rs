@@ -84,7 +84,7 @@ impl<'a, P> Context<'a, P> {
         self.core.send_with(to, max, encode)
     }
 
-    /// Queues a shared body: for fan-out. Bodies of 1 KiB and more are not copied but counted by
+    /// Queues a shared body: for fan-out. Bodies of 4 KiB and more are not copied but counted by
     /// reference; shorter ones are cheaper to copy.
     ///
     /// # Errors
@@ -197,9 +197,10 @@ impl<'a, P> Context<'a, P> {
     /// [`on_adopted`](crate::Handler::on_adopted).
     ///
     /// # Errors
-    /// `Gone` if it does not live here (any more) or there is no such shard.
+    /// `Gone` if it does not live here (any more), there is no such shard, or the engine shuts
+    /// down.
     pub fn rehome(&mut self, id: RouterId, to: usize) -> Result<(), SendError> {
-        if to >= self.shards() {
+        if to >= self.shards() || self.core.shutting_down {
             return Err(SendError::Gone);
         }
         let here = self.core.shard;

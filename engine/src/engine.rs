@@ -246,6 +246,7 @@ impl EngineBuilder {
             mailboxes,
             stats,
             limits: self.limits.clone(),
+            ending: std::sync::atomic::AtomicUsize::new(0),
         };
         let parts = drivers.into_iter().zip(consumers).collect();
         Ok(Prepared {

@@ -1,6 +1,7 @@
 //! [`Handle`]: what other threads hold of an engine.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ pub(crate) struct Shared<P> {
     pub(crate) mailboxes: Vec<Arc<Mailbox<Envelope<P>>>>,
     pub(crate) stats: Vec<SharedStats>,
     pub(crate) limits: Limits,
+    /// Shards that have begun to shut down, so that no connection leaves them any more.
+    pub(crate) ending: AtomicUsize,
 }
 
 impl<P> Shared<P> {
@@ -40,6 +43,19 @@ impl<P> Shared<P> {
         mailbox
             .try_push(Envelope::Close(id))
             .map_err(|error| refused(&error))
+    }
+
+    /// A shard begins to shut down. The last one has the others look whether they may stop.
+    pub(crate) fn begin_ending(&self) {
+        if self.ending.fetch_add(1, Ordering::AcqRel) + 1 == self.mailboxes.len() {
+            self.shutdown(Duration::ZERO);
+        }
+    }
+
+    /// True if no connection is on its way to another shard that has not been put into that
+    /// shard's mailbox.
+    pub(crate) fn all_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire) == self.mailboxes.len()
     }
 
     pub(crate) fn shutdown(&self, deadline: Duration) {

@@ -94,8 +94,8 @@ limits! {
     /// Default 8 MiB.
     send_queue_max: usize = 8 * MIB;
     /// Memory for unsent bytes of all connections of a shard, counted in leased buffers (powers of
-    /// two from 4 KiB); may be passed by the size of one buffer. When exhausted, sends are refused with `Full`
-    /// and the connection with the most unsent bytes is closed. Default 512 MiB.
+    /// two from 4 KiB); may be passed by the size of one buffer. When exhausted, sends are refused
+    /// with `Full` and the connection with the most unsent bytes is closed. Default 512 MiB.
     send_bytes_max: usize = 512 * MIB;
     /// Messages in a shard's mailbox; beyond, the producer gets `Full`. Default 16,384.
     mailbox_max: usize = 16 * 1024;

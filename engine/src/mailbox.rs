@@ -335,6 +335,11 @@ impl<T> Consumer<T> {
             && mailbox.bounded.is_empty()
     }
 
+    /// Whether the control lane has an item; a moment's look.
+    pub fn has_control(&self) -> bool {
+        !self.mailbox.control.is_empty()
+    }
+
     /// Announces that the consumer is about to block. `true`: block, whoever publishes from here
     /// on calls [`Wake::wake`]; afterwards call [`awake`](Self::awake). `false`: there is work, do
     /// not block; the consumer counts as awake again (one wake may have been spent already). That

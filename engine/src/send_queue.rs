@@ -18,7 +18,7 @@ use bytes::{Buf as _, Bytes};
 use crate::pool::{Pool, size_for};
 
 /// Shared bodies below this many bytes are copied: a segment of their own costs more.
-const SHARED_MIN: usize = 1024;
+const SHARED_MIN: usize = 4096;
 /// Parts of one vectored write.
 pub(crate) const PARTS_MAX: usize = 64;
 
@@ -103,6 +103,25 @@ impl SendQueue {
         room[H..].copy_from_slice(body);
         self.bytes += need;
         need
+    }
+
+    /// Appends a copy of `header` and `body` if the leased buffer has room for it and the queue
+    /// then holds at most `most` bytes: what nearly every push finds.
+    #[inline]
+    pub(crate) fn push_within(&mut self, header: [u8; 4], body: &[u8], most: usize) -> bool {
+        let need = header.len() + body.len();
+        if self.bytes + need <= most
+            && let Some(main) = &mut self.main
+            && let Some(room) = main.bytes.get_mut(main.end..main.end + need)
+            && let Some((head, rest)) = room.split_first_chunk_mut()
+        {
+            *head = header;
+            rest.copy_from_slice(body);
+            main.end += need;
+            self.bytes += need;
+            return true;
+        }
+        false
     }
 
     /// Lets `encode` write at most `max` bytes of a body in place; `header` makes the header from

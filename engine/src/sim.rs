@@ -185,6 +185,7 @@ impl EngineBuilder {
             mailboxes,
             stats,
             limits: self.limits,
+            ending: std::sync::atomic::AtomicUsize::new(0),
         });
         let mut shards = Vec::new();
         for (number, (driver, mailbox)) in parts.into_iter().enumerate() {

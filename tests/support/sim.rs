@@ -420,6 +420,20 @@ impl Client {
         }
     }
 
+    /// One that sends everything, whatever happens, and reads it all.
+    pub fn patient(net: &SimNet, to: &Address, bytes: usize, frame_max: usize) -> Self {
+        loop {
+            let client = Self::new(net, to, bytes, frame_max);
+            if client.plan == Plan::Complete {
+                return client;
+            }
+        }
+    }
+
+    pub fn has_all(&self) -> bool {
+        self.back == self.whole
+    }
+
     pub fn is_done(&self) -> bool {
         self.peer.is_none()
     }
@@ -539,7 +553,11 @@ pub fn random_limits(random: &mut SimRandom) -> Limits {
 pub fn check_limits(stats: &EngineStats, limits: &Limits) {
     for shard in &stats.shards {
         assert!(shard.connections <= limits.connections_max as u64);
+        // Bytes are bounded by what is known when they are queued, leased memory a little later:
+        // the buffer that a message goes into may be twice as long as the message needs.
         assert!(shard.send_queue_bytes <= limits.send_bytes_max as u64);
+        let buffers = limits.send_bytes_max + 2 * (limits.send_queue_max + 4096);
+        assert!(shard.send_buffer_bytes <= buffers as u64);
         assert!(shard.reassembly_bytes <= limits.reassembly_bytes_max as u64);
         let chunks = limits.receive_chunks_max * limits.receive_chunk;
         assert!(shard.receive_chunk_bytes <= chunks as u64);

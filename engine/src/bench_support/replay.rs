@@ -41,6 +41,7 @@ impl<H: Handler> ReplayShard<H> {
             mailboxes: vec![mailbox],
             stats: vec![SharedStats::default()],
             limits,
+            ending: std::sync::atomic::AtomicUsize::new(0),
         });
         let driver = Replay {
             // What follows the end is its beginning, so that a piece is one copy.

@@ -92,6 +92,9 @@ pub(crate) struct Core<P> {
     pub(crate) slice_bytes: usize,
     /// Unsent bytes of all connections.
     pub(crate) send_bytes: usize,
+    /// A queue that holds no more than this is below its high watermark, and none of its bodies
+    /// is over the frame limit: the smaller of the two.
+    pub(crate) send_within: usize,
     pub(crate) timers: TimerWheel<Timer>,
     pub(crate) ops: Vec<Op>,
     /// The slot whose messages are being dispatched, and whether to stop doing so.
@@ -103,7 +106,7 @@ pub(crate) struct Core<P> {
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
     pub(crate) shutting_down: bool,
-    /// Connections that ended with unsent bytes since the shutdown began.
+    /// Connections that did not end in good order since the shutdown began.
     pub(crate) cut: u64,
 }
 
@@ -130,6 +133,7 @@ impl<P> Core<P> {
             dirty: Vec::new(),
             slice_bytes: 0,
             send_bytes: 0,
+            send_within: limits.send_high.min(limits.frame_max),
             timers: TimerWheel::new(now.as_nanos()),
             ops: Vec::new(),
             current: NONE,
@@ -165,6 +169,29 @@ impl<P> Core<P> {
     /// Queues a copy of `body`: the hot path of every send.
     #[inline]
     pub(crate) fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
+        if let Some((slot, connection)) = self.connections.find_mut(to)
+            && connection.push_within(body, self.send_within)
+        {
+            if !(connection.dirty | connection.blocked) {
+                connection.dirty = true;
+                self.add_dirty(slot);
+            }
+            self.book(HEADER + body.len());
+            return Ok(());
+        }
+        self.send_first(to, body)
+    }
+
+    /// Out of the hot path: once per connection and slice.
+    #[cold]
+    #[inline(never)]
+    fn add_dirty(&mut self, slot: u32) {
+        self.dirty.push(slot);
+    }
+
+    /// A send that needs memory, a decision, or another shard.
+    #[inline(never)]
+    fn send_first(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
         let need = HEADER + body.len();
         let send_memory = self.send_memory();
         let Some((slot, connection)) = self.connections.find_mut(to) else {
@@ -309,8 +336,16 @@ impl<P> Core<P> {
                 limit: self.limits.frame_max,
             });
         }
-        let held = connection.held.as_ref().map_or(0, |held| held.bytes());
-        let queued = connection.out.bytes() + held;
+        self.make_room(slot, need)
+    }
+
+    /// Whether the bounds of the send queues leave room for `need` more bytes; if not, what the
+    /// limits say happens.
+    pub(crate) fn make_room(&mut self, slot: u32, need: usize) -> Result<(), SendError> {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return Err(SendError::Gone);
+        };
+        let queued = connection.unsent();
         if queued + need > self.limits.send_high {
             // A long message to a peer that keeps up is neither dropped nor its end: nobody could
             // ever send it. Below low water there is room up to the hard bound.
@@ -345,11 +380,13 @@ impl<P> Core<P> {
         }
         if self.send_memory() + need > self.limits.send_bytes_max {
             self.relieve_send_pressure();
+            let connection = self.connections.get_mut(slot);
+            let Some(connection) = connection.filter(|c| c.state == State::Open) else {
+                return Err(SendError::Gone); // it was the one that had the most
+            };
+            connection.tell_drained = true;
             self.stats.refused_full += 1;
-            if let Some(connection) = self.connections.get_mut(slot) {
-                connection.tell_drained = true;
-                self.mark_dirty(slot); // its own queue may be empty: nothing else would tell it
-            }
+            self.mark_dirty(slot); // nothing of it may be queued that would lead to a flush
             return Err(SendError::Full);
         }
         Ok(())
@@ -358,7 +395,7 @@ impl<P> Core<P> {
     /// What unsent bytes take: leased buffers at their full size, or the bytes themselves where
     /// shared bodies are most of them.
     #[inline]
-    fn send_memory(&self) -> usize {
+    pub(crate) fn send_memory(&self) -> usize {
         self.send_bytes.max(self.buffers.leased_bytes())
     }
 
@@ -394,9 +431,9 @@ impl<P> Core<P> {
     pub(crate) fn close_elsewhere(&mut self, id: RouterId) {
         if let Some(there) = self.connections.moved_to(id) {
             self.shared.mailboxes[there].push_control(Envelope::ForwardClose(id));
-        } else if id.shard() != self.shard {
-            // Refused only if the mailbox is full or the shard gone; then so is the close.
-            let _ = self.shared.close(id);
+        } else if id.shard() != self.shard && self.shared.close(id) == Err(SendError::Full) {
+            // Rather too early than never.
+            self.shared.mailboxes[id.shard()].push_control(Envelope::ForwardClose(id));
         }
     }
 
@@ -471,6 +508,7 @@ impl<P> Core<P> {
             return;
         }
         connection.state = State::Dead;
+        let broke = matches!(reason, CloseReason::Broken(_));
         connection.ending = Some(reason);
         let held = connection
             .held
@@ -480,7 +518,7 @@ impl<P> Core<P> {
         connection.truncated = lost > 0;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;
-        self.cut += u64::from(self.shutting_down && lost > 0);
+        self.cut += u64::from(self.shutting_down && (broke || lost > 0));
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;
@@ -490,12 +528,12 @@ impl<P> Core<P> {
 
     /// The shard's memory for unsent bytes ran out: ends the connection that has the most.
     #[cold]
-    fn relieve_send_pressure(&mut self) {
+    pub(crate) fn relieve_send_pressure(&mut self) {
         let most = self
             .connections
             .iter()
             .filter(|(_, connection)| connection.state != State::Dead)
-            .max_by_key(|(_, connection)| connection.out.memory());
+            .max_by_key(|(_, connection)| connection.send_memory());
         if let Some((slot, _)) = most {
             self.kill(slot, CloseReason::SendPressure);
         }

@@ -46,10 +46,22 @@ pub(crate) enum Envelope<P> {
     ForwardOverflow(RouterId),
     /// The answer to `SendFence`.
     SendsArrived(RouterId),
-    /// A connection that was born on the receiving shard ended elsewhere.
-    Ended(RouterId),
+    /// A connection that was born on the receiving shard ended elsewhere. `lost`: it was an
+    /// outgoing one whose connector goes on.
+    Ended { id: RouterId, lost: Option<Lost> },
     /// Begin to shut down, within the time given.
     Shutdown(Duration),
+}
+
+/// An outgoing connection that ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost {
+    /// The number of its connector, on the shard where the connection was born.
+    pub(crate) connect: u32,
+    /// It had brought a message.
+    pub(crate) spoke: bool,
+    /// This side ended it: it is not made again.
+    pub(crate) wanted: bool,
 }
 
 /// A connection between two shards.
@@ -75,6 +87,7 @@ impl Moved {
     /// The connection as the new shard keeps it, and what it needs beside.
     pub(crate) fn into_connection(self) -> (Connection, RawSocket, Vec<u8>) {
         let mut connection = Connection::new(self.id, self.framing, self.overflow, self.peer);
+        connection.announced = true;
         connection.out = self.unsent;
         connection.spoke = self.spoke;
         connection.tell_drained = self.tell_drained;

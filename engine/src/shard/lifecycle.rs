@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::core::Timer;
-use super::envelope::Envelope;
+use super::envelope::{Envelope, Lost};
 use crate::connection::{Connection, State};
 use crate::context::Context;
 use crate::driver::{Driver, RawSocket};
@@ -125,12 +125,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
         };
-        if connection.read_closed {
-            return; // known from before a move
-        }
-        connection.read_closed = true;
+        let told = std::mem::replace(&mut connection.read_closed, true);
         let id = connection.id;
         match connection.state {
+            State::Open if told => {} // before it moved here
             State::Open => {
                 if let Some(tail) = &connection.tail {
                     // Reads are on, so what is kept is an incomplete frame.
@@ -174,18 +172,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if connection.state != State::Closing {
             return;
         }
-        let ours = matches!(
+        // However it ends from here on, it is this side that wanted it.
+        connection.wanted = matches!(
             connection.ending,
             Some(CloseReason::Local | CloseReason::Shutdown)
         );
-        // However it ends from here on, it is this side that wanted it.
-        if ours && let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.forget_outgoing(slot, connect);
-        }
-        let core = &mut self.core;
-        let Some(connection) = core.connections.get_mut(slot) else {
-            return;
-        };
         if !connection.reading {
             connection.reading = true;
             self.driver.set_reading(slot, true);
@@ -283,18 +274,29 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if let Some(timer) = connection.timer.take() {
             core.timers.cancel(timer);
         }
+        if !connection.announced {
+            return; // an attempt to connect that was given up
+        }
         let id = connection.id;
-        if id.shard() != core.shard {
-            core.shared.mailboxes[id.shard()].push_control(Envelope::Ended(id));
+        let lost = match connection.peer.origin {
+            Origin::Outgoing(ConnectId(connect)) => Some(Lost {
+                connect,
+                spoke: connection.spoke,
+                wanted: connection.wanted
+                    || matches!(reason, CloseReason::Local | CloseReason::Shutdown),
+            }),
+            Origin::Accepted { .. } => None,
+        };
+        let is_guest = id.shard() != core.shard;
+        if is_guest {
+            core.shared.mailboxes[id.shard()].push_control(Envelope::Ended { id, lost });
         }
-        if connection.announced {
-            core.shared.stats[core.shard].count_close(&reason);
-            tracing::trace!(%id, %reason, "connection ended");
-            self.handler
-                .on_disconnect(&mut Context::new(core), id, &reason);
-        }
-        if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.outgoing_ended(connect, slot, connection.spoke, &reason);
+        core.shared.stats[core.shard].count_close(&reason);
+        tracing::trace!(%id, %reason, "connection ended");
+        self.handler
+            .on_disconnect(&mut Context::new(core), id, &reason);
+        if let Some(lost) = lost.filter(|_| !is_guest) {
+            self.outgoing_ended(lost);
         }
     }
 }

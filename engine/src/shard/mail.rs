@@ -1,5 +1,7 @@
 //! What other threads and shards want of this one.
 
+use proscenium_framing::LengthPrefix;
+
 use super::Shard;
 use super::envelope::Envelope;
 use crate::connection::State;
@@ -77,7 +79,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 None => self.back_to_birth_shard(id, Envelope::ForwardOverflow(id)),
             },
             Envelope::SendsArrived(id) => self.sends_arrived(id),
-            Envelope::Ended(id) => self.core.connections.forget_moved(id),
+            Envelope::Ended { id, lost } => {
+                self.core.connections.forget_moved(id);
+                if let Some(lost) = lost {
+                    self.outgoing_ended(lost);
+                }
+            }
             Envelope::Shutdown(deadline) => self.begin_shutdown(deadline),
         }
     }
@@ -94,20 +101,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 },
             );
         };
-        let most = core.limits.send_queue_max;
         let Some(connection) = core.connections.get(slot) else {
             return;
         };
+        let framing = connection.framing;
         if connection.state != State::Open {
             core.stats.sends_gone += 1;
             return;
         }
-        if connection.out.bytes() + body.len() + 4 > most {
-            connection_full(core);
-            return;
+        // Its sender cannot be told any more that there is no room; it is counted.
+        if core
+            .make_room(slot, LengthPrefix::HEADER + body.len())
+            .is_ok()
+        {
+            core.push_shared(slot, framing, body, true);
         }
-        let framing = connection.framing;
-        core.push_shared(slot, framing, body, true);
     }
 
     fn forwarded_close(&mut self, id: RouterId) {
@@ -131,9 +139,4 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             (None, _) => {}
         }
     }
-}
-
-/// A passed-on send found the queue full. Its sender cannot be told any more; it is counted.
-fn connection_full<P>(core: &mut super::core::Core<P>) {
-    core.stats.refused_full += 1;
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::core::{Core, Op, Timer};
+use super::envelope::Lost;
 use crate::connection::{Connection, NONE, State};
 use crate::context::Context;
 use crate::driver::Driver;
@@ -11,6 +12,9 @@ use crate::error::{CloseReason, ConnectError};
 use crate::handler::{ConnectId, Handler, Origin, Peer};
 use crate::options::{Address, Connector};
 use crate::timer::TimerKey;
+
+/// An attempt that begins during a shutdown is refused after so long.
+const SHUTDOWN_ANSWER: Duration = Duration::from_millis(10);
 
 /// A connector and what has become of it so far.
 #[derive(Debug)]
@@ -35,7 +39,13 @@ impl<P> Core<P> {
             timer: None,
         };
         self.outgoing.insert(connect, outgoing);
-        self.ops.push(Op::Connect { connect });
+        if self.shutting_down {
+            // Not at once: a handler that answers each failure by a new attempt would go round
+            // and round.
+            self.set_timer_in(SHUTDOWN_ANSWER, Timer::Reconnect { connect });
+        } else {
+            self.ops.push(Op::Connect { connect });
+        }
         ConnectId(connect)
     }
 
@@ -173,36 +183,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// An outgoing connection ended: again, unless this side wanted it.
-    pub(super) fn outgoing_ended(
-        &mut self,
-        connect: u32,
-        slot: u32,
-        spoke: bool,
-        reason: &CloseReason,
-    ) {
-        let outgoing = self.core.outgoing.get(&connect);
-        if outgoing.is_none_or(|outgoing| outgoing.slot != slot) {
-            return; // of another shard, or cancelled
-        }
-        if matches!(reason, CloseReason::Local | CloseReason::Shutdown) {
-            self.core.outgoing.remove(&connect);
+    pub(super) fn outgoing_ended(&mut self, lost: Lost) {
+        if lost.wanted {
+            self.core.outgoing.remove(&lost.connect);
             return;
         }
-        if let Some(outgoing) = self.core.outgoing.get_mut(&connect)
-            && spoke
+        if let Some(outgoing) = self.core.outgoing.get_mut(&lost.connect)
+            && lost.spoke
         {
             outgoing.attempt = 0;
         }
-        self.schedule_retry(connect);
-    }
-
-    /// An outgoing connection is not made again when it ends: it moves to another shard, or this
-    /// side closes it.
-    pub(super) fn forget_outgoing(&mut self, slot: u32, connect: u32) {
-        let outgoing = self.core.outgoing.get(&connect);
-        if outgoing.is_some_and(|outgoing| outgoing.slot == slot) {
-            self.core.outgoing.remove(&connect);
-        }
+        self.schedule_retry(lost.connect);
     }
 
     /// Shutdown: no further attempts.
@@ -216,6 +207,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             });
             if !made {
                 self.core.cancel_connect(ConnectId(connect));
+                self.core.stats.connect_failed += 1;
+                let cx = &mut Context::new(&mut self.core);
+                let error = ConnectError::Shutdown;
+                self.handler
+                    .on_connect_failed(cx, ConnectId(connect), &error, None);
             }
         }
     }

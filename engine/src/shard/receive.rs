@@ -38,18 +38,15 @@ fn dispatch<H: Handler>(
     (start, end): (usize, usize),
     lease_by_copy: bool,
 ) -> Dispatched {
-    let bytes = &chunk.bytes()[..end];
-    let mut at = start;
+    let mut bytes = &chunk.bytes()[start..end];
     let mut count = 0;
     let mut bad = None;
     while !core.stop_dispatch {
-        match codec.decode(&bytes[at..]) {
+        match codec.decode(bytes) {
             Decoded::Frame { body, consumed } => {
-                let frame_end = at + consumed;
-                let range = frame_end - body.len()..frame_end;
-                at = frame_end;
+                bytes = &bytes[consumed..];
                 count += 1;
-                let message = Message::new(chunk, range, lease_by_copy);
+                let message = Message::of(chunk, body, lease_by_copy);
                 handler.on_message(&mut Context::new(core), id, message);
             }
             Decoded::Incomplete { .. } => break,
@@ -60,6 +57,7 @@ fn dispatch<H: Handler>(
         }
     }
     core.stats.messages_in += count;
+    let at = end - bytes.len();
     Dispatched { at, bad }
 }
 
@@ -288,9 +286,11 @@ impl<P> Core<P> {
             let mut victim = self.oldest;
             while let Some(connection) = self.connections.get(victim)
                 && connection.pause.is_any()
-                && connection.newer != NONE
             {
                 victim = connection.newer;
+            }
+            if victim == NONE {
+                victim = self.oldest; // all of them are paused
             }
             if victim == NONE {
                 return;

@@ -17,13 +17,14 @@
 use std::time::Duration;
 
 use super::Shard;
-use super::core::Timer;
+use super::core::{Op, Timer};
 use super::envelope::{Envelope, Moved};
+use super::shutdown::Phase;
 use crate::connection::{Pause, State};
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CloseReason;
-use crate::handler::{ConnectId, Handler, Origin};
+use crate::handler::Handler;
 use crate::options::SocketOptions;
 use crate::router_id::RouterId;
 
@@ -41,11 +42,19 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Moves a connection to shard `to`, by way of its birth shard if it is a guest here.
     pub(super) fn rehome(&mut self, id: RouterId, to: usize) {
         let here = self.core.shard;
+        // A shard may have reached the end of its time before this one heard of the shutdown.
+        let mailboxes = &self.core.shared.mailboxes;
+        let ending = self.core.shutting_down
+            || mailboxes[to].is_closed()
+            || mailboxes[id.shard()].is_closed();
         let Some((_, connection)) = self.core.open_mut(id) else {
             return;
         };
         if connection.ending.is_some() || to == here {
             return;
+        }
+        if ending {
+            return self.stay(id); // there may be nobody any more to take it in
         }
         if connection.held.is_some() || connection.pause.has(Pause::FENCE) {
             connection.moves_on = Some(to as u8); // once settled
@@ -104,9 +113,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             read_closed: connection.read_closed,
         };
         core.shared.mailboxes[to].push_control(Envelope::Adopt(Box::new(moved)));
-        if let Origin::Outgoing(ConnectId(connect)) = connection.peer.origin {
-            self.forget_outgoing(slot, connect);
-        }
         // Before the fence: what the handler posts to `to` now is there before the next message.
         self.handler
             .on_departed(&mut Context::new(&mut self.core), id, to);
@@ -129,6 +135,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.send_bytes += connection.out.bytes();
         core.stats.adopted += 1;
         let slot = core.connections.adopt(connection);
+        while core.send_memory() > core.limits.send_bytes_max {
+            core.relieve_send_pressure();
+        }
         // The socket has its options already.
         if let Err(error) = self
             .driver
@@ -144,9 +153,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.fence(from, id, Fence::Sends);
         self.handler
             .on_adopted(&mut Context::new(&mut self.core), id, &peer);
-        if self.core.shutting_down {
+        self.report.connections += u64::from(self.phase != Phase::Running);
+        if matches!(self.phase, Phase::Flushing { .. }) {
             self.core.close_now(id, CloseReason::Shutdown);
         }
+    }
+
+    /// It does not move after all.
+    fn stay(&mut self, id: RouterId) {
+        let Some((slot, connection)) = self.core.open_mut(id) else {
+            return;
+        };
+        connection.moves_on = None;
+        self.core.set_pause(slot, Pause::MOVING, false);
+        // Messages that were left for the next shard are dispatched here.
+        self.core.ops.push(Op::Reading(id));
     }
 
     fn arm_idle(&mut self, slot: u32, id: RouterId) {

@@ -3,19 +3,24 @@
 //! | phase | what happens | leaves it when |
 //! |---|---|---|
 //! | `Running` | everything | `Shutdown` comes |
-//! | `Finishing` | nothing is accepted or connected; handlers finish; messages are still handled | no pending work and an empty mailbox, or half of the time |
-//! | `Flushing` | every connection is closed gracefully | no connection is left, or the deadline |
+//! | `Finishing` | nothing is accepted or connected; handlers finish; messages are still handled | no pending work (or half of the time) and silence (or a quarter of it) |
+//! | `Flushing` | every connection is closed gracefully | no connection is left here and none on its way here, or the deadline |
 //! | `Stopped` | nothing | – |
 
 use std::fmt;
 use std::time::Duration;
 
 use super::Shard;
+use super::envelope::Envelope;
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CloseReason;
 use crate::handler::Handler;
 use crate::time::Time;
+
+/// What is still coming in is handled during the first 1/4 of the time: peers and threads that
+/// never fall silent leave the rest to the flushing of queues.
+const NOISE_SHARE: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -48,7 +53,8 @@ pub struct DrainReport {
     pub connections: u64,
     /// The others: everything queued for them was written.
     pub flushed: u64,
-    /// Connections that ended with unsent bytes: cut off at the deadline, or broken.
+    /// Of these: cut off with unsent bytes at the deadline (or the linger time), or broken
+    /// meanwhile.
     pub cut: u64,
     /// Bytes that were queued for connections and not written.
     pub bytes_lost: u64,
@@ -109,6 +115,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.driver.unlisten(listener as u32);
         }
         self.cancel_all_connects();
+        self.run_ops();
+        self.core.shared.begin_ending();
         self.report.connections = self.core.connections.len() as u64;
         self.lost_before = self.core.stats.bytes_lost;
         self.handler.on_shutdown(&mut Context::new(&mut self.core));
@@ -119,10 +127,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn step_shutdown(&mut self) {
         if let Phase::Finishing { began, deadline } = self.phase {
             let work = self.handler.pending_work();
-            // Half of the time is for flushing. What peers go on sending is not waited for: it
-            // would never end.
-            let half = half_way(began, deadline);
-            if self.core.now < half && (work > 0 || !self.mailbox.is_empty()) {
+            let now = self.core.now;
+            let noise = !self.mailbox.is_empty() || self.driver.has_ready();
+            let patient = now < began + deadline.since(began) / NOISE_SHARE;
+            if now < half_way(began, deadline) && (work > 0 || noise && patient) {
                 return;
             }
             self.report.work_lost = work as u64;
@@ -132,17 +140,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.flush_dirty();
         }
         if let Phase::Flushing { began, deadline } = self.phase {
-            if self.core.connections.len() > 0 {
-                if self.core.now < deadline {
-                    return;
-                }
-                self.cut_off();
+            let some_are_left = self.core.connections.len() > 0 || !self.core.shared.all_ending();
+            if (some_are_left || self.mailbox.has_control()) && self.core.now < deadline {
+                return;
             }
             self.stop(began);
         }
     }
 
-    /// The deadline has come.
+    /// Ends what is left at the deadline.
     fn cut_off(&mut self) {
         let left: Vec<u32> = self.core.connections.iter().map(|(slot, _)| slot).collect();
         for slot in left {
@@ -152,15 +158,20 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     fn stop(&mut self, began: Time) {
+        self.mailbox.mailbox().close();
+        while let Some(envelope) = self.mailbox.pop_control().or_else(|| self.mailbox.pop()) {
+            match envelope {
+                // Too late, but its end has to be told.
+                Envelope::Adopt(moved) => self.adopt(*moved),
+                envelope => self.report.mailbox_lost += u64::from(envelope.is_work()),
+            }
+        }
+        self.cut_off();
         self.phase = Phase::Stopped;
         self.report.elapsed = self.driver.now().since(began);
         self.report.bytes_lost = self.core.stats.bytes_lost - self.lost_before;
         self.report.cut = self.core.cut;
         self.report.flushed = self.report.connections.saturating_sub(self.report.cut);
-        self.mailbox.mailbox().close();
-        while let Some(envelope) = self.mailbox.pop_control().or_else(|| self.mailbox.pop()) {
-            self.report.mailbox_lost += u64::from(envelope.is_work());
-        }
     }
 
     /// The report, once the shard has stopped.

@@ -134,6 +134,9 @@ fn alternate(runner: &Runner, shape: &Shape, runs: &mut Vec<Run>, progress: &mut
             }
             progress.starts(shape, &who.to_string());
             let run = runner.run(shape, who, round);
+            if runner.is_interrupted() {
+                return;
+            }
             progress.ended(shape, &run);
             runs.push(run);
         }

@@ -329,7 +329,7 @@ fn sweep(args: &CompareArgs, quota_works: bool) -> Vec<Shape> {
                     quota: (quota_works && args.quota > 0).then_some(args.quota),
                     rate: None,
                     runs: args.runs.map_or(1, usize::from),
-                    warmup: args.warmup.unwrap_or(Duration::from_millis(500)),
+                    warmup: args.warmup.unwrap_or(Duration::from_secs(1)),
                     measure: args.measure.unwrap_or(Duration::from_secs(1)),
                     contenders: contenders(args, Who::Usual),
                     sweep: true,

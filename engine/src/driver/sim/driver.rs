@@ -76,10 +76,7 @@ impl Network {
         if refused && self.random.chance(0.25) {
             return Err(io::ErrorKind::NetworkUnreachable.into());
         }
-        let from = match to {
-            Address::Tcp(_) => self.fresh_address().into(),
-            Address::Unix(_) => Address::Unix(std::path::PathBuf::new()),
-        };
+        let from = self.source_for(to);
         let end = self.begin_connect(Owner::Slot { driver, conn }, from, to.clone());
         apply(&mut self.links[end.index], end, options);
         if refused {

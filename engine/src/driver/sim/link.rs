@@ -210,7 +210,12 @@ impl Pipe {
         match parcel {
             Parcel::Bytes(length) => {
                 self.under_way -= length;
-                self.arrived.extend(self.sending.drain(..length));
+                // Whole slices: byte by byte, this is most of the time of a simulation.
+                let (front, back) = self.sending.as_slices();
+                let split = front.len().min(length);
+                self.arrived.extend(&front[..split]);
+                self.arrived.extend(&back[..length - split]);
+                self.sending.drain(..length);
             }
             Parcel::Fin => self.fin_arrived = true,
             Parcel::Reset => {}

@@ -167,15 +167,20 @@ impl SimNet {
     /// Connects a peer that the test drives to a listener of a shard (or of a test). The faults
     /// `refuse` and `unanswered` spare it; without a listener it is refused in time.
     pub fn connect(&self, to: impl Into<Address>) -> SimPeer {
-        let from = self.shared.borrow_mut().fresh_address();
-        self.connect_from(from, to)
+        let to = to.into();
+        let from = self.shared.borrow_mut().source_for(&to);
+        self.begin(from, to)
     }
 
     /// Like [`connect`](Self::connect), from an address of the caller's choice.
     pub fn connect_from(&self, from: SocketAddr, to: impl Into<Address>) -> SimPeer {
+        self.begin(from.into(), to.into())
+    }
+
+    fn begin(&self, from: Address, to: Address) -> SimPeer {
         let mut network = self.shared.borrow_mut();
         network.settle();
-        let end = network.begin_connect(Owner::Peer, from.into(), to.into());
+        let end = network.begin_connect(Owner::Peer, from, to);
         network.send_syn(end);
         drop(network);
         SimPeer::new(self.clone(), end)
@@ -294,6 +299,14 @@ impl Network {
     pub(super) fn next_birth(&mut self) -> u64 {
         self.births += 1;
         self.births
+    }
+
+    /// Where a connection to `to` comes from: Unix sockets that connect have no name.
+    pub(super) fn source_for(&mut self, to: &Address) -> Address {
+        match to {
+            Address::Tcp(_) => self.fresh_address().into(),
+            Address::Unix(_) => Address::Unix(std::path::PathBuf::new()),
+        }
     }
 
     /// A loopback address that no listener has; repeats after 20,000.
