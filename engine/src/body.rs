@@ -106,21 +106,67 @@ pub struct Message<'a> {
     chunk: &'a Rc<Chunk>,
     /// Of `chunk`.
     bytes: &'a [u8],
-    copy: bool,
+    lease: Lease,
 }
 
+/// How a message may be kept beyond the handler's call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lease {
+    /// By a lease on the receive chunk.
+    Chunk,
+    /// By a lease on the memory in which its parts were put together. That is not used again
+    /// afterwards, so it pays for long messages only.
+    Tail,
+    /// By copying, because the chunk is the last one of its pool.
+    Copy,
+}
+
+/// Messages shorter than this are copied rather than relayed out of a [`Lease::Tail`].
+const TAIL_RELAY_MIN: usize = 64 * 1024;
+
 impl<'a> Message<'a> {
-    /// `copy`: lease by copying, because the chunk is the last one of its pool.
     #[inline]
-    pub(crate) fn new(chunk: &'a Rc<Chunk>, range: Range<usize>, copy: bool) -> Self {
+    pub(crate) fn new(chunk: &'a Rc<Chunk>, range: Range<usize>, lease: Lease) -> Self {
         let bytes = &chunk.bytes()[range];
-        Self { chunk, bytes, copy }
+        Self {
+            chunk,
+            bytes,
+            lease,
+        }
     }
 
     /// The same, for `bytes` that are in `chunk`.
     #[inline]
-    pub(crate) fn of(chunk: &'a Rc<Chunk>, bytes: &'a [u8], copy: bool) -> Self {
-        Self { chunk, bytes, copy }
+    pub(crate) fn of(chunk: &'a Rc<Chunk>, bytes: &'a [u8], lease: Lease) -> Self {
+        Self {
+            chunk,
+            bytes,
+            lease,
+        }
+    }
+
+    pub(crate) fn chunk(&self) -> &'a Rc<Chunk> {
+        self.chunk
+    }
+
+    /// Where the message begins in its chunk.
+    #[inline]
+    fn start(&self) -> usize {
+        self.bytes.as_ptr().addr() - self.chunk.bytes().as_ptr().addr()
+    }
+
+    /// The message with `header` before it, if it stands so in a chunk that may be kept.
+    #[inline]
+    pub(crate) fn with_header(&self, header: &[u8]) -> Option<Range<usize>> {
+        let keep = match self.lease {
+            Lease::Chunk => true,
+            Lease::Tail => self.bytes.len() >= TAIL_RELAY_MIN,
+            Lease::Copy => false,
+        };
+        let start = self.start();
+        let begin = start.checked_sub(header.len()).filter(|_| keep)?;
+        let found = self.chunk.bytes().get(begin..start)? == header;
+        found.then(|| begin..start + self.bytes.len())
     }
 
     /// The bytes of the message, for the whole of the handler's call.
@@ -132,11 +178,11 @@ impl<'a> Message<'a> {
     /// Keeps the message beyond the call, without copying it as long as the shard has receive
     /// chunks left (see [`Limits::receive_chunks_max`](crate::Limits)).
     pub fn lease(&self) -> Body {
-        if self.copy {
+        if self.lease == Lease::Copy {
             return Body::from(self.bytes());
         }
         let chunk = Rc::clone(self.chunk);
-        let start = self.bytes.as_ptr().addr() - chunk.bytes().as_ptr().addr();
+        let start = self.start();
         Body {
             source: Source::Leased {
                 chunk,
@@ -244,6 +290,14 @@ impl fmt::Debug for Body {
 mod tests {
     use super::*;
 
+    fn lease(pool: &ChunkPool) -> Lease {
+        if pool.is_low() {
+            Lease::Copy
+        } else {
+            Lease::Chunk
+        }
+    }
+
     fn pool_of_two() -> ChunkPool {
         ChunkPool::new(4096, 2)
     }
@@ -252,14 +306,14 @@ mod tests {
     fn a_leased_chunk_is_replaced_and_comes_back_when_the_lease_ends() {
         let mut pool = pool_of_two();
         let first = pool.take();
-        let body = Message::new(&first, 0..10, pool.is_low()).lease();
+        let body = Message::new(&first, 0..10, lease(&pool)).lease();
         assert!(body.is_leased());
         let address = first.bytes().as_ptr();
         let second = pool.replace(first);
         assert_ne!(second.bytes().as_ptr(), address);
         drop(body);
         assert!(!pool.is_low(), "the first chunk is free again");
-        let lease = Message::new(&second, 0..1, false).lease();
+        let lease = Message::new(&second, 0..1, Lease::Chunk).lease();
         let third = pool.replace(second);
         assert_eq!(third.bytes().as_ptr(), address);
         drop(lease);
@@ -270,10 +324,10 @@ mod tests {
     fn the_last_chunk_is_leased_by_copy() {
         let mut pool = pool_of_two();
         let first = pool.take();
-        let kept = Message::new(&first, 0..10, pool.is_low()).lease();
+        let kept = Message::new(&first, 0..10, lease(&pool)).lease();
         let second = pool.replace(first);
         assert!(pool.is_low());
-        let copied = Message::new(&second, 0..10, pool.is_low()).lease();
+        let copied = Message::new(&second, 0..10, lease(&pool)).lease();
         assert!(!copied.is_leased());
         let same = second.bytes().as_ptr();
         let second = pool.replace(second);

@@ -8,11 +8,12 @@
 //! | `Lingering` | discarded | `Gone` | the peer's FIN, linger time |
 //! | `Dead` | – | `Gone` | the end of the handler's call: slot freed |
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use slab::Slab;
 
-use crate::body::Chunk;
+use crate::body::{Chunk, Message};
 use crate::error::CloseReason;
 use crate::handler::Peer;
 use crate::limits::{Limits, Overflow};
@@ -74,6 +75,19 @@ impl Tail {
     }
 }
 
+/// Received bytes that go out again as they came, before everything in the send queue.
+pub(crate) struct Relay {
+    chunk: Rc<Chunk>,
+    start: usize,
+    end: usize,
+}
+
+impl Relay {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.chunk.bytes()[self.start..self.end]
+    }
+}
+
 pub(crate) struct Connection {
     pub(crate) id: RouterId,
     pub(crate) state: State,
@@ -97,6 +111,7 @@ pub(crate) struct Connection {
     pub(crate) announced: bool,
     /// The first message arrived (resets the reconnect back-off).
     pub(crate) spoke: bool,
+    pub(crate) relay: Option<Relay>,
     pub(crate) out: SendQueue,
     pub(crate) tail: Option<Tail>,
     /// Links of the list of connections with a tail, oldest first.
@@ -130,6 +145,7 @@ impl Connection {
             wanted: false,
             announced: false,
             spoke: false,
+            relay: None,
             out: SendQueue::default(),
             tail: None,
             older: NONE,
@@ -168,6 +184,47 @@ impl Connection {
         match &mut self.held {
             None => &mut self.out,
             Some(held) => held,
+        }
+    }
+
+    /// `message` with its header in this connection's framing, if it stands so in its chunk.
+    #[inline]
+    pub(crate) fn frame_of(&self, message: &Message<'_>) -> Option<Range<usize>> {
+        let length = message.len() as u32;
+        match self.framing {
+            Framing::Be32 => message.with_header(&length.to_be_bytes()),
+            Framing::Le32 => message.with_header(&length.to_le_bytes()),
+            Framing::Raw => message.with_header(&[]),
+        }
+    }
+
+    /// Sends `frame` of a received `chunk` on without copying it, if it continues what is being
+    /// relayed or nothing else waits, and that is at most `most` bytes; says whether it did.
+    #[inline]
+    pub(crate) fn relay(&mut self, chunk: &Rc<Chunk>, frame: Range<usize>, most: usize) -> bool {
+        if self.state != State::Open || self.held.is_some() || self.out.bytes() > 0 {
+            return false;
+        }
+        match &mut self.relay {
+            Some(relay) => {
+                let goes_on = relay.end == frame.start && Rc::ptr_eq(&relay.chunk, chunk);
+                if goes_on && frame.end - relay.start <= most {
+                    relay.end = frame.end;
+                    return true;
+                }
+                false
+            }
+            None => {
+                let fits = frame.len() <= most;
+                if fits {
+                    self.relay = Some(Relay {
+                        chunk: Rc::clone(chunk),
+                        start: frame.start,
+                        end: frame.end,
+                    });
+                }
+                fits
+            }
         }
     }
 
@@ -220,12 +277,30 @@ impl Connection {
 
     /// Memory of what waits to be sent, what is held back included.
     pub(crate) fn send_memory(&self) -> usize {
-        self.out.memory() + self.held.as_ref().map_or(0, |held| held.memory())
+        self.relayed() + self.out.memory() + self.held.as_ref().map_or(0, |held| held.memory())
     }
 
     /// Bytes that wait to be sent, those that are held back included.
     pub(crate) fn unsent(&self) -> usize {
-        self.out.bytes() + self.held.as_ref().map_or(0, |held| held.bytes())
+        self.writable() + self.held.as_ref().map_or(0, |held| held.bytes())
+    }
+
+    fn relayed(&self) -> usize {
+        self.relay
+            .as_ref()
+            .map_or(0, |relay| relay.end - relay.start)
+    }
+
+    /// Unsent bytes that wait for nothing but the socket.
+    pub(crate) fn writable(&self) -> usize {
+        self.relayed() + self.out.bytes()
+    }
+
+    /// Copies what is being relayed to the front of the send queue, so that its chunk is free.
+    pub(crate) fn queue_relay(&mut self, written: usize, buffers: &mut BufferPool) {
+        if let Some(relay) = self.relay.take() {
+            self.out.prepend(&relay.bytes()[written..], buffers);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::body::Message;
 use crate::connection::{Pause, State};
 use crate::error::{CloseReason, PostError, SendError};
 use crate::handle::Handle;
@@ -63,6 +64,17 @@ impl<'a, P> Context<'a, P> {
     #[inline]
     pub fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
         self.core.send(to, body)
+    }
+
+    /// Sends a received message on as it is: to where it came from (an echo), or to others. It is
+    /// not copied as long as it follows what was forwarded to `to` before (or nothing waits there),
+    /// the framing is the same and receive chunks last; otherwise as with [`send`](Self::send).
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    #[inline]
+    pub fn forward(&mut self, to: RouterId, message: &Message<'_>) -> Result<(), SendError> {
+        self.core.forward(to, message)
     }
 
     /// Lets `encode` write the body, of at most `max` bytes, straight into the send buffer, and
@@ -140,7 +152,7 @@ impl<'a, P> Context<'a, P> {
     pub fn queued_bytes(&self, id: RouterId) -> Option<usize> {
         let slot = self.core.connections.find(id)?;
         let connection = self.core.connections.get(slot)?;
-        (connection.state == State::Open).then(|| connection.out.bytes())
+        (connection.state == State::Open).then(|| connection.writable())
     }
 
     /// Who is at the other end of a connection of this shard.

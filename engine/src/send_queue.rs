@@ -124,6 +124,15 @@ impl SendQueue {
         false
     }
 
+    /// Puts a copy of `bytes` before everything that waits. Nothing may be half written.
+    pub(crate) fn prepend(&mut self, bytes: &[u8], pool: &mut BufferPool) {
+        debug_assert!(self.flush.is_none(), "half written bytes come first");
+        let mut flush = Buffer::lease(pool, bytes.len());
+        flush.take(bytes.len()).copy_from_slice(bytes);
+        self.flush = Some(flush);
+        self.bytes += bytes.len();
+    }
+
     /// Lets `encode` write at most `max` bytes of a body in place; `header` makes the header from
     /// the length it returns. Returns that length, and how many bytes were appended.
     #[inline]

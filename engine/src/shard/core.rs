@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 use super::envelope::Envelope;
 use super::outgoing::Outgoing;
 use crate::accept_rate::AcceptRate;
-use crate::body::Chunk;
+use crate::body::{Chunk, Message};
 use crate::connection::{Connection, Connections, NONE, Pause, State};
 use crate::error::{CloseReason, SendError};
 use crate::handle::Shared;
@@ -180,6 +180,25 @@ impl<P> Core<P> {
             return Ok(());
         }
         self.send_first(to, body)
+    }
+
+    /// Sends a received message on, without copying it if possible.
+    #[inline]
+    pub(crate) fn forward(&mut self, to: RouterId, message: &Message<'_>) -> Result<(), SendError> {
+        if let Some((slot, connection)) = self.connections.find_mut(to)
+            && let Some(frame) = connection.frame_of(message)
+        {
+            let bytes = frame.len();
+            if connection.relay(message.chunk(), frame, self.send_within) {
+                if !(connection.dirty | connection.blocked) {
+                    connection.dirty = true;
+                    self.add_dirty(slot);
+                }
+                self.book(bytes);
+                return Ok(());
+            }
+        }
+        self.send(to, message)
     }
 
     /// Out of the hot path: once per connection and slice.
@@ -514,7 +533,11 @@ impl<P> Core<P> {
             .held
             .take()
             .map_or(0, |mut held| held.clear(&mut self.buffers));
-        let lost = connection.out.clear(&mut self.buffers) + held;
+        let relayed = connection
+            .relay
+            .take()
+            .map_or(0, |relay| relay.bytes().len());
+        let lost = relayed + connection.out.clear(&mut self.buffers) + held;
         connection.truncated = lost > 0;
         self.send_bytes -= lost;
         self.stats.bytes_lost += lost as u64;

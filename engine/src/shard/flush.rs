@@ -38,6 +38,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if connection.blocked || !matches!(connection.state, State::Open | State::Closing) {
             return;
         }
+        if connection.relay.is_some() && !self.flush_relay(slot) {
+            return;
+        }
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         while connection.out.fill() {
             let submitted = match connection.out.single() {
                 Some(one) => (self.driver.send(slot, &[IoSlice::new(one)]), one.len()),
@@ -69,13 +76,44 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 }
             }
         }
-        let (queued, state) = (connection.out.bytes(), connection.state);
+        let (queued, state) = (connection.writable(), connection.state);
         if connection.tell_drained && queued <= core.limits.send_low {
             self.drained(slot);
         }
         if queued == 0 && state == State::Closing {
             self.finish_close(slot);
         }
+    }
+
+    /// Writes what is relayed, straight out of the receive chunk. What the socket does not take is
+    /// copied to the front of the queue; false then, or if the connection broke.
+    fn flush_relay(&mut self, slot: u32) -> bool {
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return false;
+        };
+        let Some(relay) = &connection.relay else {
+            return true;
+        };
+        let offered = relay.bytes().len();
+        let taken = match self.driver.send(slot, &[IoSlice::new(relay.bytes())]) {
+            Submitted::Taken(taken) => taken,
+            Submitted::Pending => 0,
+            Submitted::Failed(error) => {
+                core.kill(slot, CloseReason::Broken(error));
+                return false;
+            }
+        };
+        core.stats.writes += u64::from(taken > 0);
+        core.stats.bytes_out += taken as u64;
+        core.send_bytes -= taken;
+        if taken == offered {
+            connection.relay = None;
+            return true;
+        }
+        connection.queue_relay(taken, &mut core.buffers);
+        connection.blocked = true;
+        false
     }
 
     /// Tells once that the queue is below low water, and goes on reading.

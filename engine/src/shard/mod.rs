@@ -29,7 +29,7 @@ use self::core::{Core, Op, Timer};
 use self::envelope::Envelope;
 pub use self::shutdown::DrainReport;
 use self::shutdown::Phase;
-use crate::body::{Chunk, ChunkPool};
+use crate::body::{Chunk, ChunkPool, Lease};
 use crate::context::Context;
 use crate::driver::{Completion, Driver};
 use crate::handle::{Handle, Shared};
@@ -64,8 +64,8 @@ pub(crate) struct Shard<D, H: Handler> {
     mailbox: Consumer<Envelope<H::Post>>,
     chunks: ChunkPool,
     chunk: Rc<Chunk>,
-    /// The chunk in use is the last one: messages are leased by copying.
-    lease_by_copy: bool,
+    /// How messages in the chunk may be kept.
+    lease: Lease,
     listening: Vec<Listening>,
     /// The shard that gets the next connection of a listener that deals.
     next_deal: usize,
@@ -105,7 +105,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             mailbox,
             chunks,
             chunk,
-            lease_by_copy: limits.receive_chunks_max == 1,
+            lease: Lease::Copy, // until the first look at the pool
             listening,
             next_deal: number,
             fences: Vec::new(),
@@ -282,13 +282,19 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         !round_over && run != Run::Leave
     }
 
+    /// Makes sure that nobody else holds the chunk, and knows how it may be leased.
     fn renew_chunk(&mut self) {
-        if Rc::strong_count(&self.chunk) > 1 {
+        let leased = Rc::strong_count(&self.chunk) > 1;
+        if leased {
             let used = std::mem::replace(&mut self.chunk, Chunk::new(0));
             self.chunk = self.chunks.replace(used);
-            self.lease_by_copy = self.chunks.is_low();
-        } else if self.lease_by_copy {
-            self.lease_by_copy = self.chunks.is_low();
+        }
+        if leased || self.lease == Lease::Copy {
+            self.lease = if self.chunks.is_low() {
+                Lease::Copy
+            } else {
+                Lease::Chunk
+            };
         }
     }
 

@@ -12,7 +12,7 @@ use proscenium_framing::{Decoded, FrameError, LengthPrefix};
 
 use super::Shard;
 use super::core::Core;
-use crate::body::{Chunk, Message};
+use crate::body::{Chunk, Lease, Message};
 use crate::connection::{NONE, State, Tail};
 use crate::context::Context;
 use crate::driver::Driver;
@@ -36,7 +36,7 @@ fn dispatch<H: Handler>(
     codec: LengthPrefix,
     chunk: &Rc<Chunk>,
     (start, end): (usize, usize),
-    lease_by_copy: bool,
+    lease: Lease,
 ) -> Dispatched {
     let mut bytes = &chunk.bytes()[start..end];
     let mut count = 0;
@@ -46,7 +46,7 @@ fn dispatch<H: Handler>(
             Decoded::Frame { body, consumed } => {
                 bytes = &bytes[consumed..];
                 count += 1;
-                let message = Message::of(chunk, body, lease_by_copy);
+                let message = Message::of(chunk, body, lease);
                 handler.on_message(&mut Context::new(core), id, message);
             }
             Decoded::Incomplete { .. } => break,
@@ -85,7 +85,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         match core.codec(framing) {
             None => {
                 core.stats.messages_in += 1;
-                let message = Message::new(&self.chunk, 0..len, self.lease_by_copy);
+                let message = Message::new(&self.chunk, 0..len, self.lease);
                 self.handler
                     .on_message(&mut Context::new(core), id, message);
             }
@@ -120,8 +120,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         let range = (at, len);
-        let copy = self.lease_by_copy;
-        let done = dispatch(&mut self.handler, core, id, codec, &self.chunk, range, copy);
+        let lease = self.lease;
+        let done = dispatch(
+            &mut self.handler,
+            core,
+            id,
+            codec,
+            &self.chunk,
+            range,
+            lease,
+        );
         if let Some(error) = done.bad {
             core.kill(slot, CloseReason::BadFrame(error));
         } else if done.at < len {
@@ -172,7 +180,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         let chunk = Rc::clone(&tail.chunk);
         let range = (tail.start, tail.end);
-        let done = dispatch(&mut self.handler, core, id, codec, &chunk, range, false);
+        let done = dispatch(
+            &mut self.handler,
+            core,
+            id,
+            codec,
+            &chunk,
+            range,
+            Lease::Tail,
+        );
         drop(chunk);
         if let Some(error) = done.bad {
             core.kill(slot, CloseReason::BadFrame(error));

@@ -93,6 +93,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if let Some(timer) = connection.timer.take() {
             core.timers.cancel(timer);
         }
+        connection.queue_relay(0, &mut core.buffers);
         core.buffers.export(connection.out.leased());
         core.send_bytes -= connection.out.bytes();
         core.stats.departed += 1;

@@ -17,7 +17,7 @@ impl Handler for Echo {
     #[inline]
     fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
         // `Full` or `Gone` are the peer's loss: the overflow policy has acted and counted.
-        let _ = cx.send(from, &message);
+        let _ = cx.forward(from, &message);
     }
 }
 
