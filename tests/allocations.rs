@@ -68,6 +68,7 @@ const CLIENTS: usize = 4;
 #[derive(Clone, Copy)]
 enum Way {
     Copied,
+    Forwarded,
     Encoded,
     Shared,
 }
@@ -86,6 +87,7 @@ impl Handler for Echo {
         // A peer that has gone at the end of the test is no matter here.
         let _ = match self.way {
             Way::Copied => cx.send(from, &message),
+            Way::Forwarded => cx.forward(from, &message),
             Way::Encoded => {
                 let encode = |room: &mut [u8]| {
                     room[..message.len()].copy_from_slice(&message);
@@ -167,6 +169,13 @@ fn echoing_allocates_nothing() {
 }
 
 #[test]
+fn forwarding_allocates_nothing() {
+    let (handled, counted) = measure(Way::Forwarded, Bytes::new());
+    assert!(handled >= MESSAGES);
+    assert_eq!(counted, 0, "allocations in {handled} messages");
+}
+
+#[test]
 fn encoding_in_place_allocates_nothing() {
     let (handled, counted) = measure(Way::Encoded, Bytes::new());
     assert!(handled >= MESSAGES);
@@ -184,7 +193,7 @@ fn short_shared_bodies_allocate_nothing() {
 /// way and given back when all is written: a few allocations for a batch, none for the bodies.
 #[test]
 fn long_shared_bodies_allocate_by_the_batch_at_most() {
-    let (handled, counted) = measure(Way::Shared, Bytes::from_static(&[1; 2048]));
+    let (handled, counted) = measure(Way::Shared, Bytes::from_static(&[1; 8192]));
     assert!(handled >= MESSAGES);
     assert!(
         counted < handled,

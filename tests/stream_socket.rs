@@ -147,14 +147,19 @@ fn a_peer_that_finished_sending_still_gets_its_answers() {
         let client = std::thread::spawn(move || {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let frames = [0, 0, 0, 1, b'x'].repeat(1_000);
-            stream.write_all(&frames).unwrap();
-            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            // More than two receive chunks: they and the end may be read in one slice.
+            let frames = [0, 0, 0, 1, b'x'].repeat(40_000);
+            let (mut writer, sent) = (stream.try_clone().unwrap(), frames.clone());
+            let writing = std::thread::spawn(move || {
+                writer.write_all(&sent).unwrap();
+                writer.shutdown(std::net::Shutdown::Write).unwrap();
+            });
             let mut back = Vec::new();
             stream.read_to_end(&mut back).unwrap();
+            writing.join().unwrap();
             assert!(back == frames, "{} of {} bytes", back.len(), frames.len());
         });
-        assert_eq!(echo_until(&mut socket, 1), 1_000);
+        assert_eq!(echo_until(&mut socket, 1), 40_000);
         client.join().unwrap();
     }
 }

@@ -56,13 +56,12 @@ impl ChunkPool {
         }
     }
 
-    /// A chunk that nobody else holds, in place of `used`.
-    pub(crate) fn replace(&mut self, used: Rc<Chunk>) -> Rc<Chunk> {
-        if Rc::strong_count(&used) == 1 {
-            return used;
+    /// Puts a chunk that nobody else holds in place of `used`, if somebody does.
+    pub(crate) fn replace(&mut self, used: &mut Rc<Chunk>) {
+        if Rc::strong_count(used) > 1 {
+            let fresh = self.take();
+            self.leased.push(std::mem::replace(used, fresh));
         }
-        self.leased.push(used);
-        self.take()
     }
 
     pub(crate) fn take(&mut self) -> Rc<Chunk> {
@@ -309,12 +308,14 @@ mod tests {
         let body = Message::new(&first, 0..10, lease(&pool)).lease();
         assert!(body.is_leased());
         let address = first.bytes().as_ptr();
-        let second = pool.replace(first);
+        let mut second = first;
+        pool.replace(&mut second);
         assert_ne!(second.bytes().as_ptr(), address);
         drop(body);
         assert!(!pool.is_low(), "the first chunk is free again");
         let lease = Message::new(&second, 0..1, Lease::Chunk).lease();
-        let third = pool.replace(second);
+        let mut third = second;
+        pool.replace(&mut third);
         assert_eq!(third.bytes().as_ptr(), address);
         drop(lease);
         assert_eq!(pool.bytes(), 2 * 4096);
@@ -325,12 +326,13 @@ mod tests {
         let mut pool = pool_of_two();
         let first = pool.take();
         let kept = Message::new(&first, 0..10, lease(&pool)).lease();
-        let second = pool.replace(first);
+        let mut second = first;
+        pool.replace(&mut second);
         assert!(pool.is_low());
         let copied = Message::new(&second, 0..10, lease(&pool)).lease();
         assert!(!copied.is_leased());
         let same = second.bytes().as_ptr();
-        let second = pool.replace(second);
+        pool.replace(&mut second);
         assert_eq!(second.bytes().as_ptr(), same);
         assert_eq!(kept.len(), 10);
         assert_eq!(copied.into_bytes().len(), 10);

@@ -173,7 +173,7 @@ impl Connection {
     ) -> bool {
         self.state == State::Open
             && self.held.is_none()
-            && self.out.bytes() + need <= limits.send_high
+            && self.writable() + need <= limits.send_high
             && send_memory + need <= limits.send_bytes_max
             && body <= limits.frame_max
     }
@@ -232,7 +232,7 @@ impl Connection {
     /// the queue; says whether it did.
     #[inline]
     pub(crate) fn push_within(&mut self, body: &[u8], most: usize) -> bool {
-        if self.state != State::Open || self.held.is_some() {
+        if self.state != State::Open || self.held.is_some() || self.relay.is_some() {
             return false;
         }
         let length = body.len() as u32;
@@ -312,6 +312,8 @@ pub(crate) enum Slot {
     Moved {
         id: RouterId,
         to: u8,
+        /// Too many sends were passed on: no more are.
+        overflowed: bool,
     },
 }
 
@@ -399,7 +401,7 @@ impl Connections {
             return None;
         }
         match self.slots.get(id.slot() as usize) {
-            Some(Slot::Moved { id: moved, to }) if *moved == id => Some(usize::from(*to)),
+            Some(Slot::Moved { id: moved, to, .. }) if *moved == id => Some(usize::from(*to)),
             _ => None,
         }
     }
@@ -442,9 +444,14 @@ impl Connections {
         let id = self.get(slot)?.id;
         let born_here = id.shard() == usize::from(self.shard);
         let taken = match moves_to {
-            Some(to) if born_here => {
-                std::mem::replace(&mut self.slots[slot as usize], Slot::Moved { id, to })
-            }
+            Some(to) if born_here => std::mem::replace(
+                &mut self.slots[slot as usize],
+                Slot::Moved {
+                    id,
+                    to,
+                    overflowed: false,
+                },
+            ),
             _ => self.slots.remove(slot as usize),
         };
         if !born_here && let Some(entry) = self.adopted[id.shard()].get_mut(id.slot() as usize) {
@@ -454,6 +461,26 @@ impl Connections {
             Slot::Here(connection) => Some(connection),
             Slot::Moved { .. } => None,
         }
+    }
+
+    /// Notes that no more sends are passed on to a moved connection; false if that was known.
+    pub(crate) fn overflow_moved(&mut self, id: RouterId) -> bool {
+        match self.slots.get_mut(id.slot() as usize) {
+            Some(Slot::Moved { overflowed, .. }) => !std::mem::replace(overflowed, true),
+            _ => false,
+        }
+    }
+
+    /// Whether sends are no longer passed on to a moved connection.
+    pub(crate) fn has_overflowed(&self, id: RouterId) -> bool {
+        let slot = self.slots.get(id.slot() as usize);
+        matches!(
+            slot,
+            Some(Slot::Moved {
+                overflowed: true,
+                ..
+            })
+        )
     }
 
     /// The connection that moved away has ended: frees its birth slot.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -154,6 +155,7 @@ impl EngineBuilder {
                     {
                         tracing::warn!(%error, cpu, "cannot bind the shard's thread to its CPU");
                     }
+                    let _guard = PanicGuard(Arc::clone(&shared));
                     let handler = make(number);
                     let shard =
                         ShardOn::new(number, driver, handler, mailbox, &shared, listening, seed);
@@ -320,19 +322,37 @@ impl Bound {
 
 /// Socket files to remove at the end.
 #[derive(Debug, Default)]
-struct UnixPaths(Vec<PathBuf>);
+struct UnixPaths(Vec<(PathBuf, u64)>);
 
 impl UnixPaths {
     fn push(&mut self, path: PathBuf) {
-        self.0.push(path);
+        let inode = std::fs::metadata(&path).map_or(0, |found| found.ino());
+        self.0.push((path, inode));
     }
 }
 
 impl Drop for UnixPaths {
     fn drop(&mut self) {
-        for path in &self.0 {
-            // Gone already is as good.
-            let _ = std::fs::remove_file(path);
+        for (path, inode) in &self.0 {
+            // A successor may have put its own there meanwhile.
+            let is_ours = std::fs::metadata(path).is_ok_and(|found| found.ino() == *inode);
+            if is_ours {
+                // Gone already is as good.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// When a handler panics, its shard is gone: the others are shut down rather than left with a hole.
+/// [`Engine::join`] passes the panic on.
+struct PanicGuard<P>(Arc<Shared<P>>);
+
+impl<P> Drop for PanicGuard<P> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.begin_ending();
+            self.0.shutdown(DROP_DEADLINE);
         }
     }
 }

@@ -55,7 +55,7 @@ impl<P> Shared<P> {
     /// True if no connection is on its way to another shard that has not been put into that
     /// shard's mailbox.
     pub(crate) fn all_ending(&self) -> bool {
-        self.ending.load(Ordering::Acquire) == self.mailboxes.len()
+        self.ending.load(Ordering::Acquire) >= self.mailboxes.len()
     }
 
     pub(crate) fn shutdown(&self, deadline: Duration) {
@@ -63,6 +63,12 @@ impl<P> Shared<P> {
             mailbox.push_control(Envelope::Shutdown(deadline));
         }
     }
+}
+
+/// In `timeout` from now; a time out of reach if that is longer than the clock can say.
+fn deadline_in(timeout: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + timeout.min(CENTURY)
 }
 
 fn refused<T>(error: &PushError<T>) -> SendError {
@@ -146,7 +152,7 @@ impl<P> Handle<P> {
             .mailboxes
             .get(to.shard())
             .ok_or(SendError::Gone)?;
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_in(timeout);
         let pushed = mailbox.push_deadline(Envelope::Send { to, body }, deadline);
         pushed.map_err(|error| refused(&error))
     }
@@ -184,7 +190,7 @@ impl<P> Handle<P> {
         let Some(mailbox) = self.shared.mailboxes.get(shard) else {
             return Err(PostError::Stopped(posted));
         };
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_in(timeout);
         mailbox
             .push_deadline(Envelope::Post(posted), deadline)
             .map_err(post_error)
@@ -209,7 +215,7 @@ impl<P> Handle<P> {
             .mailboxes
             .get(id.shard())
             .ok_or(SendError::Gone)?;
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_in(timeout);
         let pushed = mailbox.push_deadline(Envelope::Close(id), deadline);
         pushed.map_err(|error| refused(&error))
     }

@@ -113,6 +113,10 @@ impl Limits {
     /// # Errors
     /// Says which two fields contradict each other, with both values.
     pub fn validate(&self) -> Result<(), String> {
+        if self.frame_max > u32::MAX as usize - 4 {
+            let (given, most) = (self.frame_max, u32::MAX - 4);
+            return Err(format!("limits: frame_max is {given}, the most is {most}"));
+        }
         let rules = [
             (
                 self.receive_chunk >= 4 * KIB,

@@ -195,7 +195,7 @@ impl SendQueue {
 
     /// Makes the next bytes to write available by [`parts`](Self::parts); false if there are none.
     pub(crate) fn fill(&mut self) -> bool {
-        if self.flush.is_none() && self.chain.is_none() {
+        if self.bytes > 0 && self.flush.is_none() && self.chain.is_none() {
             self.flush = self.main.take();
             if let Some(flush) = &self.flush
                 && flush.end * 8 < flush.bytes.len()

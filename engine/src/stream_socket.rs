@@ -231,14 +231,14 @@ impl StreamSocket {
     fn receive(&mut self, wait: Duration) -> io::Result<Option<(RouterId, Event)>> {
         match &mut self.mode {
             Mode::Inline(shard) => {
-                if let Some(event) = shard.handler().events.pop_front() {
+                if let Some(event) = next_inline(shard) {
                     return Ok(Some(event));
                 }
                 if shard.stopped().is_some() {
                     return Err(io::Error::from(io::ErrorKind::BrokenPipe));
                 }
                 shard.turn_without_parking(wait)?;
-                Ok(shard.handler().events.pop_front())
+                Ok(next_inline(shard))
             }
             Mode::Threads(threads) => threads.receive(wait),
         }
@@ -354,31 +354,47 @@ impl fmt::Debug for StreamSocket {
     }
 }
 
+/// The next event of the shard on the caller's thread.
+fn next_inline(shard: &mut Shard<Inline>) -> Option<(RouterId, Event)> {
+    loop {
+        let (id, event) = shard.handler().events.pop_front()?;
+        match event {
+            Some(event) => return Some((id, event)),
+            None => shard.with(|_, cx| cx.close(id)),
+        }
+    }
+}
+
 /// The handler of the one shard on the caller's thread. Holds at most what one slice brought.
 #[derive(Default)]
 struct Inline {
-    events: VecDeque<(RouterId, Event)>,
+    /// `None`: the peer finished sending, see [`Crossing::Finished`].
+    events: VecDeque<(RouterId, Option<Event>)>,
 }
 
 impl Handler for Inline {
     type Post = ();
 
     fn on_connect(&mut self, _: &mut Context<'_, ()>, id: RouterId, peer: &Peer) {
-        self.events.push_back((id, Event::Connected(*peer)));
+        self.events.push_back((id, Some(Event::Connected(*peer))));
     }
 
     fn on_message(&mut self, _: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
-        self.events
-            .push_back((from, Event::Message(message.lease())));
+        let event = Event::Message(message.lease());
+        self.events.push_back((from, Some(event)));
     }
 
     fn on_drained(&mut self, _: &mut Context<'_, ()>, id: RouterId) {
-        self.events.push_back((id, Event::Drained));
+        self.events.push_back((id, Some(Event::Drained)));
+    }
+
+    fn on_read_closed(&mut self, _: &mut Context<'_, ()>, id: RouterId) {
+        self.events.push_back((id, None));
     }
 
     fn on_disconnect(&mut self, _: &mut Context<'_, ()>, id: RouterId, reason: &CloseReason) {
-        self.events
-            .push_back((id, Event::Disconnected(reason.duplicate())));
+        let event = Event::Disconnected(reason.duplicate());
+        self.events.push_back((id, Some(event)));
     }
 
     fn on_connect_failed(
@@ -438,7 +454,12 @@ impl Threads {
             return Ok(None);
         }
         if self.engine.is_finished() {
-            return Err(io::Error::from(io::ErrorKind::BrokenPipe));
+            // What the shards pushed last is there by now.
+            let last = self.next_event();
+            return match last {
+                Some(event) => Ok(Some(event)),
+                None => Err(io::Error::from(io::ErrorKind::BrokenPipe)),
+            };
         }
         // Pairs with the fence in `Remote::push`: either we see the flag, or the shard sees that
         // the queue is empty.

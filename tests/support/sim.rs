@@ -186,6 +186,8 @@ enum Answer {
     Copied,
     Encoded,
     SharedBytes,
+    /// Forwarded, now and then between copies.
+    Forwarded,
     /// Leased, and sent when the slice ends.
     Leased,
     /// Posted to a shard, this one or another, and sent from there.
@@ -214,8 +216,8 @@ impl Echo {
     }
 
     fn answer(id: RouterId) -> Answer {
-        use Answer::{Copied, Encoded, Leased, Posted, SharedBytes};
-        let all = [Copied, Encoded, SharedBytes, Leased, Posted];
+        use Answer::{Copied, Encoded, Forwarded, Leased, Posted, SharedBytes};
+        let all = [Copied, Encoded, SharedBytes, Forwarded, Leased, Posted];
         all[SimRandom::new(id.to_u64()).index(all.len())]
     }
 
@@ -262,6 +264,12 @@ impl Handler for Echo {
             Answer::Posted => {
                 let to = Self::post_to(cx, from);
                 if cx.post(to, EchoPost::Answer(from, m.to_vec())).is_err() {
+                    self.give_up(cx, from);
+                }
+            }
+            Answer::Forwarded if m.len() % 4 != 3 => {
+                let is_spoiled = self.log.borrow().is_spoiled(from);
+                if !is_spoiled && cx.forward(from, &m).is_err() {
                     self.give_up(cx, from);
                 }
             }

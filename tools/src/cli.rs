@@ -136,6 +136,15 @@ pub(crate) enum Interface {
     Socket,
 }
 
+/// How the echo answers on the callback interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Answer {
+    /// The received message is sent on as it is, without copying it
+    Forward,
+    /// The answer is sent like any other message: copied into the send buffer
+    Send,
+}
+
 const SHARDS_MAX: i64 = RouterId::SHARDS_MAX as i64;
 
 const ECHO_EXAMPLES: &str = "\
@@ -190,6 +199,9 @@ pub(crate) struct EchoArgs {
     /// Which of the engine's interfaces serves
     #[arg(long, value_enum, default_value_t = Interface::Callback)]
     pub(crate) interface: Interface,
+    /// How a message is answered, on the callback interface
+    #[arg(long, value_enum, default_value_t = Answer::Forward)]
+    pub(crate) answer: Answer,
 }
 
 const STREAM_EXAMPLES: &str = "\

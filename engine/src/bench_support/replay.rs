@@ -148,7 +148,7 @@ impl Driver for Replay {
         Ok(())
     }
 
-    fn register(&mut self, _: u32, _: RawSocket, _: &SocketOptions) -> io::Result<()> {
+    fn register(&mut self, _: u32, _: RawSocket, _: Option<&SocketOptions>) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -38,6 +38,10 @@ const READ: u8 = 1;
 const WRITE: u8 = 2;
 /// The peer's FIN is among what can be read: a short read is not the end.
 const HANGUP: u8 = 4;
+/// The connection broke.
+const ERROR: u8 = 8;
+/// mio counts milliseconds in 32 bits: longer sleeps are made of several.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
 /// One connection's descriptor and what is known about it.
 struct Socket {
@@ -45,6 +49,9 @@ struct Socket {
     epoch: u32,
     connecting: bool,
     reading: bool,
+    /// What is known of it and not handled yet; it is in `ready` or `again`, once, as long as
+    /// there is something.
+    pending: u8,
     /// Edges that came while reading was off.
     missed: u8,
     blocked: bool,
@@ -55,12 +62,14 @@ struct ListenSocket {
     fd: OwnedFd,
     epoch: u32,
     paused: bool,
+    /// It is in `ready` or `again`.
+    queued: bool,
 }
 
+/// A socket with something pending, or a listener.
 #[derive(Clone, Copy)]
 struct Ready {
     kind: u8,
-    flags: u8,
     accepts: u8,
     slot: u32,
     epoch: u32,
@@ -133,7 +142,8 @@ impl EpollDriver {
                 self.arm(until, rest)?;
             } else {
                 // Rounded down, so that the last milliseconds are the timerfd's.
-                timeout = Some(Duration::from_millis(rest.as_millis() as u64));
+                let whole = Duration::from_millis(rest.as_millis() as u64);
+                timeout = Some(whole.min(SLEEP_MAX));
             }
         }
         match self.poll.poll(&mut self.events, timeout) {
@@ -190,14 +200,52 @@ impl EpollDriver {
             if event.is_read_closed() || event.is_error() {
                 flags |= READ | HANGUP;
             }
+            if event.is_error() {
+                flags |= ERROR;
+            }
             let slot = (raw >> 32) as u32 & 0x00ff_ffff;
-            self.ready.push_back(Ready {
+            let ready = Ready {
                 kind,
-                flags,
                 accepts: 0,
                 slot,
                 epoch: raw as u32,
-            });
+            };
+            if Self::note(&mut self.sockets, &mut self.listeners, ready, flags) {
+                self.ready.push_back(ready);
+            }
+        }
+    }
+
+    /// Adds to what is pending; true if the socket has to be queued for it.
+    fn note(
+        sockets: &mut [Option<Socket>],
+        listeners: &mut [Option<ListenSocket>],
+        ready: Ready,
+        flags: u8,
+    ) -> bool {
+        let index = ready.slot as usize;
+        if ready.kind == KIND_LISTENER {
+            return match listeners.get_mut(index) {
+                Some(Some(entry)) if entry.epoch == ready.epoch => {
+                    !std::mem::replace(&mut entry.queued, true)
+                }
+                _ => false,
+            };
+        }
+        match sockets.get_mut(index) {
+            Some(Some(socket)) if socket.epoch == ready.epoch => {
+                let was = socket.pending;
+                socket.pending |= flags;
+                was == 0 && flags != 0
+            }
+            _ => false,
+        }
+    }
+
+    /// Queues a connection for the next round.
+    fn again(&mut self, ready: Ready, flags: u8) {
+        if Self::note(&mut self.sockets, &mut self.listeners, ready, flags) {
+            self.again.push(ready);
         }
     }
 
@@ -208,24 +256,27 @@ impl EpollDriver {
         if socket.epoch != ready.epoch {
             return None;
         }
+        let flags = std::mem::take(&mut socket.pending);
         if socket.connecting {
-            return self.handle_connecting(ready);
+            return self.handle_connecting(ready, flags);
         }
-        if ready.flags & WRITE != 0 && socket.blocked {
+        if flags & WRITE != 0 && socket.blocked {
             socket.blocked = false;
-            if ready.flags & READ != 0 {
-                self.ready.push_front(Ready {
-                    flags: ready.flags & !WRITE,
-                    ..ready
-                });
+            socket.pending = flags & !WRITE;
+            if socket.pending != 0 {
+                self.ready.push_front(ready);
             }
             return Some(Completion::Sent { conn, len: 0 });
         }
-        if ready.flags & READ == 0 || socket.read_closed {
+        if socket.read_closed && flags & ERROR != 0 {
+            let error = socket::take_error(socket.fd.as_fd()).unwrap_or_else(Some);
+            return error.map(|error| Completion::Failed { conn, error });
+        }
+        if flags & READ == 0 || socket.read_closed {
             return None;
         }
         if !socket.reading {
-            socket.missed |= ready.flags & (READ | HANGUP);
+            socket.missed |= flags & !WRITE;
             return None;
         }
         match socket::receive(socket.fd.as_fd(), chunk) {
@@ -234,11 +285,8 @@ impl EpollDriver {
                 Some(Completion::ReadClosed { conn })
             }
             Ok(len) => {
-                if len == chunk.len() || ready.flags & HANGUP != 0 {
-                    self.again.push(Ready {
-                        flags: ready.flags & !WRITE,
-                        ..ready
-                    });
+                if len == chunk.len() || flags & HANGUP != 0 {
+                    self.again(ready, flags & !WRITE);
                 }
                 Some(Completion::Received { conn, len })
             }
@@ -250,9 +298,9 @@ impl EpollDriver {
         }
     }
 
-    fn handle_connecting(&mut self, ready: Ready) -> Option<Completion> {
+    fn handle_connecting(&mut self, ready: Ready, flags: u8) -> Option<Completion> {
         let conn = ready.slot;
-        if ready.flags & (WRITE | HANGUP) == 0 {
+        if flags & (WRITE | HANGUP) == 0 {
             return None;
         }
         let socket = self.sockets.get_mut(conn as usize)?.as_mut()?;
@@ -265,11 +313,8 @@ impl EpollDriver {
             });
         }
         socket.connecting = false;
-        if ready.flags & READ != 0 {
-            self.again.push(Ready {
-                flags: ready.flags & !WRITE,
-                ..ready
-            });
+        if flags & READ != 0 {
+            self.again(ready, flags & !WRITE);
         }
         Some(Completion::Connected {
             conn,
@@ -281,6 +326,7 @@ impl EpollDriver {
         let listener = ready.slot;
         let entry = self.listeners.get_mut(listener as usize)?.as_mut()?;
         if entry.epoch != ready.epoch || entry.paused {
+            entry.queued = false;
             return None;
         }
         if ready.accepts == ACCEPTS_PER_ROUND {
@@ -302,7 +348,10 @@ impl EpollDriver {
                     peer,
                 })
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                entry.queued = false;
+                None
+            }
             // The peer gave up, or a signal came: the next one may be fine.
             Err(error)
                 if matches!(
@@ -318,6 +367,7 @@ impl EpollDriver {
             }
             Err(error) => {
                 entry.paused = true;
+                entry.queued = false;
                 let full = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
                 let shed = full && self.shed(listener);
                 Some(Completion::AcceptFailed {
@@ -368,6 +418,7 @@ impl EpollDriver {
             epoch,
             connecting,
             reading: true,
+            pending: 0,
             missed: 0,
             blocked: false,
             read_closed: false,
@@ -440,6 +491,7 @@ impl Driver for EpollDriver {
             fd,
             epoch,
             paused: false,
+            queued: false,
         });
         Ok(())
     }
@@ -453,15 +505,13 @@ impl Driver for EpollDriver {
     fn resume_accept(&mut self, listener: u32) {
         if let Some(Some(entry)) = self.listeners.get_mut(listener as usize) {
             entry.paused = false;
-            let epoch = entry.epoch;
-            let kind = KIND_LISTENER;
-            self.again.push(Ready {
-                kind,
-                flags: READ,
+            let ready = Ready {
+                kind: KIND_LISTENER,
                 accepts: 0,
                 slot: listener,
-                epoch,
-            });
+                epoch: entry.epoch,
+            };
+            self.again(ready, READ);
         }
     }
 
@@ -474,10 +524,12 @@ impl Driver for EpollDriver {
         &mut self,
         conn: u32,
         socket: RawSocket,
-        options: &SocketOptions,
+        options: Option<&SocketOptions>,
     ) -> io::Result<()> {
         let fd = descriptor(socket)?;
-        socket::configure(fd.as_fd(), options)?;
+        if let Some(options) = options {
+            socket::configure(fd.as_fd(), options)?;
+        }
         self.insert(conn, fd, false)
     }
 
@@ -496,14 +548,13 @@ impl Driver for EpollDriver {
         socket.reading = on;
         if on && socket.missed != 0 {
             let flags = std::mem::take(&mut socket.missed);
-            let epoch = socket.epoch;
-            self.again.push(Ready {
+            let ready = Ready {
                 kind: KIND_CONNECTION,
-                flags,
                 accepts: 0,
                 slot: conn,
-                epoch,
-            });
+                epoch: socket.epoch,
+            };
+            self.again(ready, flags);
         }
     }
 

@@ -111,9 +111,14 @@ pub(crate) trait Driver {
     /// Starts an outgoing connection; a [`Completion::Connected`] follows.
     fn connect(&mut self, conn: u32, to: &Address, options: &SocketOptions) -> io::Result<()>;
 
-    /// Takes a connected socket into the slot `conn`, reading at once.
-    fn register(&mut self, conn: u32, socket: RawSocket, options: &SocketOptions)
-    -> io::Result<()>;
+    /// Takes a connected socket into the slot `conn`, reading at once. Without `options` it keeps
+    /// those it has.
+    fn register(
+        &mut self,
+        conn: u32,
+        socket: RawSocket,
+        options: Option<&SocketOptions>,
+    ) -> io::Result<()>;
 
     /// Takes a socket out without closing it.
     fn detach(&mut self, conn: u32) -> Option<RawSocket>;

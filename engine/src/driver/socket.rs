@@ -186,7 +186,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Ok(found) if found.file_type().is_socket() => {}
         _ => return Ok(()), // not there, or not ours to remove: then bind says "address in use"
     }
-    match std::os::unix::net::UnixStream::connect(path) {
+    // Without blocking: a living server whose backlog is full would make us wait.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Ok(()), // gone meanwhile, or alive: then bind says "address in use"
     }

@@ -185,8 +185,13 @@ impl<P> Core<P> {
     /// Sends a received message on, without copying it if possible.
     #[inline]
     pub(crate) fn forward(&mut self, to: RouterId, message: &Message<'_>) -> Result<(), SendError> {
+        let room = self
+            .limits
+            .send_bytes_max
+            .saturating_sub(self.send_memory());
         if let Some((slot, connection)) = self.connections.find_mut(to)
             && let Some(frame) = connection.frame_of(message)
+            && frame.len() <= room
         {
             let bytes = frame.len();
             if connection.relay(message.chunk(), frame, self.send_within) {
@@ -463,12 +468,18 @@ impl<P> Core<P> {
         there: usize,
         body: Bytes,
     ) -> Result<(), SendError> {
+        if self.connections.has_overflowed(to) {
+            self.stats.refused_full += 1;
+            return Err(SendError::Full);
+        }
         let mailbox = &self.shared.mailboxes[there];
         self.stats.forwarded += 1;
         if mailbox.control_len() > 4 * self.limits.mailbox_max {
             // What is lost here would be a hole in the stream: better no stream than that.
             self.stats.refused_full += 1;
-            mailbox.push_control(Envelope::ForwardOverflow(to));
+            if self.connections.overflow_moved(to) {
+                self.shared.mailboxes[there].push_control(Envelope::ForwardOverflow(to));
+            }
             return Err(SendError::Full);
         }
         mailbox.push_control(Envelope::Forward { to, body });

@@ -81,7 +81,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let slot = core
             .connections
             .insert(|id| Connection::new(id, options.framing, options.overflow, peer));
-        if let Err(error) = self.driver.register(slot, socket, &options.socket) {
+        if let Err(error) = self.driver.register(slot, socket, Some(&options.socket)) {
             // The peer may be gone already: setting an option says so.
             tracing::debug!(%error, "an accepted connection could not be set up");
             core.stats.accept_failed += 1;

@@ -33,7 +33,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     pub(super) fn take_control(&mut self) {
-        while let Some(envelope) = self.mailbox.pop_control() {
+        // What comes meanwhile is for the next slice.
+        for _ in 0..self.mailbox.mailbox().control_len() {
+            let Some(envelope) = self.mailbox.pop_control() else {
+                break;
+            };
             self.core.stats.mailbox_items += 1;
             self.open_envelope(envelope);
             self.run_ops();

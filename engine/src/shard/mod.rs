@@ -286,8 +286,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn renew_chunk(&mut self) {
         let leased = Rc::strong_count(&self.chunk) > 1;
         if leased {
-            let used = std::mem::replace(&mut self.chunk, Chunk::new(0));
-            self.chunk = self.chunks.replace(used);
+            self.chunks.replace(&mut self.chunk);
         }
         if leased || self.lease == Lease::Copy {
             self.lease = if self.chunks.is_low() {

@@ -13,8 +13,8 @@ use crate::handler::{ConnectId, Handler, Origin, Peer};
 use crate::options::{Address, Connector};
 use crate::timer::TimerKey;
 
-/// An attempt that begins during a shutdown is refused after so long.
-const SHUTDOWN_ANSWER: Duration = Duration::from_millis(10);
+/// An attempt that fails at once is reported after so long.
+const REFUSAL_DELAY: Duration = Duration::from_millis(1);
 
 /// A connector and what has become of it so far.
 #[derive(Debug)]
@@ -25,6 +25,9 @@ pub(crate) struct Outgoing {
     /// The slot of the attempt under way or of the connection made.
     slot: u32,
     timer: Option<TimerKey>,
+    /// The attempt failed at once; told by timer, so that a handler that answers a failure by a new
+    /// attempt does not go round and round in one turn.
+    refused: Option<ConnectError>,
 }
 
 impl<P> Core<P> {
@@ -37,15 +40,10 @@ impl<P> Core<P> {
             attempt: 0,
             slot: NONE,
             timer: None,
+            refused: None,
         };
         self.outgoing.insert(connect, outgoing);
-        if self.shutting_down {
-            // Not at once: a handler that answers each failure by a new attempt would go round
-            // and round.
-            self.set_timer_in(SHUTDOWN_ANSWER, Timer::Reconnect { connect });
-        } else {
-            self.ops.push(Op::Connect { connect });
-        }
+        self.ops.push(Op::Connect { connect });
         ConnectId(connect)
     }
 
@@ -71,15 +69,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         };
         outgoing.timer = None;
+        if let Some(error) = outgoing.refused.take() {
+            return self.connect_failed(connect, error);
+        }
         outgoing.attempt = outgoing.attempt.saturating_add(1);
         let attempt = outgoing.attempt;
         let connector = outgoing.connector.clone();
         if self.core.shutting_down {
-            return self.connect_failed(connect, ConnectError::Shutdown);
+            return self.refuse(connect, ConnectError::Shutdown);
         }
         let limit = self.core.limits.connections_max;
         if self.core.connections.len() >= limit {
-            return self.connect_failed(connect, ConnectError::ConnectionLimit { limit });
+            return self.refuse(connect, ConnectError::ConnectionLimit { limit });
         }
         let address = match &connector.address {
             Address::Tcp(address) => Some(*address),
@@ -100,7 +101,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .connect(slot, &connector.address, &options.socket)
         {
             self.core.connections.remove(slot, None);
-            return self.connect_failed(connect, ConnectError::Io(error));
+            return self.refuse(connect, ConnectError::Io(error));
         }
         let deadline = Timer::ConnectDeadline { connect, attempt };
         let timer = self.core.set_timer_in(connector.deadline, deadline);
@@ -153,6 +154,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
+    /// The attempt failed at once.
+    fn refuse(&mut self, connect: u32, error: ConnectError) {
+        let timer = self
+            .core
+            .set_timer_in(REFUSAL_DELAY, Timer::Reconnect { connect });
+        if let Some(outgoing) = self.core.outgoing.get_mut(&connect) {
+            outgoing.refused = Some(error);
+            outgoing.timer = Some(timer);
+        }
+    }
+
     fn connect_failed(&mut self, connect: u32, error: ConnectError) {
         self.core.stats.connect_failed += 1;
         let retry = self.schedule_retry(connect);
@@ -201,10 +213,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let mut all: Vec<u32> = self.core.outgoing.keys().copied().collect();
         all.sort_unstable();
         for connect in all {
-            let made = self.core.outgoing.get(&connect).is_some_and(|outgoing| {
-                let connection = self.core.connections.get(outgoing.slot);
-                connection.is_some_and(|connection| connection.state != State::Connecting)
-            });
+            // Attempts and pauses between them have a timer; a connection that was made has none.
+            let outgoing = self.core.outgoing.get(&connect);
+            let made = outgoing.is_some_and(|outgoing| outgoing.timer.is_none());
             if !made {
                 self.core.cancel_connect(ConnectId(connect));
                 self.core.stats.connect_failed += 1;

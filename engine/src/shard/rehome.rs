@@ -25,7 +25,6 @@ use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CloseReason;
 use crate::handler::Handler;
-use crate::options::SocketOptions;
 use crate::router_id::RouterId;
 
 /// A fence whose mailbox was full is tried again so soon.
@@ -140,10 +139,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             core.relieve_send_pressure();
         }
         // The socket has its options already.
-        if let Err(error) = self
-            .driver
-            .register(slot, socket, &SocketOptions::default())
-        {
+        if let Err(error) = self.driver.register(slot, socket, None) {
             core.kill(slot, CloseReason::Broken(error));
         } else {
             self.driver.set_reading(slot, false);

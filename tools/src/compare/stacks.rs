@@ -46,12 +46,19 @@ pub(crate) const TWO_SHARDS: &str = "proscenium-2shards";
 pub(crate) const TOKIO_CODEC: &str = "tokio-codec";
 
 /// Every server that can be compared.
-pub(crate) static STACKS: [Stack; 7] = [
+pub(crate) static STACKS: [Stack; 8] = [
     Stack {
         name: PROSCENIUM,
-        about: "the engine, a handler called for each message",
+        about: "the engine, a handler called for each message, which forwards it",
         program: Program::Own,
         args: &["echo"],
+        shards: None,
+    },
+    Stack {
+        name: "proscenium-send",
+        about: "the same, each answer sent on its own and copied",
+        program: Program::Own,
+        args: &["echo", "--answer", "send"],
         shards: None,
     },
     Stack {

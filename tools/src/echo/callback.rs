@@ -5,11 +5,13 @@ use std::time::Instant;
 use proscenium_engine::{Context, Engine, Handler, Limits, Listener, Message, RouterId};
 
 use super::{Summary, announce, print};
-use crate::cli::EchoArgs;
+use crate::cli::{Answer, EchoArgs};
 use crate::{metrics, signals};
 
 /// Sends every message back.
-struct Echo;
+struct Echo {
+    answer: Answer,
+}
 
 impl Handler for Echo {
     type Post = ();
@@ -17,7 +19,10 @@ impl Handler for Echo {
     #[inline]
     fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
         // `Full` or `Gone` are the peer's loss: the overflow policy has acted and counted.
-        let _ = cx.forward(from, &message);
+        let _ = match self.answer {
+            Answer::Forward => cx.forward(from, &message),
+            Answer::Send => cx.send(from, &message),
+        };
     }
 }
 
@@ -33,9 +38,9 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
     if !args.pin.is_empty() {
         builder = builder.pin_cpus(&args.pin);
     }
-    let begin = Instant::now();
+    let (begin, answer) = (Instant::now(), args.answer);
     let engine = builder
-        .start(|_| Echo)
+        .start(move |_| Echo { answer })
         .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
     let handle = engine.handle();
 

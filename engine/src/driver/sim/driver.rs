@@ -273,11 +273,13 @@ impl Driver for SimDriver {
         &mut self,
         conn: u32,
         socket: RawSocket,
-        options: &SocketOptions,
+        options: Option<&SocketOptions>,
     ) -> io::Result<()> {
         let Held::End(end) = held(socket)? else {
             return Err(wrong_socket("a connection", "a listening socket"));
         };
+        let kept = SocketOptions::default();
+        let options = options.unwrap_or(&kept);
         self.with(|network, index| network.take_in(index, conn, end, options));
         Ok(())
     }

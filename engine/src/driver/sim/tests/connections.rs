@@ -255,7 +255,7 @@ fn a_detached_socket_keeps_its_bytes_and_may_move_to_another_driver() {
     );
     // Through another thread, as a mailbox would carry it.
     let socket = std::thread::spawn(move || socket).join().unwrap();
-    two.register(5, socket, &options()).unwrap();
+    two.register(5, socket, Some(&options())).unwrap();
     let mut chunk = [0; 64];
     let seen = round(&mut two, &mut chunk);
     assert!(

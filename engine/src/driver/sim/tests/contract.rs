@@ -61,7 +61,7 @@ fn a_reused_slot_hears_nothing_of_its_former_connection() {
     pass(&net, SECOND);
     assert!(driver.has_ready(), "the first connection is in line");
     driver.close(0);
-    driver.register(0, socket, &options()).unwrap();
+    driver.register(0, socket, Some(&options())).unwrap();
     assert!(round(&mut driver, &mut [0; 8]).is_empty());
 }
 
@@ -82,7 +82,7 @@ fn sockets_of_another_kind_are_refused() {
     let net = quiet_net();
     let mut driver = listening(&net);
     let bound = RawSocket::Sim(net.bind(&address()).unwrap());
-    assert!(driver.register(0, bound, &options()).is_err());
+    assert!(driver.register(0, bound, Some(&options())).is_err());
     let file = std::fs::File::open("/dev/null").unwrap();
     assert!(driver.listen(1, RawSocket::Fd(file.into())).is_err());
 }

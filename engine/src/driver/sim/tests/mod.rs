@@ -62,7 +62,7 @@ fn connected(net: &SimNet, driver: &mut SimDriver) -> super::SimPeer {
     let Some(Completion::Accepted { socket, .. }) = accepted.pop() else {
         panic!("{accepted:?} instead of a connection");
     };
-    driver.register(0, socket, &options()).unwrap();
+    driver.register(0, socket, Some(&options())).unwrap();
     peer
 }
 
@@ -168,7 +168,9 @@ impl Echo {
                 seen.accepted += 1;
                 let conn = self.next_conn;
                 self.next_conn += 1;
-                self.driver.register(conn, socket, &options()).unwrap();
+                self.driver
+                    .register(conn, socket, Some(&options()))
+                    .unwrap();
                 self.conns.insert(conn, EchoConn::default());
             }
             Completion::AcceptFailed { .. } => {

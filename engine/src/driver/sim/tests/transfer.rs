@@ -130,7 +130,7 @@ fn what_a_round_left_comes_in_the_next_one() {
     let Completion::Accepted { socket, .. } = round(&mut driver, &mut [0; 64]).remove(0) else {
         panic!("no second connection");
     };
-    driver.register(1, socket, &options()).unwrap();
+    driver.register(1, socket, Some(&options())).unwrap();
     round(&mut driver, &mut [0; 64]);
     first.write(b"a");
     second.write(b"b");
