@@ -28,10 +28,11 @@ fn forwarded_and_copied_messages_leave_in_order_however_they_are_split() {
     });
     let server = Server::with(Limits::default(), loopback(), behaviour);
     let (mut stream, _) = server.accept();
-    let bytes: Vec<u8> = (0..40u8)
-        .flat_map(|n| frame(&vec![n; usize::from(n)]))
+    // Some shorter than what is worth forwarding, some longer.
+    let bytes: Vec<u8> = (0..30u8)
+        .flat_map(|n| frame(&vec![n; usize::from(n) * 20]))
         .collect();
-    for split in 1..bytes.len() {
+    for split in (1..bytes.len()).step_by(7) {
         stream.write_all(&bytes[..split]).unwrap();
         stream.write_all(&bytes[split..]).unwrap();
         assert!(

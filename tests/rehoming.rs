@@ -383,10 +383,14 @@ fn a_connection_whose_messages_pile_up_between_shards_is_closed_not_thinned_out(
     until_at(&server, id, away);
     ask(&mut client, b"settled");
     let (release, released) = std::sync::mpsc::channel::<()>();
+    let (begin, begun) = std::sync::mpsc::channel::<()>();
     let blocked = support::Job::new(move |_| {
+        begin.send(()).unwrap();
         let _ = released.recv_timeout(PATIENCE);
     });
     server.handle.post(away, blocked).unwrap();
+    // From here on it takes nothing.
+    begun.recv_timeout(PATIENCE).unwrap();
     let (sent, error) = server.on(home, move |cx| {
         let mut sent = 0u32;
         loop {

@@ -156,16 +156,16 @@ impl<'a> Message<'a> {
 
     /// The message with `header` before it, if it stands so in a chunk that may be kept.
     #[inline]
-    pub(crate) fn with_header(&self, header: &[u8]) -> Option<Range<usize>> {
+    pub(crate) fn with_header<const H: usize>(&self, header: [u8; H]) -> Option<Range<usize>> {
         let keep = match self.lease {
             Lease::Chunk => true,
             Lease::Tail => self.bytes.len() >= TAIL_RELAY_MIN,
             Lease::Copy => false,
         };
         let start = self.start();
-        let begin = start.checked_sub(header.len()).filter(|_| keep)?;
-        let found = self.chunk.bytes().get(begin..start)? == header;
-        found.then(|| begin..start + self.bytes.len())
+        let begin = start.checked_sub(H).filter(|_| keep)?;
+        let found = self.chunk.bytes().get(begin..)?.first_chunk()?;
+        (*found == header).then(|| begin..start + self.bytes.len())
     }
 
     /// The bytes of the message, for the whole of the handler's call.

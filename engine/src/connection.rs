@@ -192,9 +192,9 @@ impl Connection {
     pub(crate) fn frame_of(&self, message: &Message<'_>) -> Option<Range<usize>> {
         let length = message.len() as u32;
         match self.framing {
-            Framing::Be32 => message.with_header(&length.to_be_bytes()),
-            Framing::Le32 => message.with_header(&length.to_le_bytes()),
-            Framing::Raw => message.with_header(&[]),
+            Framing::Be32 => message.with_header(length.to_be_bytes()),
+            Framing::Le32 => message.with_header(length.to_le_bytes()),
+            Framing::Raw => message.with_header([]),
         }
     }
 

@@ -68,7 +68,8 @@ impl<'a, P> Context<'a, P> {
 
     /// Sends a received message on as it is: to where it came from (an echo), or to others. It is
     /// not copied as long as it follows what was forwarded to `to` before (or nothing waits there),
-    /// the framing is the same and receive chunks last; otherwise as with [`send`](Self::send).
+    /// the framing is the same, receive chunks last, and it is not so short (256 B) that copying is
+    /// cheaper; otherwise as with [`send`](Self::send).
     ///
     /// # Errors
     /// Those of [`send`](Self::send).
