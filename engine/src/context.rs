@@ -165,6 +165,49 @@ impl<'a, P> Context<'a, P> {
             .map(|connection| connection.peer)
     }
 
+    /// Keeps a word with a connection of this shard, for the embedder alone: an index or a key of
+    /// what it knows of the connection. It begins as 0 and moves along when the connection does.
+    /// False if it is gone or lives elsewhere.
+    pub fn set_tag(&mut self, id: RouterId, tag: u64) -> bool {
+        match self.core.connections.find_mut(id) {
+            Some((_, connection)) if connection.state != State::Dead => {
+                connection.tag = tag;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What [`set_tag`](Self::set_tag) kept with a connection of this shard; 0 if nothing, or if
+    /// it is gone or lives elsewhere. In [`on_disconnect`](crate::Handler::on_disconnect) and
+    /// [`on_departed`](crate::Handler::on_departed) the tag of the connection in question can
+    /// still be read.
+    #[inline]
+    pub fn tag(&self, id: RouterId) -> u64 {
+        match self.core.connections.here(id) {
+            Some(connection) => connection.tag,
+            None => match self.core.leaving {
+                Some((leaving, tag)) if leaving == id => tag,
+                _ => 0,
+            },
+        }
+    }
+
+    /// The shard where a connection lives, as far as this shard knows: this one, or where it moved
+    /// to if it was born here. Of one that was born elsewhere and is not here, only the shard of
+    /// its birth is known, which passes on what it is sent. `None`: it was born here and is gone,
+    /// or no shard of this engine can have made that id.
+    pub fn home(&self, id: RouterId) -> Option<usize> {
+        let here = self.core.shard;
+        if self.core.connections.here(id).is_some() {
+            return Some(here);
+        }
+        if id.shard() == here {
+            return self.core.connections.moved_to(id);
+        }
+        (id.shard() < self.shards()).then_some(id.shard())
+    }
+
     /// Calls [`on_timer`](crate::Handler::on_timer) with `token` after `delay`: never before,
     /// and at most about 0.3 ms after, plus what the shard is busy with.
     pub fn set_timer(&mut self, delay: Duration, token: u64) -> TimerKey {

@@ -103,6 +103,8 @@ pub(crate) struct Core<P> {
     /// The slot whose messages are being dispatched, and whether to stop doing so.
     pub(crate) current: u32,
     pub(crate) stop_dispatch: bool,
+    /// While the handler is told that a connection ended or departed: its id and its tag.
+    pub(crate) leaving: Option<(RouterId, u64)>,
     pub(crate) outgoing: FxHashMap<u32, Outgoing>,
     pub(crate) next_connect: u32,
     pub(crate) random: Random,
@@ -141,6 +143,7 @@ impl<P> Core<P> {
             ops: Vec::new(),
             current: NONE,
             stop_dispatch: false,
+            leaving: None,
             outgoing: FxHashMap::default(),
             next_connect: 0,
             random: Random::new(seed ^ (shard as u64) << 32),

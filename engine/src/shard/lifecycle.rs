@@ -293,8 +293,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         core.shared.stats[core.shard].count_close(&reason);
         tracing::trace!(%id, %reason, "connection ended");
+        core.leaving = Some((id, connection.tag));
         self.handler
             .on_disconnect(&mut Context::new(core), id, &reason);
+        core.leaving = None;
         if let Some(lost) = lost.filter(|_| !is_guest) {
             self.outgoing_ended(lost);
         }
