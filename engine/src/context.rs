@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::body::Message;
+use crate::body::{Body, Message};
 use crate::connection::{Pause, State};
 use crate::error::{CloseReason, PostError, SendError};
 use crate::handle::Handle;
@@ -76,6 +76,20 @@ impl<'a, P> Context<'a, P> {
     #[inline]
     pub fn forward(&mut self, to: RouterId, message: &Message<'_>) -> Result<(), SendError> {
         self.core.forward(to, message)
+    }
+
+    /// Sends a kept message on: as with [`forward`](Self::forward) if it is leased, which its
+    /// lease outlives until it is written; as with [`send_shared`](Self::send_shared) if it owns
+    /// its bytes.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    #[inline]
+    pub fn forward_body(&mut self, to: RouterId, body: &Body) -> Result<(), SendError> {
+        match body.received() {
+            Ok(message) => self.core.forward(to, &message),
+            Err(bytes) => self.core.send_shared(to, bytes),
+        }
     }
 
     /// Lets `encode` write the body, of at most `max` bytes, straight into the send buffer, and
