@@ -23,7 +23,7 @@ use crate::shard::envelope::Envelope;
 use crate::shard::{DrainReport, Listening, Shard as ShardOn};
 use crate::stats::SharedStats;
 use crate::time::Time;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{Stall, StallHook, Watchdog};
 
 /// What [`Engine`]'s `Drop` gives the shards to end in good order.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
@@ -60,6 +60,7 @@ pub struct EngineBuilder {
     name: String,
     seed: Option<u64>,
     stall: Duration,
+    on_stall: Option<StallHook>,
 }
 
 impl EngineBuilder {
@@ -72,6 +73,7 @@ impl EngineBuilder {
             name: "proscenium".to_owned(),
             seed: None,
             stall: Duration::from_millis(500),
+            on_stall: None,
         }
     }
 
@@ -115,6 +117,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Has `call` called beside the log line, once per stall and while it lasts: for what knows
+    /// more of what runs on a shard than the engine does. It runs on the watchdog's thread, which
+    /// looks at no shard meanwhile and which the engine's end waits for: it must not block. The
+    /// last call of this counts.
+    pub fn on_stall(mut self, call: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
+        self.on_stall = Some(StallHook::new(call));
+        self
+    }
+
     /// Seeds the generators of the shards ([`Context::random`]); default: from the clock.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -139,7 +150,7 @@ impl EngineBuilder {
             unix_paths,
             epoch,
         } = self.prepare()?;
-        let watchdog = Watchdog::start(&shared, epoch, self.stall)?;
+        let watchdog = Watchdog::start(&shared, epoch, self.stall, self.on_stall.take())?;
         let make = Arc::new(make);
         let seed = self.base_seed();
         let mut threads = Vec::new();

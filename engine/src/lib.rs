@@ -62,3 +62,4 @@ pub use stats::{EngineStats, HISTOGRAM_BUCKETS, Histogram, ShardStats};
 pub use stream_socket::{Event, StreamSocket, StreamSocketBuilder};
 pub use time::Time;
 pub use timer::TimerKey;
+pub use watchdog::Stall;
