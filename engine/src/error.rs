@@ -22,7 +22,8 @@ pub enum CloseReason {
     /// We closed it: [`Context::close`](crate::Context::close) or the handle's `close`.
     Local,
     /// The peer sent bytes that are not a frame of the listener's framing, or a frame over its
-    /// limit; the error names what was expected and what came.
+    /// limit; the error names what was expected and what came. What was queued for it is still
+    /// written, as after a graceful close, whose time limit holds.
     BadFrame(FrameError),
     /// Its send queue passed the high watermark under
     /// [`Overflow::Close`](crate::Overflow::Close).

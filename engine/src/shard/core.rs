@@ -525,16 +525,18 @@ impl<P> Core<P> {
         if connection.ending.is_none() {
             connection.ending = Some(reason);
         }
-        if connection.held.is_some() {
-            return; // once what is under way has arrived (`rehome.rs`)
-        }
-        connection.state = State::Closing;
+        let is_held = connection.held.is_some();
+        if !is_held {
+            connection.state = State::Closing;
+        } // else once what is under way has arrived (`rehome.rs`)
         let id = connection.id;
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;
         }
-        self.ops.push(Op::Close(id));
+        if !is_held {
+            self.ops.push(Op::Close(id));
+        }
     }
 
     /// Ends a connection at once. Its memory is free from now on, its slot when the handler's
@@ -548,7 +550,10 @@ impl<P> Core<P> {
         }
         connection.state = State::Dead;
         let broke = matches!(reason, CloseReason::Broken(_));
-        connection.ending = Some(reason);
+        // However the close after a bad frame ends, that frame is why.
+        if !matches!(connection.ending, Some(CloseReason::BadFrame(_))) {
+            connection.ending = Some(reason);
+        }
         let held = connection
             .held
             .take()
