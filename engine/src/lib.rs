@@ -22,6 +22,7 @@ mod accept_rate;
 #[doc(hidden)]
 pub mod bench_support;
 mod body;
+mod bound;
 mod connection;
 mod context;
 mod driver;
