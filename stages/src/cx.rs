@@ -29,8 +29,7 @@ pub struct Cx<'a, S> {
     frame: u32,
     /// The request that is being handled, with those that wait for it.
     call: Option<Call>,
-    /// Tied to this very invocation.
-    brand: PhantomData<Cell<(&'a (), fn(S))>>,
+    stage: PhantomData<fn(S)>,
 }
 
 impl<'a, S> Cx<'a, S> {
@@ -41,7 +40,7 @@ impl<'a, S> Cx<'a, S> {
             key,
             frame,
             call,
-            brand: PhantomData,
+            stage: PhantomData,
         }
     }
 }

@@ -204,8 +204,10 @@ impl System {
 
 /// Wakers of a shard's frames for other threads: made when first used, kept as long as the system.
 struct Wakers {
-    chunks: Box<[OnceLock<Box<[OnceLock<ShardWaker>]>>]>,
+    chunks: Box<[OnceLock<Chunk>]>,
 }
+
+type Chunk = Box<[OnceLock<ShardWaker>]>;
 
 /// Frames per chunk of [`Wakers`].
 const WAKERS: usize = 4096;

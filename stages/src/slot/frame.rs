@@ -47,7 +47,7 @@ impl<S> FramePtr<S> {
     }
 
     pub(super) fn cx(self) -> *mut Cx<'static, S> {
-        UnsafeCell::raw_get(&raw const (*self.head()).cx).cast()
+        UnsafeCell::raw_get(&raw const self.head().cx).cast()
     }
 
     fn future<F>(self) -> *mut F {
