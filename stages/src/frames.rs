@@ -21,8 +21,6 @@ struct Entry {
     /// Counts the uses; part of a waker's name.
     generation: Cell<u32>,
     woken: Cell<bool>,
-    /// The invocation that uses it.
-    invocation: Cell<u64>,
     /// Its requests under way: a list in the shard's table of waits.
     waits: Cell<u32>,
 }
@@ -54,7 +52,6 @@ impl Frames {
             owner: Cell::new(Owner::Task(u32::MAX)),
             generation: Cell::new(0),
             woken: Cell::new(false),
-            invocation: Cell::new(0),
             waits: Cell::new(NONE),
         });
         index
@@ -67,11 +64,10 @@ impl Frames {
 
     /// The frame begins to be used; returns the generation that its wakers carry.
     #[inline]
-    pub(crate) fn lend(&self, index: u32, owner: Owner, invocation: u64) -> u32 {
+    pub(crate) fn lend(&self, index: u32, owner: Owner) -> u32 {
         let entries = self.entries.borrow();
         let entry = &entries[index as usize];
         entry.owner.set(owner);
-        entry.invocation.set(invocation);
         entry.woken.set(false);
         entry.generation.get()
     }
@@ -87,11 +83,6 @@ impl Frames {
     /// The generation of the present use.
     pub(crate) fn generation(&self, index: u32) -> u32 {
         self.entries.borrow()[index as usize].generation.get()
-    }
-
-    /// The invocation that uses the frame.
-    pub(crate) fn invocation(&self, index: u32) -> u64 {
-        self.entries.borrow()[index as usize].invocation.get()
     }
 
     /// The list of its requests under way: the number of the first.
@@ -159,7 +150,7 @@ mod tests {
             stage_type: 1,
             slot: 7,
         };
-        let first = frames.lend(index, owner, 1);
+        let first = frames.lend(index, owner);
         frames.wake(index, first);
         frames.wake(index, first);
         assert_eq!(frames.woken(), 1);
@@ -168,7 +159,7 @@ mod tests {
         frames.wake(index, first);
         frames.end(index);
         assert_eq!(frames.next(), None, "ended between wake and poll");
-        let second = frames.lend(index, owner, 2);
+        let second = frames.lend(index, owner);
         frames.wake(index, first);
         assert_eq!(frames.next(), None, "the first use is over");
         frames.wake(index, second);
