@@ -35,6 +35,8 @@ struct Row {
     result: Spread,
     /// Ratio of the results to those of the best foreign peer, round by round.
     to_best_foreign: Option<Spread>,
+    /// Median share of the time on a CPU.
+    on_cpu: Option<f64>,
     /// Median share of the messages between different threads.
     apart: Option<f64>,
 }
@@ -179,10 +181,11 @@ fn summarise(runs: &[Run], peers: &[Peer], workloads: &[Workload]) -> Vec<Row> {
             let Some(result) = spread(&results) else {
                 continue;
             };
-            let apart = runs
-                .iter()
-                .filter(|run| run.record.workload == workload && run.record.peer == peer)
-                .filter_map(|run| run.record.apart);
+            let median = |share: fn(&Record) -> Option<f64>| {
+                let of = |run: &&Run| run.record.workload == workload && run.record.peer == peer;
+                let shares = runs.iter().filter(of).filter_map(|run| share(&run.record));
+                Spread::of(shares).map(|spread| spread.median)
+            };
             rows.push(Row {
                 workload,
                 peer,
@@ -192,7 +195,8 @@ fn summarise(runs: &[Run], peers: &[Peer], workloads: &[Workload]) -> Vec<Row> {
                 to_best_foreign: best
                     .as_ref()
                     .and_then(|(_, best)| paired_ratio(&results, best)),
-                apart: Spread::of(apart).map(|apart| apart.median),
+                on_cpu: median(|record| record.on_cpu),
+                apart: median(|record| record.apart),
             });
         }
     }
@@ -202,8 +206,8 @@ fn summarise(runs: &[Run], peers: &[Peer], workloads: &[Workload]) -> Vec<Row> {
 /// The rows as a Markdown table.
 fn table(rows: &[Row]) -> String {
     let mut table = String::from(
-        "\n| workload | peer | median (range) | × best foreign (range) | on different threads |\n\
-         |---|---|---|---|---|\n",
+        "\n| workload | peer | median (range) | × best foreign (range) | on a CPU | on different threads |\n\
+         |---|---|---|---|---|---|\n",
     );
     for row in rows {
         let Spread {
@@ -212,13 +216,14 @@ fn table(rows: &[Row]) -> String {
         let ratio = row.to_best_foreign.map_or_else(String::new, |ratio| {
             format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max)
         });
-        let apart = row
-            .apart
-            .map_or_else(String::new, |apart| format!("{:.0} %", apart * 100.0));
+        let percent = |share: Option<f64>| {
+            share.map_or_else(String::new, |share| format!("{:.0} %", share * 100.0))
+        };
+        let (on_cpu, apart) = (percent(row.on_cpu), percent(row.apart));
         // Writing to a string does not fail.
         let _ = writeln!(
             table,
-            "| {}, {} | {} {} | {} ({}–{}) | {ratio} | {apart} |",
+            "| {}, {} | {} {} | {} ({}–{}) | {ratio} | {on_cpu} | {apart} |",
             cli::name(row.workload),
             row.unit,
             cli::name(row.peer),
@@ -245,8 +250,10 @@ fn write(folder: &Path, rows: &[Row], runs: &[Run]) -> Result<(), String> {
     fs::write(folder.join("results.json"), text + "\n").map_err(|e| error(&e))?;
 
     let mut csv = csv::Writer::from_path(folder.join("results.csv")).map_err(|e| error(&e))?;
-    let header = "round,workload,peer,version,unit,result,messages,seconds,actors,in_flight,apart";
+    let header = "round,workload,peer,version,unit,result,messages,seconds,actors,in_flight,\
+                  on_cpu,apart";
     csv.write_record(header.split(',')).map_err(|e| error(&e))?;
+    let share = |share: Option<f64>| share.map_or_else(String::new, |share| share.to_string());
     for Run { round, record } in runs {
         let row = [
             round.to_string(),
@@ -259,9 +266,8 @@ fn write(folder: &Path, rows: &[Row], runs: &[Run]) -> Result<(), String> {
             record.seconds.to_string(),
             record.actors.to_string(),
             record.in_flight.to_string(),
-            record
-                .apart
-                .map_or_else(String::new, |apart| apart.to_string()),
+            share(record.on_cpu),
+            share(record.apart),
         ];
         csv.write_record(row).map_err(|e| error(&e))?;
     }
@@ -283,6 +289,7 @@ mod tests {
             seconds: 1.0,
             result,
             unit: String::new(),
+            on_cpu: None,
             apart: None,
         };
         Run { round, record }

@@ -5,8 +5,8 @@
 
 mod cli;
 mod compare;
-mod memory;
 mod peers;
+mod process;
 mod record;
 mod workload;
 
@@ -17,8 +17,8 @@ mod machine;
 mod statistics;
 
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
-use std::{process, thread};
 
 use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
@@ -89,7 +89,7 @@ fn end_after(deadline: Duration) {
         eprintln!(
             "error: no end after {seconds} s: a message was lost, or --deadline is too short"
         );
-        process::exit(1);
+        std::process::exit(1);
     });
 }
 

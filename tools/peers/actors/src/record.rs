@@ -23,6 +23,8 @@ pub(crate) struct Record {
     /// In the workload's unit.
     pub(crate) result: f64,
     pub(crate) unit: String,
+    /// Share of the time that the measuring thread was on a CPU, where all happens on it.
+    pub(crate) on_cpu: Option<f64>,
     /// Share of the messages for which the two players were on different threads, where they may
     /// be.
     pub(crate) apart: Option<f64>,
@@ -48,6 +50,7 @@ impl Record {
             seconds,
             result,
             unit: job.workload.unit().to_owned(),
+            on_cpu: outcome.on_cpu,
             apart: outcome.apart,
         }
     }
@@ -60,6 +63,9 @@ impl fmt::Display for Record {
         write!(f, "{workload:<14} {peer:<16} {result:>8} {unit}")?;
         let (actors, messages, seconds) = (self.actors, self.messages, self.seconds);
         write!(f, "  ({messages} messages, {actors} actors, {seconds:.2} s")?;
+        if let Some(on_cpu) = self.on_cpu {
+            write!(f, ", on a CPU {:.0} %", on_cpu * 100.0)?;
+        }
         if let Some(apart) = self.apart {
             write!(f, ", on different threads {:.0} %", apart * 100.0)?;
         }
@@ -99,7 +105,7 @@ mod tests {
             messages: 1_000_000,
             elapsed: Duration::from_millis(500),
             bytes: Some(4096),
-            apart: None,
+            ..Outcome::default()
         };
         let result = |workload| record(workload, outcome).result;
         assert_eq!(result(Workload::FanIn), 2e6);
@@ -112,8 +118,9 @@ mod tests {
         let outcome = Outcome {
             messages: 3_000_000,
             elapsed: Duration::from_secs(2),
-            bytes: None,
+            on_cpu: Some(0.5),
             apart: Some(0.25),
+            ..Outcome::default()
         };
         let line = record(Workload::TwoThreads, outcome).to_string();
         for part in [

@@ -18,6 +18,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::process;
+
 /// A workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -100,6 +102,9 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// Bytes of memory that the actors took, where that is measured.
     pub(crate) bytes: Option<u64>,
+    /// Share of the time that the measuring thread was on a CPU, where all happens on it: well below
+    /// 1, the machine was busy with something else.
+    pub(crate) on_cpu: Option<f64>,
     /// Share of the messages for which the two players were on different threads, where they
     /// may be; sampled.
     pub(crate) apart: Option<f64>,
@@ -110,6 +115,7 @@ pub(crate) struct Outcome {
 pub(crate) struct Pace {
     amount: Amount,
     begin: Instant,
+    cpu: Option<Duration>,
     sent: u64,
     batch: u64,
 }
@@ -119,6 +125,7 @@ impl Pace {
     pub(crate) fn begin(amount: Amount, batch: u64) -> Self {
         Self {
             amount,
+            cpu: process::thread_cpu(),
             begin: Instant::now(),
             sent: 0,
             batch,
@@ -139,9 +146,16 @@ impl Pace {
 
     /// What the phase took. To be called when all it sent has been handled.
     pub(crate) fn end(self) -> Outcome {
+        let elapsed = self.begin.elapsed();
+        let on_cpu = || {
+            let cpu = process::thread_cpu()?.checked_sub(self.cpu?)?;
+            // The kernel's account lags by up to a tick.
+            (elapsed >= Duration::from_millis(100)).then(|| cpu.div_duration_f64(elapsed).min(1.0))
+        };
         Outcome {
             messages: self.sent,
-            elapsed: self.begin.elapsed(),
+            elapsed,
+            on_cpu: on_cpu(),
             ..Outcome::default()
         }
     }

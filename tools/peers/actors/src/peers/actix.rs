@@ -3,7 +3,7 @@
 use actix::{Actor, ActorContext, Addr, Arbiter, ArbiterHandle, AsyncContext, Context, Handler};
 use actix::{Message, System};
 
-use super::drive::{Actors, one_thread, one_threaded, rally};
+use super::drive::{Actors, Load, one_thread, one_threaded, rally};
 use crate::workload::{Counter, Job, LEAVE, Outcome, Play, Player, Workload};
 
 pub(super) fn run(job: &Job) -> Result<Outcome, String> {
@@ -78,7 +78,7 @@ impl Actors for Actix {
     type PlayerRef = Addr<PlayerActor>;
     type Place = ArbiterHandle;
 
-    async fn counter(state: Counter) -> Result<Self::CounterRef, String> {
+    async fn counter(state: Counter, _: Load) -> Result<Self::CounterRef, String> {
         Ok(CounterActor(state).start())
     }
 

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use crate::memory;
+use crate::process;
 use crate::workload::{Counter, Court, Job, LEAVE, Ledger, Outcome, Pace, Player, Workload};
 
 /// Most messages of one rally: after them the clock is read. Even, as [`Court`] wants it.
@@ -28,6 +28,15 @@ pub(super) const MAILBOX: usize = 1024;
 /// Actors started before they get to run, so that the run queue stays short.
 const STARTED_TOGETHER: u32 = 256;
 
+/// What an actor is written for, where there is a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    /// Many messages wait when it gets to run.
+    Flood,
+    /// One message waits, or few.
+    Trickle,
+}
+
 /// A library of actors.
 pub(super) trait Actors {
     /// Tells a [`Counter`], and keeps it alive.
@@ -38,7 +47,7 @@ pub(super) trait Actors {
     type Place;
 
     /// Starts an actor on the scheduler that runs this.
-    async fn counter(state: Counter) -> Result<Self::CounterRef, String>;
+    async fn counter(state: Counter, load: Load) -> Result<Self::CounterRef, String>;
 
     /// Tells it a message, waiting for room if its mailbox has a bound.
     async fn tell(counter: &Self::CounterRef, message: u64) -> Result<(), String>;
@@ -112,7 +121,10 @@ pub(super) async fn rally<A: Actors>(job: &Job, on: [&A::Place; 2]) -> Result<Ou
         }
         outcome = pace.end();
     }
-    outcome.apart = court.apart();
+    if watched {
+        outcome.apart = court.apart();
+        outcome.on_cpu = None; // this thread only waited
+    }
     A::serve(&first, LEAVE).await?;
     while court.left() < 2 {
         yield_now().await;
@@ -139,10 +151,10 @@ impl<A: Actors> Producer<A> {
         }
     }
 
-    async fn start(&mut self, actors: u32) -> Result<(), String> {
+    async fn start(&mut self, actors: u32, load: Load) -> Result<(), String> {
         for index in 0..actors {
             let state = Counter::new(index, &self.ledger);
-            self.counters.push(A::counter(state).await?);
+            self.counters.push(A::counter(state, load).await?);
             if index % STARTED_TOGETHER == 0 {
                 yield_now().await;
             }
@@ -189,7 +201,11 @@ impl<A: Actors> Producer<A> {
 /// Fan-in, with one actor, and round-robin.
 async fn tell_all<A: Actors>(job: &Job) -> Result<Outcome, String> {
     let mut producer = Producer::<A>::new(job);
-    producer.start(job.actors).await?;
+    let load = match job.workload {
+        Workload::FanIn => Load::Flood,
+        _ => Load::Trickle,
+    };
+    producer.start(job.actors, load).await?;
     let mut outcome = Outcome::default();
     for amount in job.phases() {
         let pace = Pace::begin(amount, producer.batch());
@@ -203,16 +219,16 @@ async fn tell_all<A: Actors>(job: &Job) -> Result<Outcome, String> {
 async fn idle<A: Actors>(job: &Job) -> Result<Outcome, String> {
     // What the first actor of all needs is not a cost of each.
     let mut warm = Producer::<A>::new(&Job { actors: 1, ..*job });
-    warm.start(1).await?;
+    warm.start(1, Load::Trickle).await?;
     warm.keep(Pace::begin(job.warm_up, 1)).await?;
     warm.finish().await?;
 
     let mut producer = Producer::<A>::new(job);
-    let before = memory::resident()?;
-    producer.start(job.actors).await?;
+    let before = process::resident_bytes()?;
+    producer.start(job.actors, Load::Trickle).await?;
     let pace = Pace::begin(job.measured, producer.batch());
     let mut outcome = producer.keep(pace).await?;
-    let after = memory::resident()?;
+    let after = process::resident_bytes()?;
     outcome.bytes = Some(after.saturating_sub(before));
     producer.finish().await?;
     Ok(outcome)

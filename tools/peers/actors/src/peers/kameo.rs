@@ -10,7 +10,7 @@ use kameo::mailbox::{self, MailboxReceiver, MailboxSender};
 use kameo::message::{Context, Message};
 use tokio::runtime::Handle;
 
-use super::drive::{Actors, MAILBOX, gone, on_tokio};
+use super::drive::{Actors, Load, MAILBOX, gone, on_tokio};
 use crate::workload::{Counter, Job, LEAVE, Outcome, Play, Player};
 
 pub(super) fn unbounded(job: &Job) -> Result<Outcome, String> {
@@ -110,7 +110,7 @@ impl<M: Mailbox> Actors for Kameo<M> {
     type PlayerRef = ActorRef<PlayerActor>;
     type Place = Handle;
 
-    async fn counter(state: Counter) -> Result<Self::CounterRef, String> {
+    async fn counter(state: Counter, _: Load) -> Result<Self::CounterRef, String> {
         Ok(CounterActor::spawn_with_mailbox(
             CounterActor(state),
             M::channel(),

@@ -4,7 +4,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, ActorRuntime};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::drive::{Actors, gone, on_tokio};
+use super::drive::{Actors, Load, gone, on_tokio};
 use crate::workload::{Counter, Job, LEAVE, Outcome, Play, Player};
 
 pub(super) fn run(job: &Job) -> Result<Outcome, String> {
@@ -78,7 +78,7 @@ impl Actors for Ractor {
     type PlayerRef = ActorRef<u64>;
     type Place = Handle;
 
-    async fn counter(state: Counter) -> Result<Self::CounterRef, String> {
+    async fn counter(state: Counter, _: Load) -> Result<Self::CounterRef, String> {
         let started = CounterActor::spawn(None, CounterActor, state).await;
         started
             .map(|(counter, _)| counter)

@@ -1,10 +1,13 @@
 //! No library: a tokio task and an mpsc channel for each actor, in both kinds of channel.
+//!
+//! An actor that is flooded receives many at once, which costs a fifth less per message there and a
+//! fifth more where one message waits: so the others receive one by one.
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender};
 
-use super::drive::{Actors, MAILBOX, gone, on_tokio};
+use super::drive::{Actors, Load, MAILBOX, gone, on_tokio};
 use crate::workload::{Counter, Job, LEAVE, Outcome, Play, Player};
 
 pub(super) fn unbounded(job: &Job) -> Result<Outcome, String> {
@@ -15,6 +18,9 @@ pub(super) fn bounded(job: &Job) -> Result<Outcome, String> {
     on_tokio::<Bounded>(job)
 }
 
+/// Most messages that a flooded actor takes out of its channel at once.
+const RECEIVED_TOGETHER: usize = 256;
+
 struct Unbounded;
 
 impl Actors for Unbounded {
@@ -22,13 +28,21 @@ impl Actors for Unbounded {
     type PlayerRef = UnboundedSender<u64>;
     type Place = Handle;
 
-    async fn counter(mut state: Counter) -> Result<Self::CounterRef, String> {
+    async fn counter(mut state: Counter, load: Load) -> Result<Self::CounterRef, String> {
         let (sender, mut mailbox) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(message) = mailbox.recv().await {
-                state.take(message);
-            }
-        });
+        match load {
+            Load::Trickle => tokio::spawn(async move {
+                while let Some(message) = mailbox.recv().await {
+                    state.take(message);
+                }
+            }),
+            Load::Flood => tokio::spawn(async move {
+                let mut messages = Vec::with_capacity(RECEIVED_TOGETHER);
+                while mailbox.recv_many(&mut messages, RECEIVED_TOGETHER).await > 0 {
+                    messages.drain(..).for_each(|message| state.take(message));
+                }
+            }),
+        };
         Ok(sender)
     }
 
@@ -73,13 +87,21 @@ impl Actors for Bounded {
     type PlayerRef = Sender<u64>;
     type Place = Handle;
 
-    async fn counter(mut state: Counter) -> Result<Self::CounterRef, String> {
+    async fn counter(mut state: Counter, load: Load) -> Result<Self::CounterRef, String> {
         let (sender, mut mailbox) = mpsc::channel(MAILBOX);
-        tokio::spawn(async move {
-            while let Some(message) = mailbox.recv().await {
-                state.take(message);
-            }
-        });
+        match load {
+            Load::Trickle => tokio::spawn(async move {
+                while let Some(message) = mailbox.recv().await {
+                    state.take(message);
+                }
+            }),
+            Load::Flood => tokio::spawn(async move {
+                let mut messages = Vec::with_capacity(RECEIVED_TOGETHER);
+                while mailbox.recv_many(&mut messages, RECEIVED_TOGETHER).await > 0 {
+                    messages.drain(..).for_each(|message| state.take(message));
+                }
+            }),
+        };
         Ok(sender)
     }
 
