@@ -206,7 +206,8 @@ fn summarise(runs: &[Run], peers: &[Peer], workloads: &[Workload]) -> Vec<Row> {
 /// The rows as a Markdown table.
 fn table(rows: &[Row]) -> String {
     let mut table = String::from(
-        "\n| workload | peer | median (range) | × best foreign (range) | on a CPU | on different threads |\n\
+        "\n| workload | peer | median (range) | × best foreign (range) | on a CPU \
+         | on different threads |\n\
          |---|---|---|---|---|---|\n",
     );
     for row in rows {

@@ -102,8 +102,8 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// Bytes of memory that the actors took, where that is measured.
     pub(crate) bytes: Option<u64>,
-    /// Share of the time that the measuring thread was on a CPU, where all happens on it: well below
-    /// 1, the machine was busy with something else.
+    /// Share of the time that the measuring thread was on a CPU, where all happens on it: well
+    /// below 1, the machine was busy with something else.
     pub(crate) on_cpu: Option<f64>,
     /// Share of the messages for which the two players were on different threads, where they
     /// may be; sampled.

@@ -111,3 +111,8 @@ fn phases_end_by_number_or_by_time() {
     assert_eq!((pace.next_batch(), pace.next_batch()), (Some(7), Some(7)));
     assert_eq!(Pace::begin(Amount::Messages(0), 2).next_batch(), None);
 }
+
+#[test]
+fn the_state_of_an_idle_actor_is_as_large_as_the_page_says() {
+    assert_eq!(size_of::<Counter>(), 48); // tools/peers/README.md
+}
