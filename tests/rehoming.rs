@@ -200,6 +200,61 @@ fn a_connection_moves_away_and_home_and_can_be_reached_from_everywhere() {
 }
 
 #[test]
+fn a_tag_moves_along_and_every_shard_knows_what_it_can_of_the_home() {
+    let server = serve(Limits::default(), Behaviour::echo());
+    let (client, id) = server.accept();
+    let home = id.shard();
+    let (away, third) = ((home + 1) % SHARDS, (home + 2) % SHARDS);
+    let known = |shard| server.on(shard, move |cx| (cx.tag(id), cx.home(id)));
+    assert_eq!(known(home), (0, Some(home)));
+    assert_eq!(known(away), (0, Some(home)));
+    assert!(!server.on(away, move |cx| cx.set_tag(id, 1)), "not here");
+    assert!(server.on(home, move |cx| cx.set_tag(id, u64::MAX)));
+    assert_eq!(known(home), (u64::MAX, Some(home)));
+    move_to(&server, id, away);
+    until_at(&server, id, away);
+    assert_eq!(known(away), (u64::MAX, Some(away)));
+    assert_eq!(known(home), (0, Some(away)));
+    assert_eq!(known(third), (0, Some(home)));
+    let departed = |seen: &Seen| match seen {
+        Seen::Departed { tag, .. } => Some(*tag),
+        _ => None,
+    };
+    assert_eq!(server.log.find(departed), Some(u64::MAX));
+    assert!(server.on(away, move |cx| cx.set_tag(id, 7)));
+    // By way of its birth shard, and home again.
+    for to in [third, home] {
+        move_to(&server, id, to);
+        until_at(&server, id, to);
+        eventually("the tag", || (known(to) == (7, Some(to))).then_some(()));
+    }
+    // Ended, but the handler has not been told yet: neither.
+    let ended = server.on(home, move |cx| {
+        cx.abort(id);
+        (cx.tag(id), cx.set_tag(id, 8), cx.home(id))
+    });
+    assert_eq!(ended, (0, false, None));
+    let tag = eventually("the end", || {
+        server.log.find(|seen| match seen {
+            Seen::Disconnected { tag, .. } => Some(*tag),
+            _ => None,
+        })
+    });
+    assert_eq!(tag, 7, "as it was when it ended");
+    assert_eq!(known(home), (0, None));
+    assert_eq!(known(third), (0, Some(home)));
+    let nobody = RouterId::from_u64((SHARDS as u64) << 56 | 1);
+    let found = server.on(home, move |cx| (cx.tag(nobody), cx.home(nobody)));
+    assert_eq!(found, (0, None));
+    let (client2, next) = server.accept();
+    let shard = next.shard();
+    assert_eq!(server.on(shard, move |cx| cx.tag(next)), 0, "a new one");
+    drop((client, client2));
+    server.until_stats(|stats| stats.connections == 0);
+    server.end_clean();
+}
+
+#[test]
 fn an_unsent_backlog_moves_along_ahead_of_what_follows() {
     const KIB: usize = 1024;
     let server = serve(Limits::default(), Behaviour::echo());

@@ -302,6 +302,12 @@ fn frames_over_the_limit_cost_their_sender_the_connection_and_nobody_else() {
         bad.write(&frame(b"fine"));
         bad.write(&length.to_be_bytes());
         stage.world.run_for(SECOND);
+        let mut back = Vec::new();
+        bad.read(&mut back);
+        assert_eq!(take_frames(&mut back), [b"fine"]);
+        assert!(bad.is_read_closed());
+        bad.finish();
+        stage.world.run_for(SECOND);
         assert_eq!(
             stage.end_of(id).map(|(_, reason)| reason),
             Some("bad_frame")

@@ -126,6 +126,8 @@ pub(crate) struct Connection {
     pub(crate) held: Option<Box<SendQueue>>,
     /// Move on to this shard once the last move is settled.
     pub(crate) moves_on: Option<u8>,
+    /// `Context::set_tag`.
+    pub(crate) tag: u64,
 }
 
 impl Connection {
@@ -156,6 +158,7 @@ impl Connection {
             ending: None,
             held: None,
             moves_on: None,
+            tag: 0,
         }
     }
 }
@@ -393,6 +396,14 @@ impl Connections {
             Some(Slot::Here(connection)) if connection.id == id => Some(slot),
             _ => None,
         }
+    }
+
+    /// The connection of this id, if it lives here and has not ended.
+    #[inline]
+    pub(crate) fn here(&self, id: RouterId) -> Option<&Connection> {
+        let slot = self.find(id)?;
+        self.get(slot)
+            .filter(|connection| connection.state != State::Dead)
     }
 
     /// Where a connection that was born here lives now, if that is elsewhere.

@@ -22,7 +22,8 @@ pub enum CloseReason {
     /// We closed it: [`Context::close`](crate::Context::close) or the handle's `close`.
     Local,
     /// The peer sent bytes that are not a frame of the listener's framing, or a frame over its
-    /// limit; the error names what was expected and what came.
+    /// limit; the error names what was expected and what came. What was queued for it is still
+    /// written, as after a graceful close, whose time limit holds.
     BadFrame(FrameError),
     /// Its send queue passed the high watermark under
     /// [`Overflow::Close`](crate::Overflow::Close).
@@ -81,7 +82,7 @@ impl CloseReason {
     }
 
     /// The same reason once more; of an operating-system error, its code.
-    pub(crate) fn duplicate(&self) -> Self {
+    pub fn duplicate(&self) -> Self {
         match self {
             Self::PeerClosed => Self::PeerClosed,
             Self::PeerClosedMidFrame { received } => Self::PeerClosedMidFrame {
@@ -188,6 +189,15 @@ pub enum PostError<T> {
     Full(T),
     /// The shard has stopped, or there is no shard of that number.
     Stopped(T),
+}
+
+impl<T> PostError<T> {
+    /// What was not posted.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Full(posted) | Self::Stopped(posted) => posted,
+        }
+    }
 }
 
 impl<T> fmt::Display for PostError<T> {

@@ -119,6 +119,11 @@ impl<P> Handle<P> {
         }
     }
 
+    /// See [`Shared::begin_ending`].
+    pub(crate) fn begin_ending(&self) {
+        self.shared.begin_ending();
+    }
+
     /// How many shards the engine has.
     pub fn shards(&self) -> usize {
         self.shared.mailboxes.len()

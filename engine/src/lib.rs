@@ -22,6 +22,7 @@ mod accept_rate;
 #[doc(hidden)]
 pub mod bench_support;
 mod body;
+mod bound;
 mod connection;
 mod context;
 mod driver;
@@ -62,3 +63,4 @@ pub use stats::{EngineStats, HISTOGRAM_BUCKETS, Histogram, ShardStats};
 pub use stream_socket::{Event, StreamSocket, StreamSocketBuilder};
 pub use time::Time;
 pub use timer::TimerKey;
+pub use watchdog::Stall;

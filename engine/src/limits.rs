@@ -66,13 +66,17 @@ limits! {
     /// Connections of one shard, accepted and outgoing. One more is closed at once and counted.
     /// Default 100,000.
     connections_max: usize = 100_000;
-    /// Accepted connections per second and peer address (IP), averaged over
+    /// Accepted connections per second and peer address (an IPv4 address, or the /64 network of an
+    /// IPv6 address, all of which one host may have), averaged over
     /// [`accept_burst`](Self#structfield.accept_burst); more are closed at once and counted.
     /// 0 = no limit, the default.
     accepts_per_second: u32 = 0;
     /// How many connections of one address may come at once under `accepts_per_second`.
     /// Default 100.
     accept_burst: u32 = 100;
+    /// How long a listener rests after accepting failed, mostly for want of descriptors, before it
+    /// tries again. Not zero. Default 50 ms.
+    accept_retry: Duration = Duration::from_millis(50);
     /// Greatest body length of a frame in bytes, both directions. Default 2 MiB.
     frame_max: usize = 2 * MIB;
     /// Bytes read from one connection at once, the size of a receive chunk; the rest waits until
@@ -175,6 +179,9 @@ impl Limits {
                 ));
             }
         }
+        if self.accept_retry.is_zero() {
+            return Err("limits: accept_retry is 0, but must be longer".to_owned());
+        }
         if self.connections_max >= crate::RouterId::SLOTS_MAX {
             let most = crate::RouterId::SLOTS_MAX - 1;
             let given = self.connections_max;
@@ -198,5 +205,7 @@ mod tests {
             error.contains("send_high") && error.contains("send_low"),
             "{error}"
         );
+        let limits = Limits::default().accept_retry(Duration::ZERO);
+        assert!(limits.validate().unwrap_err().contains("accept_retry"));
     }
 }

@@ -103,6 +103,8 @@ pub(crate) struct Core<P> {
     /// The slot whose messages are being dispatched, and whether to stop doing so.
     pub(crate) current: u32,
     pub(crate) stop_dispatch: bool,
+    /// While the handler is told that a connection ended or departed: its id and its tag.
+    pub(crate) leaving: Option<(RouterId, u64)>,
     pub(crate) outgoing: FxHashMap<u32, Outgoing>,
     pub(crate) next_connect: u32,
     pub(crate) random: Random,
@@ -141,6 +143,7 @@ impl<P> Core<P> {
             ops: Vec::new(),
             current: NONE,
             stop_dispatch: false,
+            leaving: None,
             outgoing: FxHashMap::default(),
             next_connect: 0,
             random: Random::new(seed ^ (shard as u64) << 32),
@@ -522,16 +525,18 @@ impl<P> Core<P> {
         if connection.ending.is_none() {
             connection.ending = Some(reason);
         }
-        if connection.held.is_some() {
-            return; // once what is under way has arrived (`rehome.rs`)
-        }
-        connection.state = State::Closing;
+        let is_held = connection.held.is_some();
+        if !is_held {
+            connection.state = State::Closing;
+        } // else once what is under way has arrived (`rehome.rs`)
         let id = connection.id;
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;
         }
-        self.ops.push(Op::Close(id));
+        if !is_held {
+            self.ops.push(Op::Close(id));
+        }
     }
 
     /// Ends a connection at once. Its memory is free from now on, its slot when the handler's
@@ -545,7 +550,10 @@ impl<P> Core<P> {
         }
         connection.state = State::Dead;
         let broke = matches!(reason, CloseReason::Broken(_));
-        connection.ending = Some(reason);
+        // However the close after a bad frame ends, that frame is why.
+        if !matches!(connection.ending, Some(CloseReason::BadFrame(_))) {
+            connection.ending = Some(reason);
+        }
         let held = connection
             .held
             .take()

@@ -81,6 +81,7 @@ pub(crate) struct Moved {
     pub(crate) paused_by_overflow: bool,
     pub(crate) tell_drained: bool,
     pub(crate) read_closed: bool,
+    pub(crate) tag: u64,
 }
 
 impl Moved {
@@ -92,6 +93,7 @@ impl Moved {
         connection.spoke = self.spoke;
         connection.tell_drained = self.tell_drained;
         connection.read_closed = self.read_closed;
+        connection.tag = self.tag;
         connection.pause.set(Pause::HANDLER, self.paused_by_handler);
         connection
             .pause

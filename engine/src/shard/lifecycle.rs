@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::Shard;
 use super::core::Timer;
@@ -14,8 +13,6 @@ use crate::error::CloseReason;
 use crate::handler::{ConnectId, Handler, Origin, Peer};
 use crate::router_id::RouterId;
 
-/// Accepting goes on so long after it failed.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// A shard that has so many control items waiting is dealt no more connections.
 const DEAL_BACKLOG_MAX: usize = 4096;
 
@@ -115,8 +112,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let core = &mut self.core;
         core.stats.accept_failed += 1;
         core.stats.accept_shed += u64::from(shed);
-        tracing::warn!(%error, shed, listener, "accept failed, next try in {ACCEPT_RETRY:?}");
-        core.set_timer_in(ACCEPT_RETRY, Timer::ResumeAccept { listener });
+        let retry = core.limits.accept_retry;
+        tracing::warn!(%error, shed, listener, "accept failed, next try in {retry:?}");
+        core.set_timer_in(retry, Timer::ResumeAccept { listener });
     }
 
     /// The peer finished sending.
@@ -293,8 +291,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         core.shared.stats[core.shard].count_close(&reason);
         tracing::trace!(%id, %reason, "connection ended");
+        core.leaving = Some((id, connection.tag));
         self.handler
             .on_disconnect(&mut Context::new(core), id, &reason);
+        core.leaving = None;
         if let Some(lost) = lost.filter(|_| !is_guest) {
             self.outgoing_ended(lost);
         }

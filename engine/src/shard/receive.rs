@@ -131,7 +131,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             lease,
         );
         if let Some(error) = done.bad {
-            core.kill(slot, CloseReason::BadFrame(error));
+            core.close(slot, CloseReason::BadFrame(error));
         } else if done.at < len {
             core.keep(slot, &self.chunk.bytes()[done.at..len]);
         }
@@ -165,7 +165,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     at += take;
                 }
                 Decoded::Invalid(error) => {
-                    core.kill(slot, CloseReason::BadFrame(error));
+                    core.close(slot, CloseReason::BadFrame(error));
                     return len;
                 }
             }
@@ -191,7 +191,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         );
         drop(chunk);
         if let Some(error) = done.bad {
-            core.kill(slot, CloseReason::BadFrame(error));
+            core.close(slot, CloseReason::BadFrame(error));
             return;
         }
         let tail = core.connections.get_mut(slot).and_then(|c| c.tail.as_mut());

@@ -96,6 +96,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.buffers.export(connection.out.leased());
         core.send_bytes -= connection.out.bytes();
         core.stats.departed += 1;
+        core.leaving = Some((id, connection.tag));
         let moved = Moved {
             id,
             from: core.shard,
@@ -111,11 +112,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             paused_by_overflow: connection.pause.has(Pause::OVERFLOW),
             tell_drained: connection.tell_drained,
             read_closed: connection.read_closed,
+            tag: connection.tag,
         };
         core.shared.mailboxes[to].push_control(Envelope::Adopt(Box::new(moved)));
         // Before the fence: what the handler posts to `to` now is there before the next message.
         self.handler
             .on_departed(&mut Context::new(&mut self.core), id, to);
+        self.core.leaving = None;
         self.fence(to, id, Fence::Reads);
     }
 
