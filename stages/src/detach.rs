@@ -58,8 +58,8 @@ impl Tasks {
             number,
         });
         drop(tasks);
-        let generation = core.frames.lend(frame, Owner::Task(place));
-        core.frames.wake(frame, generation);
+        core.frames.suspend(frame, Owner::Task(place));
+        core.frames.wake(frame, core.frames.generation(frame));
         id
     }
 

@@ -7,12 +7,12 @@ use std::task::Poll;
 use proscenium_engine::{Body, CloseReason, RouterId};
 
 use crate::chain::Call;
-use crate::core::Core;
+use crate::core::{CLOCK_POLLS, Core, SLICE_TIME};
 use crate::cx::Cx;
 use crate::detach::TaskId;
 use crate::frames::Owner;
 use crate::head::Ending;
-use crate::slot::{At, FramePool, Phase, waker};
+use crate::slot::{At, FramePool, Phase};
 use crate::stage::Stage;
 use crate::timers::{Tick, TimerId};
 use crate::type_shard::TypeShard;
@@ -63,13 +63,9 @@ impl<S: Stage> TypeShard<S> {
             stage_type: number,
             slot: at.slot,
         };
-        let context = |frame| {
-            let generation = core.frames.lend(frame, owner);
-            let waker = waker(core.wake_key(frame, generation));
-            (Cx::new(core.ptr(), key, frame, call), waker)
-        };
+        let context = |frame| Cx::new(core.ptr(), key, frame, call);
         let sampled = core.sample_poll();
-        let polled = at.begin(core, &self.pool, context, handler, argument);
+        let polled = at.begin(core, &self.pool, owner, context, handler, argument);
         if let Some(began) = sampled {
             core.polled_since(began);
         }
@@ -196,8 +192,8 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Runs items until the stage is busy, at rest, gone, or has used its quota.
-    pub(crate) fn run_items(&self, core: &Core, at: At<'_, S>, quota: u32, done: &mut u32) {
-        let head = at.head();
+    pub(crate) fn run_items(&self, core: &Core, at: At<'_, S>, mut quota: u32, done: &mut u32) {
+        let (head, mut began) = (at.head(), None);
         while at.phase() == Phase::Idle {
             if head.ending.get() == Ending::Wanted {
                 head.ending.set(Ending::Destroying);
@@ -222,6 +218,13 @@ impl<S: Stage> TypeShard<S> {
             };
             core.waited(queued);
             *done += 1;
+            if *done % CLOCK_POLLS == 0 {
+                let now = core.clock();
+                let began = *began.get_or_insert(now);
+                if now.since(began) >= SLICE_TIME {
+                    quota = *done; // this one is its last
+                }
+            }
             head.started.set(head.started.get().wrapping_add(1));
             let _ = self.start(core, at, item);
         }

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::task::Context;
 
 use proscenium_engine::{CloseReason, Message, RouterId};
 
@@ -15,7 +14,7 @@ use crate::head::Ending;
 use crate::invocation::{Item, admit_all};
 use crate::options::TypeInfo;
 use crate::request::Reply;
-use crate::slot::{Arena, At, FramePool, Phase, waker};
+use crate::slot::{Arena, At, FramePool, Phase};
 use crate::stage::Stage;
 use crate::stage_ref::StageKey;
 use crate::timers::TimerId;
@@ -194,6 +193,8 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             return 0;
         }
         at.head().active.set(core.now_coarse());
+        // What comes meanwhile, perhaps from itself, waits for its next turn.
+        let quota = quota.min(at.head().len.get());
         let mut done = 0;
         self.guarded(core, at, || self.run_items(core, at, quota, &mut done));
         core.counters.messages.add(u64::from(done));
@@ -211,10 +212,8 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         at.head().active.set(core.now_coarse());
         core.watch(self.info.number, Method::Resumed, slot, at.head().id.get());
         self.guarded(core, at, || {
-            let generation = core.frames.generation(frame);
-            let waker = waker(core.wake_key(frame, generation));
             let sampled = core.sample_poll();
-            let polled = at.resume(core, &self.pool, &mut Context::from_waker(&waker));
+            let polled = at.resume(core, &self.pool);
             if let Some(began) = sampled {
                 core.polled_since(began);
             }
