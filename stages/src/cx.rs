@@ -25,7 +25,9 @@ use crate::type_shard::{Enter, Item, TypeShard};
 /// It lives as long as the invocation, across awaits. It cannot be kept.
 pub struct Cx<'a, S> {
     local: Local<'a>,
-    key: StageKey,
+    stage_type: u8,
+    slot: u32,
+    generation: u32,
     frame: u32,
     invocation: u64,
     /// The request that is being handled, with those that wait for it.
@@ -37,14 +39,16 @@ impl<'a, S> Cx<'a, S> {
     #[inline]
     pub(crate) fn new(
         core: CorePtr,
-        key: StageKey,
+        (stage_type, slot, generation): (u8, u32, u32),
         frame: u32,
         invocation: u64,
         call: Option<Box<Call>>,
     ) -> Self {
         Self {
             local: Local::new(core),
-            key,
+            stage_type,
+            slot,
+            generation,
             frame,
             invocation,
             call,
@@ -63,25 +67,28 @@ impl<'a, S> Deref for Cx<'a, S> {
 }
 
 impl<'a, S: Stage> Cx<'a, S> {
+    #[inline]
+    fn key(&self) -> StageKey {
+        let shard = self.core().shard;
+        StageKey::new(shard, self.stage_type, self.slot, self.generation)
+    }
+
     /// The address of this stage.
     pub fn me(&self) -> StageRef<S> {
-        StageRef::new(self.core().system.number, self.key)
+        StageRef::new(self.core().system.number, self.key())
     }
 
     /// The id under which the stage was wanted; `None` if it was [spawned](Local::spawn).
     pub fn id(&self) -> Option<u64> {
-        self.core().stages(self.key.stage_type()).id_of(self.key)
+        self.core().stages(self.stage_type).id_of(self.key())
     }
 
     fn stages(&self) -> &TypeShard<S> {
-        downcast_stages(self.core().stages(self.key.stage_type()))
+        downcast_stages(self.core().stages(self.stage_type))
     }
 
     fn extras<R: Default>(&self, call: impl FnOnce(&mut Extras) -> R) -> R {
-        let at = self
-            .stages()
-            .arena
-            .find(self.key.slot(), self.key.generation());
+        let at = self.stages().arena.find(self.slot, self.generation);
         at.map_or_else(R::default, |at| at.head().with_extras(call))
     }
 
@@ -106,7 +113,7 @@ impl<'a, S: Stage> Cx<'a, S> {
             .waits
             .add(&core.frames, self.frame, request, to.key, Arc::clone(&cell));
         let link = Link {
-            stage: self.key,
+            stage: self.key(),
             id: self.id(),
             invocation: self.invocation,
             request,
@@ -126,10 +133,7 @@ impl<'a, S: Stage> Cx<'a, S> {
     /// Ends this stage after this handler: [`Stage::on_destroy`] is next, what is in the backlog
     /// is dropped.
     pub fn stop_self(&self) {
-        let at = self
-            .stages()
-            .arena
-            .find(self.key.slot(), self.key.generation());
+        let at = self.stages().arena.find(self.slot, self.generation);
         if let Some(at) = at
             && at.head().ending.get() == Ending::No
         {
@@ -176,7 +180,7 @@ impl<'a, S: Stage> Cx<'a, S> {
         let core = self.core();
         let at = core.clock() + delay;
         let timer = StageTimer {
-            stage: self.key,
+            stage: self.key(),
             id,
             every,
             left,
@@ -214,7 +218,7 @@ impl<'a, S: Stage> Cx<'a, S> {
         F: Future + 'static,
     {
         let core = self.core();
-        let (key, local) = (self.key, Local::<'static>::new(core.ptr()));
+        let (key, local) = (self.key(), Local::<'static>::new(core.ptr()));
         let number = std::rc::Rc::new(Cell::new(u32::MAX));
         let mine = std::rc::Rc::clone(&number);
         let task = core.tasks.spawn(
@@ -288,7 +292,8 @@ impl Core {
 impl<S> fmt::Debug for Cx<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cx")
-            .field("key", &self.key)
+            .field("slot", &self.slot)
+            .field("generation", &self.generation)
             .finish_non_exhaustive()
     }
 }

@@ -1,11 +1,13 @@
 //! All stages of one type on one shard: their cells, frames and backlogs, and what happens to them.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
 
 use proscenium_engine::{Body, CloseReason, Message, RouterId};
+use slab::Slab;
 
 use crate::backlog::Backlogs;
 use crate::chain::Call;
@@ -21,14 +23,15 @@ use crate::stage_ref::StageKey;
 use crate::timers::{Tick, TimerId, TimerKey};
 use crate::watch::Method;
 
-/// What waits in a backlog.
+/// What waits in a backlog. Small, because every message is one: what is larger lies elsewhere.
 pub(crate) enum Item<S: Stage> {
     Create,
     Message(S::Msg),
     Call(S::Msg, Box<Call>),
-    Packet(RouterId, Body),
+    /// Its number in `TypeShard::packets`.
+    Packet(u32),
     Timer(TimerId),
-    Tick(Tick),
+    Tick(Box<Tick>),
     Disconnect(RouterId, Box<CloseReason>),
     Enter(Enter<S>),
     Stop,
@@ -88,7 +91,13 @@ pub(crate) struct TypeShard<S: Stage> {
     pub(crate) arena: Arena<S>,
     pub(crate) pool: FramePool<S>,
     pub(crate) backlogs: Backlogs<Item<S>>,
+    /// Packets that wait: larger than most messages, so they lie apart.
+    packets: RefCell<Slab<(RouterId, Body)>>,
+    /// Messages that may wait for one stage.
+    backlog: u32,
     factory: Option<Factory<S>>,
+    /// That of `info`, at hand.
+    number: u8,
 }
 
 /// Makes a stage for an id.
@@ -99,10 +108,13 @@ impl<S: Stage> TypeShard<S> {
         let pool = FramePool::new();
         admit_all(&pool);
         Self {
+            backlog: info.options.backlog,
+            number: info.number,
             info,
             arena: Arena::new(),
             pool,
             backlogs: Backlogs::new(),
+            packets: RefCell::default(),
             factory,
         }
     }
@@ -176,7 +188,7 @@ impl<S: Stage> TypeShard<S> {
             core.counters.gone.add(1);
             return Err(false);
         };
-        if at.head().len.get() >= self.info.options.backlog {
+        if at.head().len.get() >= self.backlog {
             at.head().crowded.set(true);
             core.counters.full.add(1);
             return Err(true);
@@ -185,7 +197,7 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Appends to the backlog, whether it is full or not.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn queue(&self, core: &Core, at: At<'_, S>, item: Item<S>) {
         self.backlogs.push(at.head(), item);
         self.make_ready(core, at);
@@ -199,7 +211,7 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Begins an invocation. The stage is idle.
-    #[inline]
+    #[inline(always)]
     fn begin<A, F>(
         &self,
         core: &Core,
@@ -212,29 +224,39 @@ impl<S: Stage> TypeShard<S> {
     where
         F: Future<Output = ()> + 'static,
     {
-        let number = self.info.number;
+        let number = self.number;
         let invocation = core.next_invocation();
-        core.watch(number, method, at.slot);
-        let key = self.key(core, at);
+        if method != Method::Message {
+            core.watch(number, method, at.slot); // for messages it was said for all of a run
+        }
+        let generation = at.head().generation.get();
         let owner = Owner::Stage {
             stage_type: number,
             slot: at.slot,
         };
-        let context = |frame| Cx::new(core.ptr(), key, frame, invocation, call);
+        let context = |frame| {
+            Cx::new(
+                core.ptr(),
+                (number, at.slot, generation),
+                frame,
+                invocation,
+                call,
+            )
+        };
         at.begin(core, &self.pool, owner, context, handler, argument)
     }
 
+    /// Everything but messages, which `run_items` starts itself.
+    #[inline(never)]
     fn start(&self, core: &Core, at: At<'_, S>, item: Item<S>) -> Poll<()> {
         match item {
-            Item::Message(message) => self.begin(
-                core,
-                at,
-                Method::Message,
-                None,
-                |stage, cx, message| S::on_message(stage, cx, message),
-                message,
-            ),
-            Item::Packet(from, body) => self.start_packet(core, at, from, body),
+            Item::Message(_) => unreachable!("`run_items` starts these itself"),
+            Item::Packet(packet) => {
+                let packet = self.packets.borrow_mut().try_remove(packet as usize);
+                packet.map_or(Poll::Ready(()), |(from, body)| {
+                    self.start_packet(core, at, from, body)
+                })
+            }
             Item::Call(message, call) => self.begin(
                 core,
                 at,
@@ -265,7 +287,7 @@ impl<S: Stage> TypeShard<S> {
                 Method::Tick,
                 None,
                 |stage, cx, tick| S::on_tick(stage, cx, tick),
-                tick,
+                *tick,
             ),
             Item::Disconnect(id, reason) => self.begin(
                 core,
@@ -341,7 +363,21 @@ impl<S: Stage> TypeShard<S> {
                 }
             }
             head.started.set(head.started.get().wrapping_add(1));
-            let _ = self.start(core, at, item);
+            let _ = match item {
+                Item::Message(message) => self.begin(
+                    core,
+                    at,
+                    Method::Message,
+                    None,
+                    |stage, cx, message| S::on_message(stage, cx, message),
+                    message,
+                ),
+                item => {
+                    let polled = self.start(core, at, item);
+                    core.watch(self.info.number, Method::Message, at.slot);
+                    polled
+                }
+            };
         }
     }
 
@@ -353,7 +389,7 @@ impl<S: Stage> TypeShard<S> {
         {
             self.make_ready(core, at);
         }
-        if head.crowded.get() && head.len.get() <= self.info.options.backlog / 2 {
+        if head.crowded.get() && head.len.get() <= self.backlog / 2 {
             self.uncrowd(core, at);
         }
     }
@@ -387,7 +423,10 @@ impl<S: Stage> TypeShard<S> {
         let mut dropped = 0;
         while let Some(item) = self.backlogs.pop(head) {
             dropped += u64::from(!matches!(item, Item::Create | Item::Stop));
-            drop(item);
+            if let Item::Packet(packet) = item {
+                let packet = self.packets.borrow_mut().try_remove(packet as usize);
+                drop(packet);
+            }
         }
         core.counters.dropped.add(dropped);
         core.counters.ended.add(1);
@@ -511,6 +550,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             return 0;
         }
         at.head().active_ms.set(core.now_ms());
+        core.watch(self.info.number, Method::Message, slot);
         // What comes meanwhile, perhaps from itself, waits for its next turn.
         let quota = quota.min(at.head().len.get());
         let mut done = 0;
@@ -557,8 +597,10 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             });
             return true;
         }
-        self.queue(core, at, Item::Packet(from, message.lease()));
-        if head.len.get() >= self.info.options.backlog {
+        let packet = (from, message.lease());
+        let packet = self.packets.borrow_mut().insert(packet) as u32;
+        self.queue(core, at, Item::Packet(packet));
+        if head.len.get() >= self.backlog {
             self.pause(core, at, from);
         }
         true
@@ -619,7 +661,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             }
             None => extras.timers.retain(|timer| timer.0 != id),
         });
-        let item = tick.map_or(Item::Timer(id), Item::Tick);
+        let item = tick.map_or(Item::Timer(id), |tick| Item::Tick(Box::new(tick)));
         self.queue(core, at, item);
     }
 
