@@ -12,6 +12,7 @@ use crate::core::Core;
 use crate::cx::Cx;
 use crate::frames::Owner;
 use crate::head::Head;
+use crate::panics::discard;
 
 /// Cells per chunk of an arena.
 const CHUNK: u32 = 32;
@@ -318,35 +319,40 @@ impl<'a, S> At<'a, S> {
     }
 
     /// Ends the invocation under way, if any: drops its future, wherever it stands, and leaves the
-    /// stage idle. A panic of the future's drop is swallowed (the panic hook has told of it).
-    pub(crate) fn clear(self, core: &Core, pool: &FramePool<S>) {
+    /// stage idle. False if the drop of the future panicked.
+    pub(crate) fn clear(self, core: &Core, pool: &FramePool<S>) -> bool {
         let cell = self.cell;
         let exists = matches!(cell.phase.get(), Phase::Running | Phase::Suspended);
         let Some(frame) = cell.frame.get() else {
             if cell.phase.get() == Phase::Starting {
                 cell.phase.set(Phase::Idle);
             }
-            return;
+            return true;
         };
         cell.phase.set(Phase::Starting);
-        if exists {
-            // SAFETY: the phase said that the future exists; it is gone from here on.
-            let _ = catch_unwind(AssertUnwindSafe(|| unsafe { frame.end() }));
-        }
+        // SAFETY: the phase said that the future exists; it is gone from here on.
+        let dropped = !exists || quietly(|| unsafe { frame.end() });
         self.retire(core, frame);
         // SAFETY: the future is gone: it was never made, or its drop has begun.
         unsafe { self.give_back(core, pool, frame) };
+        dropped
     }
 
-    /// Takes the state of an idle stage away and drops it; the stage is broken.
-    pub(crate) fn break_down(self) {
+    /// Takes the state of an idle stage away and drops it; the stage is broken. False if that drop
+    /// panicked.
+    pub(crate) fn break_down(self) -> bool {
         assert_eq!(self.phase(), Phase::Idle, "only what rests breaks down");
         self.cell.phase.set(Phase::Broken);
         // SAFETY: idle: the state exists and nobody refers to it; it counts as gone already.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe {
-            self.cell.state().drop_in_place();
-        }));
+        quietly(|| unsafe { self.cell.state().drop_in_place() })
     }
+}
+
+/// Runs a drop; false if it panicked, of which the panic hook has told.
+fn quietly(drop: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(drop))
+        .map_err(discard)
+        .is_ok()
 }
 
 impl<S> Drop for Arena<S> {
