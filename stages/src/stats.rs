@@ -58,6 +58,16 @@ macro_rules! counters {
         }
 
         impl StageStats {
+            /// Every number with its name and what it says, for metrics: the fields of this
+            /// struct, `live` first.
+            pub fn fields(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [
+                    ("live", "Stages that live now.", self.live),
+                    $( (stringify!($name), concat!($($doc),+).trim_ascii(), self.$name), )+
+                ]
+                .into_iter()
+            }
+
             pub(crate) fn add(&mut self, other: &Self) {
                 self.live += other.live;
                 $( self.$name += other.$name; )+
@@ -95,4 +105,32 @@ counters! {
     cycles,
     /// Ticks and intervals left out because the stage was behind.
     ticks_missed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_listed_with_its_meaning() {
+        let stats = StageStats {
+            live: 3,
+            messages: 5,
+            ticks_missed: 7,
+            ..StageStats::default()
+        };
+        let fields: Vec<_> = stats.fields().collect();
+        assert_eq!(fields[0], ("live", "Stages that live now.", 3));
+        let messages = (
+            "messages",
+            "Messages, packets, timers and ticks whose handling began.",
+            5,
+        );
+        assert!(fields.contains(&messages), "{fields:?}");
+        assert_eq!(fields.iter().map(|field| field.2).sum::<u64>(), 15);
+        assert!(
+            fields.iter().all(|(_, about, _)| about.ends_with('.')),
+            "{fields:?}"
+        );
+    }
 }
