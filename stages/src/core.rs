@@ -195,12 +195,11 @@ impl Core {
 
     /// Runs what is runnable within the budgets. The engine is entered.
     pub(crate) fn run(&self) -> Run {
-        let ran_in_place = self.in_place.replace(RUN_MESSAGES) < RUN_MESSAGES;
+        self.in_place.set(RUN_MESSAGES);
         let woken = self.frames.woken();
         if woken == 0 && self.ready.borrow().is_empty() && self.doomed.borrow().is_empty() {
-            if ran_in_place {
-                self.counters.publish(self);
-            }
+            // Messages handled in place and stages that were passivated make nothing ready.
+            self.counters.publish(self);
             return Run::Idle;
         }
         let mut budget = Budget::new(self);

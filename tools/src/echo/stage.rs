@@ -38,9 +38,9 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
     let echo = StageType::<Echo>::new("echo");
     let stages = Stages::builder()
         .register(echo.stages_max(usize::MAX)) // the connections are what is limited
-        .on_connect(move |local, id, _| match local.spawn(Echo { answer }) {
-            Ok(stage) => local.bind(id, stage),
-            Err(_) => local.close(id), // the engine ends
+        .on_connect(move |local, id, _| {
+            // Refused only while the engine ends, which closes the connection.
+            let _ = local.spawn_bound(id, Echo { answer });
         })
         .build();
     let engine = stages
