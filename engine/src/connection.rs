@@ -351,7 +351,8 @@ impl Connections {
     pub(crate) fn insert(&mut self, make: impl FnOnce(RouterId) -> Connection) -> u32 {
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("slots are limited by RouterId::SLOTS_MAX");
-        self.generation = self.generation.wrapping_add(1);
+        // Never 0, so that no id is `RouterId::NONE`.
+        self.generation = self.generation.wrapping_add(1).max(1);
         entry.insert(Slot::Here(make(RouterId::new(
             self.shard,
             slot,

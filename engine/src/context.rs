@@ -252,7 +252,9 @@ impl<'a, P> Context<'a, P> {
     /// [`on_connect`](crate::Handler::on_connect) or
     /// [`on_connect_failed`](crate::Handler::on_connect_failed) follows.
     pub fn connect(&mut self, connector: &Connector) -> ConnectId {
-        self.core.connect(connector.clone())
+        let id = self.core.shared.name_connect();
+        self.core.connect(id, connector.clone());
+        id
     }
 
     /// Gives an attempt to connect up, and any further ones. A connection already made stays, but

@@ -280,6 +280,7 @@ impl EngineBuilder {
             stats,
             limits: self.limits.clone(),
             ending: std::sync::atomic::AtomicUsize::new(0),
+            connects: std::sync::atomic::AtomicU32::new(0),
         };
         let parts = drivers.into_iter().zip(consumers).collect();
         Ok(Prepared {

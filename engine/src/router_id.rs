@@ -17,6 +17,9 @@ impl RouterId {
     /// Greatest number of connection slots of a shard.
     pub const SLOTS_MAX: usize = 1 << 24;
 
+    /// Names no connection, ever.
+    pub const NONE: Self = Self(0);
+
     pub(crate) const fn new(shard: u8, slot: u32, generation: u32) -> Self {
         debug_assert!((slot as usize) < Self::SLOTS_MAX);
         Self(((shard as u64) << 56) | ((slot as u64) << 32) | generation as u64)

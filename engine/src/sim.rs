@@ -186,6 +186,7 @@ impl EngineBuilder {
             stats,
             limits: self.limits,
             ending: std::sync::atomic::AtomicUsize::new(0),
+            connects: std::sync::atomic::AtomicU32::new(0),
         });
         let mut shards = Vec::new();
         for (number, (driver, mailbox)) in parts.into_iter().enumerate() {

@@ -42,6 +42,7 @@ impl<H: Handler> ReplayShard<H> {
             stats: vec![SharedStats::default()],
             limits,
             ending: std::sync::atomic::AtomicUsize::new(0),
+            connects: std::sync::atomic::AtomicU32::new(0),
         });
         let driver = Replay {
             // What follows the end is its beginning, so that a piece is one copy.

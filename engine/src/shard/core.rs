@@ -106,7 +106,6 @@ pub(crate) struct Core<P> {
     /// While the handler is told that a connection ended or departed: its id and its tag.
     pub(crate) leaving: Option<(RouterId, u64)>,
     pub(crate) outgoing: FxHashMap<u32, Outgoing>,
-    pub(crate) next_connect: u32,
     pub(crate) random: Random,
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
@@ -145,7 +144,6 @@ impl<P> Core<P> {
             stop_dispatch: false,
             leaving: None,
             outgoing: FxHashMap::default(),
-            next_connect: 0,
             random: Random::new(seed ^ (shard as u64) << 32),
             accept_rate: AcceptRate::new(limits.accepts_per_second, limits.accept_burst),
             stats: ShardStats::default(),

@@ -32,9 +32,7 @@ pub(crate) struct Outgoing {
 
 impl<P> Core<P> {
     /// Notes a connector; the attempt begins when the handler's call is over.
-    pub(crate) fn connect(&mut self, connector: Connector) -> ConnectId {
-        let connect = self.next_connect;
-        self.next_connect = self.next_connect.wrapping_add(1);
+    pub(crate) fn connect(&mut self, ConnectId(connect): ConnectId, connector: Connector) {
         let outgoing = Outgoing {
             connector,
             attempt: 0,
@@ -44,7 +42,6 @@ impl<P> Core<P> {
         };
         self.outgoing.insert(connect, outgoing);
         self.ops.push(Op::Connect { connect });
-        ConnectId(connect)
     }
 
     /// No further attempts; one under way is given up. A connection already made stays.
