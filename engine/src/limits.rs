@@ -11,12 +11,14 @@ const MIB: usize = 1024 * KIB;
 pub enum Overflow {
     /// Stop reading from this peer until the queue is below the low watermark: whoever does not
     /// read its answers cannot ask more. Sends of others are accepted up to
-    /// [`Limits::send_queue_max`], then refused with `Full`.
+    /// [`Limits::send_queue_max`], then refused with `Full`. For one end of a connection only, see
+    /// [`Connector::overflow`](crate::Connector::overflow). The default of listeners.
     #[default]
     PauseReading,
     /// Refuse the new message with `Full` and count it as dropped; the connection goes on. A
     /// message that would pass the high watermark is taken all the same while the queue is below
-    /// the low one: else a message longer than the watermark could never be sent.
+    /// the low one: else a message longer than the watermark could never be sent. The default of
+    /// connectors.
     DropNewest,
     /// Close the connection with [`CloseReason::SlowConsumer`](crate::CloseReason::SlowConsumer);
     /// not while its queue is below the low watermark, see above.
