@@ -106,7 +106,8 @@ limits! {
     /// Messages in a shard's mailbox; beyond, the producer gets `Full`. Default 16,384.
     mailbox_max: usize = 16 * 1024;
     /// A connection from which nothing arrives for so long is closed. Time during which *we*
-    /// paused reading does not count. Zero = never, the default.
+    /// paused reading does not count, nor does a shard that is late call anybody idle whose bytes
+    /// wait in the socket. Zero = never, the default.
     idle_timeout: Duration = Duration::ZERO;
     /// After a graceful close: how long the peer may take to read what is queued and to close its
     /// side. Default 2 s.

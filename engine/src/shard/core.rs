@@ -81,6 +81,8 @@ pub(crate) struct Core<P> {
     pub(crate) clock: Box<dyn Fn() -> Time>,
     /// The clock as of the beginning of the slice.
     pub(crate) now: Time,
+    /// What had arrived at this time has been dispatched.
+    pub(crate) swept: Time,
     pub(crate) be32: LengthPrefix,
     pub(crate) le32: LengthPrefix,
     pub(crate) connections: Connections,
@@ -127,6 +129,7 @@ impl<P> Core<P> {
             shard,
             clock,
             now,
+            swept: now,
             be32: LengthPrefix::new(ByteOrder::Big, limits.frame_max),
             le32: LengthPrefix::new(ByteOrder::Little, limits.frame_max),
             connections: Connections::new(shard as u8, shared.mailboxes.len()),

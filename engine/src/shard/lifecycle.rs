@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Shard;
 use super::core::Timer;
@@ -13,6 +14,9 @@ use crate::error::CloseReason;
 use crate::handler::{ConnectId, Handler, Origin, Peer};
 use crate::router_id::RouterId;
 
+/// A connection that may be idle is looked at again after so long, when all has been read that had
+/// arrived.
+const IDLE_RECHECK: Duration = Duration::from_millis(1);
 /// A shard that has so many control items waiting is dealt no more connections.
 const DEAL_BACKLOG_MAX: usize = 4096;
 
@@ -223,16 +227,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.timer = None;
         match connection.state {
             State::Open => {
-                // While we pause it, its clock stands still.
+                // While we pause it, its clock stands still. What has arrived counts, even if it
+                // has not been read yet.
                 let since = if connection.reading {
                     connection.last_read
                 } else {
                     core.now
                 };
                 let due = since + idle;
-                if due <= core.now {
+                if due <= core.swept {
                     core.kill(slot, CloseReason::IdleTimeout);
                 } else {
+                    let due = due.max(core.now + IDLE_RECHECK);
                     let timer = core.timers.insert(due.as_nanos(), Timer::Connection(id));
                     connection.timer = Some(timer);
                 }

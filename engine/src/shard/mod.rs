@@ -18,6 +18,7 @@ pub(crate) mod outgoing;
 mod receive;
 mod rehome;
 mod shutdown;
+mod sweep;
 
 use std::io;
 use std::rc::Rc;
@@ -29,6 +30,7 @@ use self::core::{Core, Op, Timer};
 use self::envelope::Envelope;
 pub use self::shutdown::DrainReport;
 use self::shutdown::Phase;
+use self::sweep::Sweep;
 use crate::body::{Chunk, ChunkPool, Lease};
 use crate::context::Context;
 use crate::driver::{Completion, Driver};
@@ -71,6 +73,7 @@ pub(crate) struct Shard<D, H: Handler> {
     next_deal: usize,
     /// Fences whose mailbox was full.
     fences: Vec<(usize, RouterId, rehome::Fence)>,
+    sweep: Sweep,
     phase: Phase,
     report: DrainReport,
     /// `bytes_lost` when the shutdown began.
@@ -109,6 +112,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             listening,
             next_deal: number,
             fences: Vec::new(),
+            sweep: Sweep::default(),
             phase: Phase::Running,
             report: DrainReport::default(),
             lost_before: 0,
@@ -210,6 +214,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             };
             until = wanted.min(longest);
         }
+        self.sweep.begin();
         self.driver.wait(until)?;
         if self.parked {
             self.parked = false;
@@ -245,12 +250,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         stats.timers = core.timers.len() as u64;
         let shared = &core.shared.stats[core.shard];
         shared.publish(stats);
-        shared.record_turn(
-            self.driver
-                .now()
-                .as_nanos()
-                .saturating_sub(began.as_nanos()),
-        );
+        let now = self.driver.now();
+        shared.record_turn(now.as_nanos().saturating_sub(began.as_nanos()));
+        self.sweep.turn_ended(now);
     }
 
     /// One slice; false when the turn is over.
@@ -268,6 +270,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             };
             let Some(completion) = self.driver.next(chunk.bytes_mut()) else {
                 round_over = true;
+                let sources = self.core.connections.len() + self.listening.len();
+                let part = self.driver.brought_a_part();
+                if let Some(swept) = self.sweep.round_over(part, sources) {
+                    self.core.swept = swept;
+                }
                 break;
             };
             self.complete(completion);
