@@ -124,7 +124,8 @@ pub(crate) struct Connection {
     pub(crate) ending: Option<CloseReason>,
     /// Sends of this shard that wait until those which are still under way have arrived.
     pub(crate) held: Option<Box<SendQueue>>,
-    /// Move on to this shard once the last move is settled.
+    /// It is to move to this shard, where it has a place (and one where it was born, if it goes
+    /// by there): when the handler's call is over, or once the last move is settled.
     pub(crate) moves_on: Option<u8>,
     /// `Context::set_tag`.
     pub(crate) tag: u64,
@@ -345,6 +346,16 @@ impl Connections {
     /// Connections that live here.
     pub(crate) fn len(&self) -> usize {
         self.here
+    }
+
+    /// Whether a new connection can have a name: its slot's number has to fit into it.
+    pub(crate) fn has_slot(&self) -> bool {
+        self.slots.vacant_key() < RouterId::SLOTS_MAX
+    }
+
+    /// Connections that were born here and live elsewhere.
+    pub(crate) fn away(&self) -> usize {
+        self.slots.len() - self.here
     }
 
     /// Inserts a new connection that `make` builds from its id.

@@ -20,7 +20,6 @@ use crate::options::{Address, Listener};
 use crate::router_id::RouterId;
 use crate::shard::envelope::Envelope;
 use crate::shard::{DrainReport, Listening, Shard as ShardOn};
-use crate::stats::SharedStats;
 use crate::time::Time;
 use crate::watchdog::{Stall, StallHook, Watchdog};
 
@@ -274,14 +273,7 @@ impl EngineBuilder {
             addresses.push(bound.address);
             listening.push(bound.listening);
         }
-        let stats = (0..self.shards).map(|_| SharedStats::default()).collect();
-        let shared = Shared {
-            mailboxes,
-            stats,
-            limits: self.limits.clone(),
-            ending: std::sync::atomic::AtomicUsize::new(0),
-            connects: std::sync::atomic::AtomicU32::new(0),
-        };
+        let shared = Shared::new(mailboxes, self.limits.clone());
         let parts = drivers.into_iter().zip(consumers).collect();
         Ok(Prepared {
             epoch,

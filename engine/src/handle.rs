@@ -24,9 +24,37 @@ pub(crate) struct Shared<P> {
     pub(crate) ending: AtomicUsize,
     /// The next number of a connector.
     pub(crate) connects: AtomicU32,
+    /// For each shard, how many connections live there or are about to come.
+    pub(crate) places: Vec<AtomicUsize>,
 }
 
 impl<P> Shared<P> {
+    pub(crate) fn new(mailboxes: Vec<Arc<Mailbox<Envelope<P>>>>, limits: Limits) -> Self {
+        Self {
+            stats: mailboxes.iter().map(|_| SharedStats::default()).collect(),
+            places: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
+            mailboxes,
+            limits,
+            ending: AtomicUsize::new(0),
+            connects: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes a place for a connection on `shard`; false if there is none.
+    pub(crate) fn take_place(&self, shard: usize) -> bool {
+        let places = &self.places[shard];
+        let taken = places.fetch_add(1, Ordering::Relaxed) < self.limits.connections_max;
+        if !taken {
+            places.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    pub(crate) fn free_place(&self, shard: usize) {
+        let before = self.places[shard].fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "a place of shard {shard} was freed twice");
+    }
+
     pub(crate) fn send(&self, to: RouterId, body: Bytes) -> Result<(), SendError> {
         let mailbox = self.mailboxes.get(to.shard()).ok_or(SendError::Gone)?;
         mailbox

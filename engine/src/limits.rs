@@ -65,8 +65,9 @@ macro_rules! limits {
 }
 
 limits! {
-    /// Connections of one shard, accepted and outgoing. One more is closed at once and counted.
-    /// Default 100,000.
+    /// Connections of one shard, accepted, outgoing, moved here and about to. One more is closed at
+    /// once and counted, or not made, or not moved. One that moved away counts where it lives, but
+    /// keeps its slot (of about 256 B) where it was born. Default 100,000.
     connections_max: usize = 100_000;
     /// Accepted connections per second and peer address (an IPv4 address, or the /64 network of an
     /// IPv6 address, all of which one host may have), averaged over

@@ -67,10 +67,8 @@ pub(crate) enum Op {
     Connect {
         connect: u32,
     },
-    Rehome {
-        id: RouterId,
-        to: usize,
-    },
+    /// The connection has somewhere to move to.
+    Rehome(RouterId),
 }
 
 /// See the module's page.
@@ -511,6 +509,18 @@ impl<P> Core<P> {
         }
         self.ops.push(Op::Reading(id));
         true
+    }
+
+    /// Takes a place and a slot for a new connection of this shard; false if there is none.
+    pub(crate) fn take_place(&self) -> bool {
+        self.connections.has_slot() && self.shared.take_place(self.shard)
+    }
+
+    /// Takes a connection out of the table, and frees its place.
+    pub(crate) fn remove(&mut self, slot: u32, moves_to: Option<u8>) -> Option<Connection> {
+        let removed = self.connections.remove(slot, moves_to)?;
+        self.shared.free_place(self.shard);
+        Some(removed)
     }
 
     /// Begins a graceful close; `reason` is what the handler is told at its end.

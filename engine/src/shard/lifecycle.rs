@@ -65,13 +65,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         address: Option<SocketAddr>,
     ) {
         let core = &mut self.core;
-        if core.connections.len() >= core.limits.connections_max || core.shutting_down {
-            core.stats.refused_limit += 1;
-            return;
-        }
         let Some(listening) = self.listening.get(listener as usize) else {
             return;
         };
+        if core.shutting_down || !core.take_place() {
+            core.stats.refused_limit += 1;
+            return;
+        }
         let options = &listening.options;
         let peer = Peer {
             address,
@@ -86,7 +86,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             // The peer may be gone already: setting an option says so.
             tracing::debug!(%error, "an accepted connection could not be set up");
             core.stats.accept_failed += 1;
-            core.connections.remove(slot, None);
+            core.remove(slot, None);
             return;
         }
         self.opened(slot);
@@ -271,9 +271,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         } else {
             self.driver.close(slot);
         }
-        let Some(mut connection) = core.connections.remove(slot, None) else {
+        let Some(mut connection) = core.remove(slot, None) else {
             return;
         };
+        if let Some(to) = connection.moves_on {
+            core.give_up_move(connection.id, usize::from(to));
+        }
         let reason = connection.ending.take().unwrap_or(CloseReason::Local);
         if let Some(timer) = connection.timer.take() {
             core.timers.cancel(timer);

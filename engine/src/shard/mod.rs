@@ -243,6 +243,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let stats = &mut core.stats;
         stats.turns += 1;
         stats.connections = core.connections.len() as u64;
+        stats.away = core.connections.away() as u64;
         stats.send_queue_bytes = core.send_bytes as u64;
         stats.send_buffer_bytes = core.buffers.leased_bytes() as u64;
         stats.reassembly_bytes = core.tails.leased_bytes() as u64;
@@ -340,7 +341,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Op::Close(id) => self.begin_close(id),
                 Op::Bury(slot) => self.bury(slot),
                 Op::Connect { connect } => self.attempt(connect),
-                Op::Rehome { id, to } => self.rehome(id, to),
+                Op::Rehome(id) => self.rehome(id),
             }
         }
         self.core.ops.clear();

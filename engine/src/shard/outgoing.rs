@@ -75,8 +75,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if self.core.shutting_down {
             return self.refuse(connect, ConnectError::Shutdown);
         }
-        let limit = self.core.limits.connections_max;
-        if self.core.connections.len() >= limit {
+        if !self.core.take_place() {
+            let limit = self.core.limits.connections_max;
             return self.refuse(connect, ConnectError::ConnectionLimit { limit });
         }
         let address = match &connector.address {
@@ -97,7 +97,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .driver
             .connect(slot, &connector.address, &options.socket)
         {
-            self.core.connections.remove(slot, None);
+            self.core.remove(slot, None);
             return self.refuse(connect, ConnectError::Io(error));
         }
         let deadline = Timer::ConnectDeadline { connect, attempt };
@@ -126,7 +126,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         if let Err(error) = result {
             self.driver.close(slot);
-            self.core.connections.remove(slot, None);
+            self.core.remove(slot, None);
             return self.connect_failed(connect, ConnectError::Io(error));
         }
         connection.state = State::Open;
@@ -146,7 +146,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let attempt = self.core.connections.get(slot);
         if attempt.is_some_and(|connection| connection.state == State::Connecting) {
             self.driver.close(slot);
-            self.core.connections.remove(slot, None);
+            self.core.remove(slot, None);
             self.connect_failed(connect, ConnectError::TimedOut);
         }
     }
