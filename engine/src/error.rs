@@ -82,7 +82,7 @@ impl CloseReason {
     }
 
     /// The same reason once more; of an operating-system error, its code.
-    pub(crate) fn duplicate(&self) -> Self {
+    pub fn duplicate(&self) -> Self {
         match self {
             Self::PeerClosed => Self::PeerClosed,
             Self::PeerClosedMidFrame { received } => Self::PeerClosedMidFrame {
@@ -194,6 +194,15 @@ pub enum PostError<T> {
     Full(T),
     /// The shard has stopped, or there is no shard of that number.
     Stopped(T),
+}
+
+impl<T> PostError<T> {
+    /// What was not posted.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Full(posted) | Self::Stopped(posted) => posted,
+        }
+    }
 }
 
 impl<T> fmt::Display for PostError<T> {

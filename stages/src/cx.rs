@@ -1,0 +1,284 @@
+//! [`Cx`]: a stage's own view of itself and its shard.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::chain::{Call, DEPTH_MAX, Link};
+use crate::core::Core;
+use crate::error::RequestError;
+use crate::head::{Ending, Extras};
+use crate::local::Local;
+use crate::offload::Offload;
+use crate::request::{Reply, Request};
+use crate::slot::{CorePtr, downcast_stages};
+use crate::stage::Stage;
+use crate::stage_ref::{StageKey, StageRef};
+use crate::timers::{Due, StageTimer, TimerId};
+use crate::type_shard::{Enter, Item, TypeShard};
+
+/// What a handler of a stage is given: everything of [`Local`], and what only a stage can do.
+///
+/// It lives as long as the invocation, across awaits. It cannot be kept.
+pub struct Cx<'a, S> {
+    local: Local<'a>,
+    key: StageKey,
+    frame: u32,
+    /// The request that is being handled, with those that wait for it.
+    call: Option<Call>,
+    stage: PhantomData<fn(S)>,
+}
+
+impl<'a, S> Cx<'a, S> {
+    #[inline]
+    pub(crate) fn new(core: CorePtr, key: StageKey, frame: u32, call: Option<Call>) -> Self {
+        Self {
+            local: Local::new(core),
+            key,
+            frame,
+            call,
+            stage: PhantomData,
+        }
+    }
+}
+
+impl<'a, S> Deref for Cx<'a, S> {
+    type Target = Local<'a>;
+
+    #[inline]
+    fn deref(&self) -> &Local<'a> {
+        &self.local
+    }
+}
+
+impl<'a, S: Stage> Cx<'a, S> {
+    /// The address of this stage.
+    pub fn me(&self) -> StageRef<S> {
+        StageRef::new(self.core().system.number, self.key)
+    }
+
+    /// The id under which the stage was wanted; `None` if it was [spawned](Local::spawn).
+    pub fn id(&self) -> Option<u64> {
+        self.core().stages(self.key.stage_type()).id_of(self.key)
+    }
+
+    fn stages(&self) -> &TypeShard<S> {
+        downcast_stages(self.core().stages(self.key.stage_type()))
+    }
+
+    fn extras<R: Default>(&self, call: impl FnOnce(&mut Extras) -> R) -> R {
+        let at = self
+            .stages()
+            .arena
+            .find(self.key.slot(), self.key.generation());
+        at.map_or_else(R::default, |at| at.head().with_extras(call))
+    }
+
+    /// Asks a stage something, and waits for its answer as long as the system's default, or
+    /// [`within`](Request::within) another time. `message` puts the reply token into a message:
+    /// mostly it is just the variant, `cx.request(stage, Msg::Get)`. The request is sent at once.
+    ///
+    /// The answer comes when that stage's handler [sends](Reply::send) it. A request that could
+    /// never be answered, because that stage waits for this one, is refused with
+    /// [`RequestError::Cycle`].
+    pub fn request<T: Stage, R: Send + 'static>(
+        &self,
+        to: StageRef<T>,
+        message: impl FnOnce(Reply<R>) -> T::Msg,
+    ) -> Request<'a, R> {
+        let core = self.core();
+        let (reply, asked) = Reply::pair();
+        let request = core.next_request();
+        let cell = asked.erased();
+        let wait = core
+            .waits
+            .add(&core.frames, self.frame, request, to.key, Arc::clone(&cell));
+        let link = Link {
+            stage: self.key,
+            id: self.id(),
+            invocation: core.frames.invocation(self.frame),
+            request,
+        };
+        let outer = self.call.as_ref().map_or(&[][..], |call| &call.links);
+        if outer.len() >= DEPTH_MAX {
+            asked.refuse(RequestError::TooDeep(DEPTH_MAX));
+        } else {
+            let links = outer.iter().copied().chain([link]).collect();
+            core.call(to, message(reply), Call { links, reply: cell });
+        }
+        let deadline = core.system.request_deadline;
+        Request::new(**self, asked, deadline, (self.frame, wait))
+    }
+
+    /// Ends this stage after this handler: [`Stage::on_destroy`] is next, what is in the backlog
+    /// is dropped.
+    pub fn stop_self(&self) {
+        let at = self
+            .stages()
+            .arena
+            .find(self.key.slot(), self.key.generation());
+        if let Some(at) = at
+            && at.head().ending.get() == Ending::No
+        {
+            at.head().ending.set(Ending::Wanted);
+        }
+    }
+
+    /// Calls [`Stage::on_timer`] once, after `delay`. Never before, and at most a fraction of a
+    /// millisecond after, plus what the stage and the shard are busy with.
+    pub fn set_timer(&self, delay: Duration) -> TimerId {
+        self.add_timer(delay, Duration::ZERO, 1, false)
+    }
+
+    /// Calls [`Stage::on_timer`] every `period`, `count` times (`None`: until it is cancelled). A
+    /// stage that is behind by whole periods is called once for all of them.
+    ///
+    /// # Panics
+    /// If `period` is zero.
+    pub fn set_interval(&self, period: Duration, count: Option<u64>) -> TimerId {
+        assert!(!period.is_zero(), "an interval takes time");
+        self.add_timer(period, period, count.unwrap_or(u64::MAX), false)
+    }
+
+    /// Calls [`Stage::on_tick`] every `period`, at fixed points of time, for simulations and game
+    /// loops. A stage that is behind is given at most five ticks one after the other, the others
+    /// are left out and told as [`Tick::missed`](crate::Tick::missed).
+    ///
+    /// # Panics
+    /// If `period` is not within 1 to 1,000 ms.
+    pub fn start_tick(&self, period: Duration) -> TimerId {
+        let bounds = Duration::from_millis(1)..=Duration::from_secs(1);
+        assert!(
+            bounds.contains(&period),
+            "a tick lasts 1 to 1,000 ms, not {period:?}"
+        );
+        self.add_timer(period, period, u64::MAX, true)
+    }
+
+    fn add_timer(&self, delay: Duration, every: Duration, left: u64, tick: bool) -> TimerId {
+        let id = TimerId(self.extras(|extras| {
+            extras.last_timer += 1;
+            extras.last_timer
+        }));
+        let core = self.core();
+        let at = core.clock() + delay;
+        let timer = StageTimer {
+            stage: self.key,
+            id,
+            every,
+            left,
+            at,
+            tick: tick.then_some(1),
+        };
+        let number = core.set_timer(at, Due::Stage(timer));
+        self.extras(|extras| extras.timers.push((id, number)));
+        id
+    }
+
+    /// Cancels a timer, an interval or a tick of this stage; false if it is over. What has fired
+    /// and waits in the backlog still comes.
+    pub fn cancel_timer(&self, timer: TimerId) -> bool {
+        let number = self.extras(|extras| {
+            let position = extras.timers.iter().position(|(id, _)| *id == timer)?;
+            Some(extras.timers.swap_remove(position).1)
+        });
+        if let Some(number) = number {
+            self.core().cancel_timer(number);
+        }
+        number.is_some()
+    }
+
+    /// Runs `future` beside the stage, which is not busy with it and handles other messages; when
+    /// it is done, `then` enters the stage in its order, like a message. The future is dropped if
+    /// the stage ends before.
+    ///
+    /// A panic of the future is counted and logged, and `then` does not come.
+    pub fn detach<F>(
+        &self,
+        future: F,
+        then: impl FnOnce(&mut S, &mut Cx<'_, S>, F::Output) + 'static,
+    ) where
+        F: Future + 'static,
+    {
+        let core = self.core();
+        let (key, local) = (self.key, Local::<'static>::new(core.ptr()));
+        let number = std::rc::Rc::new(Cell::new(u32::MAX));
+        let mine = std::rc::Rc::clone(&number);
+        let task = core.tasks.spawn(
+            core,
+            key,
+            Box::pin(async move {
+                let output = future.await;
+                let enter: Enter<S> = Box::new(move |stage, cx| then(stage, cx, output));
+                let core = local.core();
+                let stages: &TypeShard<S> = downcast_stages(core.stages(key.stage_type()));
+                if let Some(at) = stages.arena.find(key.slot(), key.generation()) {
+                    at.head()
+                        .extras(|extras| extras.tasks.retain(|&task| task != mine.get()));
+                    stages.queue(core, at, Item::Enter(enter));
+                }
+            }),
+        );
+        number.set(task);
+        self.extras(|extras| extras.tasks.push(task));
+    }
+
+    /// Runs `work` on a thread for computing, of which there are few
+    /// ([`StagesBuilder::compute_threads`](crate::StagesBuilder::compute_threads)), and brings its
+    /// result back. The stage is busy meanwhile; with [`detach`](Self::detach) it is not.
+    pub fn offload_compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Offload<T> {
+        self.core().offload(true, work)
+    }
+
+    /// Runs `work`, which may block, on a thread for that
+    /// ([`StagesBuilder::io_threads`](crate::StagesBuilder::io_threads)), and brings its result
+    /// back. The stage is busy meanwhile; with [`detach`](Self::detach) it is not.
+    pub fn offload_io<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Offload<T> {
+        self.core().offload(false, work)
+    }
+}
+
+impl Core {
+    /// Delivers a request, wherever its stage lives.
+    fn call<S: Stage>(&self, to: StageRef<S>, message: S::Msg, call: Call) {
+        if to.system != self.system.number {
+            // Another system: it knows nothing of our chains.
+            if let Err(error) = crate::registry::tell(to, message) {
+                call.reply.refuse(error.into());
+            }
+            return;
+        }
+        let key = to.key;
+        let deliver = move |core: &Core, message, call| {
+            let stages: &TypeShard<S> = downcast_stages(core.stages(key.stage_type()));
+            stages.call(core, key, message, call);
+        };
+        if key.shard() == self.shard {
+            return deliver(self, message, call);
+        }
+        let reply = Arc::clone(&call.reply);
+        let post = crate::system::StagePost::run(move |core| deliver(core, message, call));
+        match self.system.post(key.shard(), post) {
+            Ok(()) => {}
+            Err(proscenium_engine::PostError::Full(_)) => reply.refuse(RequestError::Full),
+            Err(_) => reply.refuse(RequestError::Gone),
+        }
+    }
+}
+
+impl<S> fmt::Debug for Cx<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cx")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
