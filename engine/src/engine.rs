@@ -193,7 +193,7 @@ impl EngineBuilder {
             match spawn(format!("{}-{number}", self.name), Box::new(body)) {
                 Ok(thread) => engine.threads.push(thread),
                 Err(error) => {
-                    // Those that run wait for all others to end; dropping the engine waits for them.
+                    // Those that run wait for the others to end; dropping the engine for them.
                     (number..self.shards).for_each(|_| engine.handle.begin_ending());
                     return Err(error);
                 }

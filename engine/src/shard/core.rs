@@ -91,10 +91,12 @@ pub(crate) struct Core<P> {
     pub(crate) newest: u32,
     /// Connections to flush at the end of the slice.
     pub(crate) dirty: Vec<u32>,
-    /// Bytes received and queued in this slice.
-    pub(crate) slice_bytes: usize,
-    /// Unsent bytes of all connections.
-    pub(crate) send_bytes: usize,
+    /// Bytes received in this slice.
+    pub(crate) slice_received: usize,
+    /// Bytes ever queued for connections, and of these, those that are not any more. Both wrap
+    /// around; see [`send_bytes`](Self::send_bytes).
+    pub(crate) queued: usize,
+    pub(crate) unqueued: usize,
     /// A queue that holds no more than this is below its high watermark, and none of its bodies
     /// is over the frame limit: the smaller of the two.
     pub(crate) send_within: usize,
@@ -136,8 +138,9 @@ impl<P> Core<P> {
             oldest: NONE,
             newest: NONE,
             dirty: Vec::new(),
-            slice_bytes: 0,
-            send_bytes: 0,
+            slice_received: 0,
+            queued: 0,
+            unqueued: 0,
             send_within: limits.send_high.min(limits.frame_max),
             timers: TimerWheel::new(now.as_nanos()),
             ops: Vec::new(),
@@ -428,14 +431,19 @@ impl<P> Core<P> {
     /// shared bodies are most of them.
     #[inline]
     pub(crate) fn send_memory(&self) -> usize {
-        self.send_bytes.max(self.buffers.leased_bytes())
+        self.send_bytes().max(self.buffers.leased_bytes())
+    }
+
+    /// Unsent bytes of all connections.
+    #[inline]
+    pub(crate) fn send_bytes(&self) -> usize {
+        self.queued.wrapping_sub(self.unqueued)
     }
 
     /// Books a message of `bytes` that was queued.
     #[inline]
     fn book(&mut self, bytes: usize) {
-        self.send_bytes += bytes;
-        self.slice_bytes += bytes;
+        self.queued = self.queued.wrapping_add(bytes);
         self.stats.messages_out += 1;
     }
 
@@ -575,7 +583,7 @@ impl<P> Core<P> {
             .map_or(0, |relay| relay.bytes().len());
         let lost = relayed + connection.out.clear(&mut self.buffers) + held;
         connection.truncated = lost > 0;
-        self.send_bytes -= lost;
+        self.unqueued = self.unqueued.wrapping_add(lost);
         self.stats.bytes_lost += lost as u64;
         self.cut += u64::from(self.shutting_down && (broke || lost > 0));
         self.release_tail(slot);

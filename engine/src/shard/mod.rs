@@ -240,11 +240,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn end_turn(&mut self, began: Time) {
         let core = &mut self.core;
+        let send_bytes = core.send_bytes();
         let stats = &mut core.stats;
         stats.turns += 1;
         stats.connections = core.connections.len() as u64;
         stats.away = core.connections.away() as u64;
-        stats.send_queue_bytes = core.send_bytes as u64;
+        stats.send_queue_bytes = send_bytes as u64;
         stats.send_buffer_bytes = core.buffers.leased_bytes() as u64;
         stats.reassembly_bytes = core.tails.leased_bytes() as u64;
         stats.receive_chunk_bytes = self.chunks.bytes() as u64;
@@ -259,10 +260,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// One slice; false when the turn is over.
     fn slice(&mut self) -> bool {
         self.core.stats.slices += 1;
-        self.core.slice_bytes = 0;
+        self.core.slice_received = 0;
+        let queued = self.core.queued;
         let mut round_over = false;
         for _ in 0..SLICE_EVENTS {
-            if self.core.slice_bytes >= SLICE_BYTES {
+            let core = &self.core;
+            if core.slice_received + core.queued.wrapping_sub(queued) >= SLICE_BYTES {
                 break;
             }
             self.renew_chunk();

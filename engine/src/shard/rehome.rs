@@ -99,7 +99,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         connection.queue_relay(0, &mut core.buffers);
         core.buffers.export(connection.out.leased());
-        core.send_bytes -= connection.out.bytes();
+        core.unqueued = core.unqueued.wrapping_add(connection.out.bytes());
         core.stats.departed += 1;
         core.leaving = Some((id, connection.tag));
         let moved = Moved {
@@ -140,7 +140,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.moves_on = then.map(|shard| shard as u8);
         let peer = connection.peer;
         core.buffers.import(connection.out.leased());
-        core.send_bytes += connection.out.bytes();
+        core.queued = core.queued.wrapping_add(connection.out.bytes());
         core.stats.adopted += 1;
         let slot = core.connections.adopt(connection);
         while core.send_memory() > core.limits.send_bytes_max {
