@@ -399,15 +399,20 @@ impl Connections {
     /// The slot of a connection that lives here.
     #[inline]
     pub(crate) fn find(&self, id: RouterId) -> Option<u32> {
-        let slot = if id.shard() == usize::from(self.shard) {
-            id.slot()
-        } else {
-            *self.adopted.get(id.shard())?.get(id.slot() as usize)?
+        let slot = match id.slot_on(self.shard) {
+            Some(slot) => slot,
+            None => self.guest(id)?,
         };
         match self.slots.get(slot as usize) {
             Some(Slot::Here(connection)) if connection.id == id => Some(slot),
             _ => None,
         }
+    }
+
+    /// The local slot of a connection of another shard, if it ever lived here.
+    fn guest(&self, id: RouterId) -> Option<u32> {
+        let slot = *self.adopted.get(id.shard())?.get(id.slot() as usize)?;
+        Some(slot)
     }
 
     /// The connection of this id, if it lives here and has not ended.
@@ -432,10 +437,9 @@ impl Connections {
     /// The connection of this id, if it lives here, with its slot: the look-up of every send.
     #[inline]
     pub(crate) fn find_mut(&mut self, id: RouterId) -> Option<(u32, &mut Connection)> {
-        let slot = if id.shard() == usize::from(self.shard) {
-            id.slot()
-        } else {
-            *self.adopted.get(id.shard())?.get(id.slot() as usize)?
+        let slot = match id.slot_on(self.shard) {
+            Some(slot) => slot,
+            None => self.guest(id)?,
         };
         match self.slots.get_mut(slot as usize) {
             Some(Slot::Here(connection)) if connection.id == id => Some((slot, connection)),
