@@ -3,7 +3,10 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use proscenium_engine::Histogram;
+
 use crate::core::Core;
+use crate::samples::SharedSamples;
 
 /// A counter of the shard's own; published once per run.
 #[derive(Debug, Default)]
@@ -31,12 +34,17 @@ macro_rules! counters {
         }
 
         /// What happened on a shard, or on all of them. Counters but for `live`.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct StageStats {
             /// Stages that live now.
             pub live: u64,
             $( $(#[doc = $doc])+ pub $name: u64, )+
+            /// How long polls of handlers took: one of 64 is measured.
+            pub poll_time: Histogram,
+            /// How long messages, timers and the like waited in backlogs: one of 64 is measured.
+            /// What was handled in place did not wait and is not in it.
+            pub queue_time: Histogram,
         }
 
         impl Counters {
@@ -49,8 +57,10 @@ macro_rules! counters {
         }
 
         impl SharedCounters {
-            pub(crate) fn read(&self) -> StageStats {
+            pub(crate) fn read(&self, samples: &SharedSamples) -> StageStats {
                 StageStats {
+                    poll_time: samples.poll_time.read(),
+                    queue_time: samples.queue_time.read(),
                     live: self.live.load(Ordering::Relaxed),
                     $( $name: self.$name.load(Ordering::Relaxed), )+
                 }
@@ -58,9 +68,23 @@ macro_rules! counters {
         }
 
         impl StageStats {
+            /// All numbers but the histograms, each with its name and what it says: for exporters.
+            /// `live` is a gauge, the others are counters.
+            pub fn fields(
+                &self,
+            ) -> impl Iterator<Item = (&'static str, u64, &'static str)> + use<> {
+                [
+                    ("live", self.live, "Stages that live now."),
+                    $( (stringify!($name), self.$name, concat!($($doc),+).trim_ascii()), )+
+                ]
+                .into_iter()
+            }
+
             pub(crate) fn add(&mut self, other: &Self) {
                 self.live += other.live;
                 $( self.$name += other.$name; )+
+                self.poll_time.add(&other.poll_time);
+                self.queue_time.add(&other.queue_time);
             }
         }
     };
