@@ -23,7 +23,8 @@ const REQUEST_MAX: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The numbers that say what is now; all others count since the start.
-const GAUGES: [&str; 7] = [
+const GAUGES: [&str; 8] = [
+    "away",
     "connections",
     "send_buffer_bytes",
     "send_queue_bytes",
@@ -288,6 +289,7 @@ fn help(name: &str) -> &'static str {
         "mailbox_items" => "Mailbox items handled",
         "timers_fired" => "Timers fired",
         "timers" => "Timers set now",
+        "away" => "Connections born here that live on other shards now",
         "adopted" => "Connections that came from another shard",
         "departed" => "Connections that left for another shard",
         "forwarded" => "Messages passed on to the shard a connection had moved to",
