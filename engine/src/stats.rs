@@ -147,6 +147,8 @@ counters! {
     adopted,
     /// Connections that left for another shard.
     departed,
+    /// Connections that were born here and live on other shards now. Each keeps its slot here.
+    away,
     /// Messages passed on to the shard a connection had moved to.
     forwarded,
     /// Turns.

@@ -29,25 +29,21 @@ impl<T> Backlogs<T> {
     }
 
     /// Appends to the backlog of `head`.
-    #[inline]
+    #[inline(always)] // so that the item is made where it will lie
     pub(crate) fn push(&self, head: &Head, item: T, queued: Stamp) {
-        let mut nodes = self.nodes.borrow_mut();
         self.used.set(self.used.get() + 1);
-        let node = self.free.get();
-        let index = if let Some(free) = nodes.get_mut(node as usize) {
-            self.free.set(free.next);
-            free.item = Some(item);
-            free.next = NONE;
-            free.queued = queued;
-            node
-        } else {
-            nodes.push(Node {
-                item: Some(item),
-                next: NONE,
-                queued,
-            });
-            (nodes.len() - 1) as u32
+        if self.free.get() == NONE {
+            self.grow();
+        }
+        let mut nodes = self.nodes.borrow_mut();
+        let index = self.free.get();
+        let Some(free) = nodes.get_mut(index as usize) else {
+            unreachable!("the list of free nodes names nodes");
         };
+        self.free.set(free.next);
+        free.item = Some(item);
+        free.next = NONE;
+        free.queued = queued;
         match nodes.get_mut(head.last.get() as usize) {
             Some(last) if head.len.get() > 0 => last.next = index,
             _ => head.first.set(index),
@@ -56,8 +52,26 @@ impl<T> Backlogs<T> {
         head.len.set(head.len.get() + 1);
     }
 
+    /// Makes twice as many nodes.
+    #[cold]
+    #[inline(never)]
+    fn grow(&self) {
+        let mut nodes = self.nodes.borrow_mut();
+        let first = nodes.len();
+        let more = first.max(16);
+        for index in first..first + more {
+            let last = index + 1 == first + more;
+            nodes.push(Node {
+                item: None,
+                next: if last { NONE } else { index as u32 + 1 },
+                queued: Stamp::default(),
+            });
+        }
+        self.free.set(first as u32);
+    }
+
     /// Takes the first item of the backlog of `head`.
-    #[inline]
+    #[inline(always)] // likewise
     pub(crate) fn pop(&self, head: &Head) -> Option<(T, Stamp)> {
         if head.len.get() == 0 {
             return None;
@@ -74,11 +88,16 @@ impl<T> Backlogs<T> {
         }
         self.used.set(self.used.get() - 1);
         if self.used.get() == 0 && nodes.len() > KEPT {
-            *nodes = Vec::new(); // after a burst
-            self.free.set(NONE);
+            self.free.set(NONE); // after a burst
+            drop_all(&mut nodes);
         }
         item
     }
+}
+
+#[cold]
+fn drop_all<T>(nodes: &mut Vec<Node<T>>) {
+    *nodes = Vec::new();
 }
 
 /// Nodes kept for later when nothing waits any more.
@@ -102,6 +121,7 @@ mod tests {
         assert_eq!(all(&b), [1, 2, 4, 5, 7, 8]);
         assert_eq!(all(&a), [10]);
         assert_eq!(all(&a), []);
-        assert_eq!(backlogs.nodes.borrow().len(), 10);
+        assert_eq!(backlogs.nodes.borrow().len(), 16);
+        assert_eq!(backlogs.used.get(), 0);
     }
 }

@@ -45,6 +45,8 @@ pub(crate) const CLOCK_POLLS: u32 = 32;
 /// See the module's page.
 pub(crate) struct Core {
     pub(crate) system: Arc<System>,
+    /// That of `system`, at hand.
+    pub(crate) system_number: u32,
     shared: Arc<ShardShared>,
     pub(crate) shard: usize,
     pub(crate) engine: EngineSlot,
@@ -71,6 +73,7 @@ impl Core {
     pub(crate) fn new(system: Arc<System>, shard: usize) -> Self {
         let types = system.types.iter().map(|info| info.on_shard()).collect();
         Self {
+            system_number: system.number,
             shared: system.shard_begins(shard),
             system,
             shard,

@@ -27,7 +27,9 @@ use crate::type_shard::TypeShard;
 /// It lives as long as the invocation, across awaits. It cannot be kept.
 pub struct Cx<'a, S> {
     local: Local<'a>,
-    key: StageKey,
+    stage_type: u8,
+    slot: u32,
+    generation: u32,
     frame: u32,
     /// The request that is being handled, with those that wait for it.
     call: Option<Arc<Call>>,
@@ -36,10 +38,17 @@ pub struct Cx<'a, S> {
 
 impl<'a, S> Cx<'a, S> {
     #[inline]
-    pub(crate) fn new(core: CorePtr, key: StageKey, frame: u32, call: Option<Arc<Call>>) -> Self {
+    pub(crate) fn new(
+        core: CorePtr,
+        (stage_type, slot, generation): (u8, u32, u32),
+        frame: u32,
+        call: Option<Arc<Call>>,
+    ) -> Self {
         Self {
             local: Local::new(core),
-            key,
+            stage_type,
+            slot,
+            generation,
             frame,
             call,
             stage: PhantomData,
@@ -57,25 +66,28 @@ impl<'a, S> Deref for Cx<'a, S> {
 }
 
 impl<'a, S: Stage> Cx<'a, S> {
+    #[inline]
+    fn key(&self) -> StageKey {
+        let shard = self.core().shard;
+        StageKey::new(shard, self.stage_type, self.slot, self.generation)
+    }
+
     /// The address of this stage.
     pub fn me(&self) -> StageRef<S> {
-        StageRef::new(self.core().system.number, self.key)
+        StageRef::new(self.core().system.number, self.key())
     }
 
     /// The id under which the stage was wanted; `None` if it was [spawned](Local::spawn).
     pub fn id(&self) -> Option<u64> {
-        self.core().stages(self.key.stage_type()).id_of(self.key)
+        self.core().stages(self.stage_type).id_of(self.key())
     }
 
     fn stages(&self) -> &TypeShard<S> {
-        downcast_stages(self.core().stages(self.key.stage_type()))
+        downcast_stages(self.core().stages(self.stage_type))
     }
 
     fn extras<R: Default>(&self, call: impl FnOnce(&mut Extras) -> R) -> R {
-        let at = self
-            .stages()
-            .arena
-            .find(self.key.slot(), self.key.generation());
+        let at = self.stages().arena.find(self.slot, self.generation);
         at.map_or_else(R::default, |at| at.head().with_extras(call))
     }
 
@@ -101,7 +113,7 @@ impl<'a, S: Stage> Cx<'a, S> {
         let message = message(reply);
         let (request, cell) = (core.next_request(), asked.erased());
         let outer = self.call.as_ref();
-        let call = Call::new(self.key, self.id(), request, Arc::clone(&cell), outer);
+        let call = Call::new(self.key(), self.id(), request, Arc::clone(&cell), outer);
         let wait = core
             .waits
             .add(&core.frames, self.frame, request, to.key, cell);
@@ -116,10 +128,7 @@ impl<'a, S: Stage> Cx<'a, S> {
     /// Ends this stage after this handler: [`Stage::on_destroy`] is next, what is in the backlog
     /// is dropped.
     pub fn stop_self(&self) {
-        let at = self
-            .stages()
-            .arena
-            .find(self.key.slot(), self.key.generation());
+        let at = self.stages().arena.find(self.slot, self.generation);
         if let Some(at) = at
             && at.head().ending.get() == Ending::No
         {
@@ -170,7 +179,7 @@ impl<'a, S: Stage> Cx<'a, S> {
             if left > 0 {
                 extras.timers.push(StageTimer {
                     id,
-                    armed: Some(core.set_timer(at, Due::Stage(self.key, id))),
+                    armed: Some(core.set_timer(at, Due::Stage(self.key(), id))),
                     at,
                     every,
                     left,
@@ -215,7 +224,7 @@ impl<'a, S: Stage> Cx<'a, S> {
         F: Future + 'static,
     {
         let core = self.core();
-        let (key, local) = (self.key, Local::<'static>::new(core.ptr()));
+        let (key, local) = (self.key(), Local::<'static>::new(core.ptr()));
         let task = core.tasks.spawn(core, key, |task| {
             Box::pin(async move {
                 let output = future.await;
@@ -285,7 +294,8 @@ impl Core {
 impl<S> fmt::Debug for Cx<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cx")
-            .field("key", &self.key)
+            .field("slot", &self.slot)
+            .field("generation", &self.generation)
             .finish_non_exhaustive()
     }
 }

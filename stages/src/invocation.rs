@@ -18,12 +18,13 @@ use crate::timers::{Tick, TimerId};
 use crate::type_shard::TypeShard;
 use crate::watch::Method;
 
-/// What waits in a backlog.
+/// What waits in a backlog. Small, because every message is one: what is larger lies elsewhere.
 pub(crate) enum Item<S: Stage> {
     Create,
     Message(S::Msg),
     Call(S::Msg, Arc<Call>),
-    Packet(RouterId, Body),
+    /// Its number in `TypeShard::packets`.
+    Packet(u32),
     /// A timer, an interval or a tick.
     Timer(TimerId),
     Disconnect(RouterId, Box<CloseReason>),
@@ -43,7 +44,7 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Begins an invocation. The stage is idle.
-    #[inline]
+    #[inline(always)]
     fn begin<A, F>(
         &self,
         core: &Core,
@@ -56,14 +57,17 @@ impl<S: Stage> TypeShard<S> {
     where
         F: Future<Output = ()> + 'static,
     {
-        let number = self.info.number;
-        core.watch(number, method, at.slot, at.head().id.get());
-        let key = self.key(core, at);
+        let number = self.number;
+        if method != Method::Message {
+            // Of messages it is said once for all of a run.
+            core.watch(number, method, at.slot, at.head().id.get());
+        }
+        let generation = at.head().generation.get();
         let owner = Owner::Stage {
             stage_type: number,
             slot: at.slot,
         };
-        let context = |frame| Cx::new(core.ptr(), key, frame, call);
+        let context = |frame| Cx::new(core.ptr(), (number, at.slot, generation), frame, call);
         let sampled = core.sample_poll();
         let polled = at.begin(core, &self.pool, owner, context, handler, argument);
         if let Some(began) = sampled {
@@ -72,17 +76,17 @@ impl<S: Stage> TypeShard<S> {
         polled
     }
 
+    /// Everything but messages, as far as speed matters.
+    #[inline(never)]
     pub(crate) fn start(&self, core: &Core, at: At<'_, S>, item: Item<S>) -> Poll<()> {
         match item {
-            Item::Message(message) => self.begin(
-                core,
-                at,
-                Method::Message,
-                None,
-                |stage, cx, message| S::on_message(stage, cx, message),
-                message,
-            ),
-            Item::Packet(from, body) => self.start_packet(core, at, from, body),
+            Item::Message(message) => self.start_message(core, at, message),
+            Item::Packet(packet) => {
+                let packet = self.packets.borrow_mut().try_remove(packet as usize);
+                packet.map_or(Poll::Ready(()), |(from, body)| {
+                    self.start_packet(core, at, from, body)
+                })
+            }
             Item::Call(message, call) => self.begin(
                 core,
                 at,
@@ -116,6 +120,18 @@ impl<S: Stage> TypeShard<S> {
                 Poll::Ready(())
             }
         }
+    }
+
+    #[inline(always)]
+    fn start_message(&self, core: &Core, at: At<'_, S>, message: S::Msg) -> Poll<()> {
+        self.begin(
+            core,
+            at,
+            Method::Message,
+            None,
+            |stage, cx, message| S::on_message(stage, cx, message),
+            message,
+        )
     }
 
     /// Nothing happens if the timer was cancelled, or set before a restart.
@@ -226,7 +242,14 @@ impl<S: Stage> TypeShard<S> {
                 }
             }
             head.started.set(head.started.get().wrapping_add(1));
-            let _ = self.start(core, at, item);
+            let _ = match item {
+                Item::Message(message) => self.start_message(core, at, message),
+                item => {
+                    let polled = self.start(core, at, item);
+                    core.watch(self.number, Method::Message, at.slot, head.id.get());
+                    polled
+                }
+            };
         }
     }
 

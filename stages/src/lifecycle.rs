@@ -74,6 +74,9 @@ impl<S: Stage> TypeShard<S> {
         for (item, _) in backlog {
             let own = matches!(item, Item::Create | Item::Stop);
             core.counters.dropped.add(u64::from(!own));
+            if let Item::Packet(packet) = item {
+                self.packets.borrow_mut().try_remove(packet as usize);
+            }
             core.contained("the drop of a message", || drop(item));
         }
         core.counters.ended.add(1);

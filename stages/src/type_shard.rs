@@ -1,9 +1,11 @@
 //! All stages of one type on one shard: their cells, frames and backlogs, and what happens to them.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use proscenium_engine::{CloseReason, Message, RouterId};
+use proscenium_engine::{Body, CloseReason, Message, RouterId};
+use slab::Slab;
 
 use crate::backlog::Backlogs;
 use crate::chain::Call;
@@ -66,7 +68,13 @@ pub(crate) struct TypeShard<S: Stage> {
     pub(crate) arena: Arena<S>,
     pub(crate) pool: FramePool<S>,
     pub(crate) backlogs: Backlogs<Item<S>>,
+    /// Packets that wait: larger than most messages, so they lie apart.
+    pub(crate) packets: RefCell<Slab<(RouterId, Body)>>,
     pub(crate) factory: Option<Factory<S>>,
+    /// Messages that may wait for one stage: that of `info`, at hand.
+    backlog: u32,
+    /// That of `info`, at hand.
+    pub(crate) number: u8,
 }
 
 /// Makes a stage for an id.
@@ -77,10 +85,13 @@ impl<S: Stage> TypeShard<S> {
         let pool = FramePool::new();
         admit_all(&pool);
         Self {
+            backlog: info.options.backlog,
+            number: info.number,
             info,
             arena: Arena::new(),
             pool,
             backlogs: Backlogs::new(),
+            packets: RefCell::default(),
             factory,
         }
     }
@@ -139,7 +150,7 @@ impl<S: Stage> TypeShard<S> {
             core.counters.gone.add(1);
             return Err(false);
         };
-        if at.head().len.get() >= self.info.options.backlog {
+        if at.head().len.get() >= self.backlog {
             at.head().crowded.set(true);
             core.counters.full.add(1);
             return Err(true);
@@ -148,7 +159,7 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Appends to the backlog, whether it is full or not.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn queue(&self, core: &Core, at: At<'_, S>, item: Item<S>) {
         self.backlogs.push(at.head(), item, core.stamp());
         self.make_ready(core, at);
@@ -161,7 +172,7 @@ impl<S: Stage> TypeShard<S> {
         let Some(at) = found.filter(|at| at.head().ending.get() == Ending::No) else {
             return;
         };
-        if at.head().len.get() < self.info.options.backlog {
+        if at.head().len.get() < self.backlog {
             let _ = waiter.send(()); // who waited may have given up
             return;
         }
@@ -193,6 +204,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             return 0;
         }
         at.head().active.set(core.now_coarse());
+        core.watch(self.number, Method::Message, slot, at.head().id.get());
         // What comes meanwhile, perhaps from itself, waits for its next turn.
         let quota = quota.min(at.head().len.get());
         let mut done = 0;
@@ -243,8 +255,10 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             });
             return true;
         }
-        self.queue(core, at, Item::Packet(from, message.lease()));
-        if head.len.get() >= self.info.options.backlog {
+        let packet = (from, message.lease());
+        let packet = self.packets.borrow_mut().insert(packet) as u32;
+        self.queue(core, at, Item::Packet(packet));
+        if head.len.get() >= self.backlog {
             self.pause(core, at, from);
         }
         true

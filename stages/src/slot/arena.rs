@@ -159,7 +159,11 @@ impl<S> Arena<S> {
     /// The stage of that name, if it lives.
     #[inline]
     pub(crate) fn find(&self, slot: u32, generation: u32) -> Option<At<'_, S>> {
-        let at = self.at(slot)?;
+        // SAFETY: as in `grow`.
+        let chunk = *unsafe { &*self.chunks.get() }.get((slot / CHUNK) as usize)?;
+        // SAFETY: as in `cell`.
+        let cell = unsafe { chunk.add((slot % CHUNK) as usize).as_ref() };
+        let at = At { cell, slot };
         (at.head().generation.get() == generation && at.phase() != Phase::Free).then_some(at)
     }
 
@@ -225,7 +229,7 @@ impl<'a, S> At<'a, S> {
     ///
     /// `context` is given the number of the frame and makes the `Cx`. A panic of user code passes
     /// through; [`clear`](Self::clear) is due then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn begin<A, F>(
         self,
         core: &Core,
@@ -259,6 +263,7 @@ impl<'a, S> At<'a, S> {
                 self.give_back(core, pool, frame);
             } else {
                 cell.phase.set(Phase::Suspended);
+                frame.keep::<F>();
                 core.frames.suspend(frame.index(), owner);
             }
             polled
@@ -300,7 +305,7 @@ impl<'a, S> At<'a, S> {
     ///
     /// # Safety
     /// `frame` is this cell's, and the future in it has been dropped.
-    #[inline]
+    #[inline(always)]
     unsafe fn give_back(self, core: &Core, pool: &FramePool<S>, frame: FramePtr<S>) {
         self.cell.frame.set(None);
         self.cell.phase.set(Phase::Idle);
