@@ -154,7 +154,7 @@ fn a_deadline_that_has_passed_counts_even_if_the_request_is_still_held() {
                 let mut request = std::pin::pin!(request.within(10 * MS));
                 assert!(request.as_mut().await.is_err());
                 cx.sleep(100 * MS).await;
-                drop(request);
+                let _held_until_here = request;
             })
         }))
         .unwrap();

@@ -44,10 +44,7 @@ fn only_what_was_idle_for_long_leaves_memory() {
     idle.tell(script(|_, _| Box::pin(async {}))).unwrap();
     sim.run(MS);
     assert_eq!(sim.stages.total().gone, 1);
-    let found = sim.does(lively, |_, cx| {
-        let found = cx.get::<Node>(1);
-        Box::pin(async move { found.await })
-    });
+    let found = sim.does(lively, |_, cx| Box::pin(cx.get::<Node>(1)));
     assert_eq!(found, Some(Ok(None)));
     let again = sim.node(1);
     assert_ne!(again, idle);

@@ -16,12 +16,20 @@ enum Msg {
     BlockLater(Arc<Barrier>),
     BlockDetached(Arc<Barrier>),
     Ping(Reply<()>),
+    /// Ticks so often, and answers how long that took and how many ticks were left out.
     Tick(Duration, u64, Reply<(Duration, u64)>),
 }
 
 #[derive(Default)]
 struct Room {
-    ticking: Option<(Instant, u64, u64, Reply<(Duration, u64)>)>,
+    ticking: Option<Ticking>,
+}
+
+struct Ticking {
+    began: Instant,
+    ticks: u64,
+    missed: u64,
+    reply: Reply<(Duration, u64)>,
 }
 
 /// Blocks until the test knows of it.
@@ -48,18 +56,23 @@ impl Stage for Room {
             }
             Msg::Tick(period, ticks, reply) => {
                 cx.start_tick(period);
-                self.ticking = Some((Instant::now(), ticks, 0, reply));
+                self.ticking = Some(Ticking {
+                    began: Instant::now(),
+                    ticks,
+                    missed: 0,
+                    reply,
+                });
             }
         }
     }
 
     async fn on_tick(&mut self, _cx: &mut Cx<'_, Self>, tick: Tick) {
-        let done = self.ticking.take_if(|(_, ticks, missed, _)| {
-            *missed += tick.missed;
-            tick.number >= *ticks
+        let done = self.ticking.take_if(|ticking| {
+            ticking.missed += tick.missed;
+            tick.number >= ticking.ticks
         });
-        if let Some((began, _, missed, reply)) = done {
-            let _ = reply.send((began.elapsed(), missed));
+        if let Some(done) = done {
+            let _ = done.reply.send((done.began.elapsed(), done.missed));
         }
     }
 }
@@ -80,15 +93,23 @@ fn a_handler_that_blocks_is_named() {
         .unwrap();
     let room = stages.get_or_create::<Room>(7).wait(PATIENCE).unwrap();
     let nameless = stages.spawn_on(0, Room::default).wait(PATIENCE).unwrap();
-    let cases: [(_, fn(Arc<Barrier>) -> Msg, _); 4] = [
-        (room, Msg::Block, "room#7 in on_message"),
-        (room, Msg::BlockLater, "room#7 in a handler that goes on"),
-        (room, Msg::BlockDetached, "room#7 in a detached future"),
-        (nameless, Msg::Block, "room@0.0.1 in on_message"),
-    ];
-    for (room, message, expected) in cases {
-        let barrier = Arc::new(Barrier::new(2));
-        room.tell(message(Arc::clone(&barrier))).unwrap();
+    let barrier = Arc::new(Barrier::new(2));
+    let shared = || Arc::clone(&barrier);
+    for (room, message, expected) in [
+        (room, Msg::Block(shared()), "room#7 in on_message"),
+        (
+            room,
+            Msg::BlockLater(shared()),
+            "room#7 in a handler that goes on",
+        ),
+        (
+            room,
+            Msg::BlockDetached(shared()),
+            "room#7 in a detached future",
+        ),
+        (nameless, Msg::Block(shared()), "room@0.0.1 in on_message"),
+    ] {
+        room.tell(message).unwrap();
         barrier.wait();
         assert_eq!(stages.running(0).as_deref(), Some(expected));
         // A slow machine may find other stalls before.
