@@ -52,6 +52,27 @@ impl<T> Backlogs<T> {
         head.len.set(head.len.get() + 1);
     }
 
+    /// Puts what `replace` returns in the place of an item of the backlog of `head`, for each of
+    /// them. Returns the items that were there, because their drop may be user code.
+    pub(crate) fn replace(
+        &self,
+        head: &Head,
+        mut replace: impl FnMut(&T) -> Option<T>,
+    ) -> Vec<T> {
+        let mut nodes = self.nodes.borrow_mut();
+        let (mut replaced, mut index) = (Vec::new(), head.first.get());
+        for _ in 0..head.len.get() {
+            let Some(node) = nodes.get_mut(index as usize) else {
+                break;
+            };
+            if let Some(instead) = node.item.as_ref().and_then(&mut replace) {
+                replaced.extend(node.item.replace(instead));
+            }
+            index = node.next;
+        }
+        replaced
+    }
+
     /// Takes the first item of the backlog of `head`.
     #[inline]
     pub(crate) fn pop(&self, head: &Head) -> Option<T> {
@@ -92,7 +113,9 @@ mod tests {
             backlogs.push(if n % 3 == 0 { &a } else { &b }, n);
         }
         let all = |head: &Head| std::iter::from_fn(|| backlogs.pop(head)).collect::<Vec<_>>();
-        assert_eq!(all(&a), [0, 3, 6, 9]);
+        let replaced = backlogs.replace(&a, |&n| (n == 3).then_some(30));
+        assert_eq!(replaced, [3]);
+        assert_eq!(all(&a), [0, 30, 6, 9]);
         backlogs.push(&a, 10);
         assert_eq!(all(&b), [1, 2, 4, 5, 7, 8]);
         assert_eq!(all(&a), [10]);

@@ -198,6 +198,7 @@ impl Core {
         self.in_place.set(RUN_MESSAGES);
         let woken = self.frames.woken();
         if woken == 0 && self.ready.borrow().is_empty() && self.doomed.borrow().is_empty() {
+            self.counters.publish(self); // what was handled in place counts too
             return Run::Idle;
         }
         let mut budget = Budget::new(self);

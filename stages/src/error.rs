@@ -104,7 +104,7 @@ pub enum CreateError {
     /// The shard has as many stages of the type as it may have
     /// ([`StageType::stages_max`](crate::StageType::stages_max)).
     TooMany(usize),
-    /// The factory panicked.
+    /// The factory (or what else makes the stage) panicked.
     Panicked,
     /// The shard's mailbox is full.
     Full,

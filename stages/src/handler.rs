@@ -60,10 +60,11 @@ impl Handler for StageShard {
 
     #[inline]
     fn on_message(&mut self, cx: &mut Engine<'_>, from: RouterId, message: Message<'_>) {
-        let tag = cx.tag(from);
+        let key = StageKey::from_tag(cx.tag(from));
         self.core.enter(cx, |core| {
-            let key = StageKey::from_tag(tag);
-            let taken = tag != 0
+            // On its way to the stage's shard it may be held up here by a shutdown.
+            let taken = key != StageKey::NONE
+                && key.shard() == core.shard
                 && core
                     .stages(key.stage_type())
                     .packet(core, key, from, message);
@@ -89,25 +90,51 @@ impl Handler for StageShard {
         self.core.get().frames.wake_any(token as u32);
     }
 
-    fn on_disconnect(&mut self, cx: &mut Engine<'_>, id: RouterId, reason: &CloseReason) {
-        let tag = cx.tag(id);
-        if tag != 0 {
-            let key = StageKey::from_tag(tag);
-            self.core.enter(cx, |core| {
-                let stages = core.stages(key.stage_type());
-                stages.disconnected(core, key, id, reason.duplicate());
-            });
+    fn on_read_closed(&mut self, cx: &mut Engine<'_>, id: RouterId) {
+        let key = StageKey::from_tag(cx.tag(id));
+        let later = self.core.enter(cx, |core| {
+            let here = key != StageKey::NONE && key.shard() == core.shard;
+            here && core.stages(key.stage_type()).read_closed(core, key, id)
+        });
+        if !later {
+            cx.close(id);
         }
     }
 
-    fn on_adopted(&mut self, cx: &mut Engine<'_>, id: RouterId, _peer: &Peer) {
-        let tag = cx.tag(id);
-        if tag == 0 {
+    fn on_disconnect(&mut self, cx: &mut Engine<'_>, id: RouterId, reason: &CloseReason) {
+        let key = StageKey::from_tag(cx.tag(id));
+        if key == StageKey::NONE {
             return;
         }
-        let key = StageKey::from_tag(tag);
         self.core.enter(cx, |core| {
-            if key.shard() == core.shard && !core.stages(key.stage_type()).bind(core, key, id) {
+            let reason = reason.duplicate();
+            let tell = move |core: &Core| {
+                let stages = core.stages(key.stage_type());
+                stages.disconnected(core, key, id, reason);
+            };
+            if key.shard() == core.shard {
+                tell(core);
+            } else {
+                // It ended on its way to the stage, which may have bound it itself.
+                core.post_surely(key.shard(), StagePost::run(tell));
+            }
+        });
+    }
+
+    fn on_adopted(&mut self, cx: &mut Engine<'_>, id: RouterId, _peer: &Peer) {
+        let key = StageKey::from_tag(cx.tag(id));
+        if key == StageKey::NONE {
+            return;
+        }
+        self.core.enter(cx, |core| {
+            let bound = if key.shard() == core.shard {
+                core.stages(key.stage_type()).bind(core, key, id)
+            } else {
+                // By way of the shard where it was born, or bound anew before it had left.
+                let moved = core.engine.with(|engine| engine.rehome(id, key.shard()));
+                moved.is_some_and(|moved| moved.is_ok())
+            };
+            if !bound {
                 core.engine.with(|engine| {
                     engine.set_tag(id, 0);
                     engine.close(id);

@@ -15,9 +15,10 @@ use crate::type_shard::{AnyStages, Factory, TypeShard};
 pub enum OnPanic {
     /// It ends: its name is gone, its connections are closed. The default.
     Destroy,
-    /// It is made anew by its factory, under the same address, with what is left of its backlog:
-    /// after `first`, then after twice the time of the restart before, at most `max`. Stages that
-    /// no factory made end.
+    /// It is made anew by its factory, under the same address, with its connections and with what
+    /// is left of its backlog: after `first`, then after twice the time of the restart before, at
+    /// most `max`. What the old state had set in motion is cancelled: timers, ticks, detached
+    /// tasks. Stages that no factory made end.
     Restart {
         /// Delay before the first restart.
         first: Duration,

@@ -31,7 +31,11 @@ pub(crate) enum Item<S: Stage> {
     Tick(Tick),
     Disconnect(RouterId, Box<CloseReason>),
     Enter(Enter<S>),
+    /// A connection's peer has finished sending: closed when what it sent before is handled.
+    ReadClosed(RouterId),
     Stop,
+    /// What a state that is gone had set in motion: nothing.
+    Void,
 }
 
 /// The end of a detached task: enters the stage in its order.
@@ -50,7 +54,11 @@ pub(crate) trait AnyStages: Any {
     /// there is no such stage.
     fn packet(&self, core: &Core, key: StageKey, from: RouterId, message: Message<'_>) -> bool;
     fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool;
-    fn unbind(&self, key: StageKey, id: RouterId);
+    /// True if the stage had the connection paused: whoever takes it has to resume reading.
+    fn unbind(&self, key: StageKey, id: RouterId) -> bool;
+    /// Has a connection whose peer finished sending closed in the stage's order; false if nothing
+    /// of the stage is before that.
+    fn read_closed(&self, core: &Core, key: StageKey, id: RouterId) -> bool;
     fn disconnected(&self, core: &Core, key: StageKey, id: RouterId, reason: CloseReason);
     /// A timer of a stage is due; `next` is its number in the shard's table if it goes on.
     fn timer_is_due(
@@ -292,10 +300,15 @@ impl<S: Stage> TypeShard<S> {
                 },
                 enter,
             ),
+            Item::ReadClosed(id) => {
+                core.engine.with(|engine| engine.close(id));
+                Poll::Ready(())
+            }
             Item::Stop => {
                 at.head().ending.set(Ending::Wanted);
                 Poll::Ready(())
             }
+            Item::Void => Poll::Ready(()),
         }
     }
 
@@ -383,16 +396,48 @@ impl<S: Stage> TypeShard<S> {
         self.let_go(core, at);
         let mut dropped = 0;
         while let Some(item) = self.backlogs.pop(head) {
-            dropped += u64::from(!matches!(item, Item::Create | Item::Stop));
-            drop(item);
+            let message = !matches!(
+                item,
+                Item::Create | Item::Stop | Item::ReadClosed(_) | Item::Void
+            );
+            dropped += u64::from(message);
+            // A message's drop is user code.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(item)));
         }
         core.counters.dropped.add(dropped);
         core.counters.ended.add(1);
         let _ = catch_unwind(AssertUnwindSafe(|| self.arena.remove(at)));
     }
 
+    /// Cancels its timers and tasks.
+    fn cancel_all(&self, core: &Core, at: At<'_, S>) {
+        let (timers, tasks) = at.head().extras(|extras| {
+            let timers = std::mem::take(&mut extras.timers);
+            (timers, std::mem::take(&mut extras.tasks))
+        });
+        for (_, timer) in timers {
+            core.cancel_timer(timer);
+        }
+        for task in tasks {
+            core.tasks.cancel(core, task);
+        }
+    }
+
+    /// The state is gone, the stage is not: what the state had set in motion must not reach the
+    /// next one, which has never heard of it.
+    fn forget(&self, core: &Core, at: At<'_, S>) {
+        self.cancel_all(core, at);
+        let replaced = self.backlogs.replace(at.head(), |item| {
+            matches!(item, Item::Timer(_) | Item::Tick(_) | Item::Enter(_)).then_some(Item::Void)
+        });
+        for item in replaced {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(item)));
+        }
+    }
+
     /// Closes its connections, cancels its timers and tasks, wakes who waits for room.
     fn let_go(&self, core: &Core, at: At<'_, S>) {
+        self.cancel_all(core, at);
         let Some(extras) = at.head().extras.take() else {
             return;
         };
@@ -402,12 +447,6 @@ impl<S: Stage> TypeShard<S> {
                 engine.close(id);
             }
         });
-        for (_, timer) in extras.timers {
-            core.cancel_timer(timer);
-        }
-        for task in extras.tasks {
-            core.tasks.cancel(core, task);
-        }
         for waker in extras.waiting {
             waker.wake();
         }
@@ -441,6 +480,7 @@ impl<S: Stage> TypeShard<S> {
             return self.end(core, at);
         };
         at.break_down();
+        self.forget(core, at);
         let key = self.key(core, at);
         let due = crate::timers::Due::Run(Box::new(move |core: &Core| {
             core.stages(key.stage_type()).restart(core, key);
@@ -577,13 +617,26 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         true
     }
 
-    fn unbind(&self, key: StageKey, id: RouterId) {
-        if let Some(at) = self.find(key) {
+    fn unbind(&self, key: StageKey, id: RouterId) -> bool {
+        self.find(key).is_some_and(|at| {
             at.head().extras(|extras| {
                 extras.connections.retain(|&bound| bound != id);
+                let paused = extras.paused.len();
                 extras.paused.retain(|&paused| paused != id);
-            });
+                extras.paused.len() < paused
+            })
+        })
+    }
+
+    fn read_closed(&self, core: &Core, key: StageKey, id: RouterId) -> bool {
+        let Some(at) = self.find(key) else {
+            return false;
+        };
+        let is_first = at.phase() == Phase::Idle && at.head().len.get() == 0;
+        if !is_first {
+            self.queue(core, at, Item::ReadClosed(id));
         }
+        !is_first
     }
 
     fn disconnected(&self, core: &Core, key: StageKey, id: RouterId, reason: CloseReason) {
