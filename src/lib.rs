@@ -65,6 +65,8 @@
 
 pub use proscenium_engine::*;
 pub use proscenium_framing as framing;
+#[cfg(feature = "stages")]
+pub use proscenium_stages as stages;
 
 // The examples of the pages below are compiled and run by `cargo test --doc`.
 #[cfg(doctest)]

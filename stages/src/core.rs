@@ -26,14 +26,19 @@ use crate::timers::Timers;
 use crate::type_shard::AnyStages;
 use crate::watch::Watched;
 
-/// Messages that one stage handles before the next one has its turn.
-pub(crate) const BATCH: u32 = 32;
+/// Messages that one stage handles at most before the next one has its turn: all that wait for it
+/// when its turn comes, as long as they take little time (`SLICE_TIME`). A share of it only, and a
+/// stage that is told as much as that per turn would never catch up.
+pub(crate) const BATCH: u32 = 4096;
+/// Time that one stage has before the next one has its turn; looked at every `CLOCK_POLLS`
+/// messages.
+pub(crate) const SLICE_TIME: Duration = Duration::from_micros(100);
 /// Messages handled in one run, before the shard looks at its sockets again.
 const RUN_MESSAGES: u32 = 4096;
 /// Time of one run.
 const RUN_TIME: Duration = Duration::from_micros(500);
 /// Polls between two looks at the clock.
-const CLOCK_POLLS: u32 = 32;
+pub(crate) const CLOCK_POLLS: u32 = 32;
 
 /// See the module's page.
 pub(crate) struct Core {
@@ -166,8 +171,19 @@ impl Core {
         (self.shard as u64) << 56 | next
     }
 
+    /// A number for a new frame, and the name of its first use.
+    pub(crate) fn number_frame(&self) -> (u32, WakeKey) {
+        let index = self.frames.number();
+        (index, self.wake_key(index, self.frames.generation(index)))
+    }
+
+    /// The use of a frame is over; returns the name of the next one.
+    pub(crate) fn retire_frame(&self, index: u32) -> WakeKey {
+        let generation = self.frames.end(index);
+        self.wake_key(index, generation)
+    }
+
     /// The name of a frame's present use, for wakers.
-    #[inline]
     pub(crate) fn wake_key(&self, frame: u32, generation: u32) -> WakeKey {
         WakeKey::new(self.system.number, self.shard, frame, generation)
     }
@@ -215,8 +231,7 @@ impl Core {
             let Some((stage_type, slot)) = self.ready.borrow_mut().pop_front() else {
                 break;
             };
-            let quota = budget.messages.clamp(1, BATCH);
-            let done = self.stages(stage_type).run(self, slot, quota);
+            let done = self.stages(stage_type).run(self, slot, BATCH);
             budget.spend(done.max(1));
             // What was woken meanwhile does not wait for all of a long list.
             if stage >= ready && self.frames.woken() > 0 {

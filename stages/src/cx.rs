@@ -27,18 +27,26 @@ pub struct Cx<'a, S> {
     local: Local<'a>,
     key: StageKey,
     frame: u32,
+    invocation: u64,
     /// The request that is being handled, with those that wait for it.
-    call: Option<Call>,
+    call: Option<Box<Call>>,
     stage: PhantomData<fn(S)>,
 }
 
 impl<'a, S> Cx<'a, S> {
     #[inline]
-    pub(crate) fn new(core: CorePtr, key: StageKey, frame: u32, call: Option<Call>) -> Self {
+    pub(crate) fn new(
+        core: CorePtr,
+        key: StageKey,
+        frame: u32,
+        invocation: u64,
+        call: Option<Box<Call>>,
+    ) -> Self {
         Self {
             local: Local::new(core),
             key,
             frame,
+            invocation,
             call,
             stage: PhantomData,
         }
@@ -93,13 +101,14 @@ impl<'a, S: Stage> Cx<'a, S> {
         let (reply, asked) = Reply::pair();
         let request = core.next_request();
         let cell = asked.erased();
+        core.frames.set_invocation(self.frame, self.invocation);
         let wait = core
             .waits
             .add(&core.frames, self.frame, request, to.key, Arc::clone(&cell));
         let link = Link {
             stage: self.key,
             id: self.id(),
-            invocation: core.frames.invocation(self.frame),
+            invocation: self.invocation,
             request,
         };
         let outer = self.call.as_ref().map_or(&[][..], |call| &call.links);
@@ -107,7 +116,8 @@ impl<'a, S: Stage> Cx<'a, S> {
             asked.refuse(RequestError::TooDeep(DEPTH_MAX));
         } else {
             let links = outer.iter().copied().chain([link]).collect();
-            core.call(to, message(reply), Call { links, reply: cell });
+            let call = Box::new(Call { links, reply: cell });
+            core.call(to, message(reply), call);
         }
         let deadline = core.system.request_deadline;
         Request::new(**self, asked, deadline, (self.frame, wait))
@@ -249,7 +259,7 @@ impl<'a, S: Stage> Cx<'a, S> {
 
 impl Core {
     /// Delivers a request, wherever its stage lives.
-    fn call<S: Stage>(&self, to: StageRef<S>, message: S::Msg, call: Call) {
+    fn call<S: Stage>(&self, to: StageRef<S>, message: S::Msg, call: Box<Call>) {
         if to.system != self.system.number {
             // Another system: it knows nothing of our chains.
             if let Err(error) = crate::registry::tell(to, message) {

@@ -36,8 +36,8 @@ impl Tasks {
             frame,
             owner,
         }) as u32;
-        let generation = core.frames.lend(frame, Owner::Task(task), 0);
-        core.frames.wake(frame, generation);
+        core.frames.suspend(frame, Owner::Task(task));
+        core.frames.wake(frame, core.frames.generation(frame));
         task
     }
 

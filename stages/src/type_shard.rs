@@ -3,19 +3,19 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use proscenium_engine::{Body, CloseReason, Message, RouterId};
 
 use crate::backlog::Backlogs;
 use crate::chain::Call;
-use crate::core::Core;
+use crate::core::{CLOCK_POLLS, Core, SLICE_TIME};
 use crate::cx::Cx;
 use crate::error::{CreateError, TellError};
 use crate::frames::Owner;
 use crate::head::Ending;
 use crate::options::TypeInfo;
-use crate::slot::{Arena, At, FramePool, Phase, waker};
+use crate::slot::{Arena, At, FramePool, Phase};
 use crate::stage::Stage;
 use crate::stage_ref::StageKey;
 use crate::timers::{Tick, TimerId, TimerKey};
@@ -25,7 +25,7 @@ use crate::watch::Method;
 pub(crate) enum Item<S: Stage> {
     Create,
     Message(S::Msg),
-    Call(S::Msg, Call),
+    Call(S::Msg, Box<Call>),
     Packet(RouterId, Body),
     Timer(TimerId),
     Tick(Tick),
@@ -161,7 +161,7 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Puts a request into the backlog, unless that closes a cycle.
-    pub(crate) fn call(&self, core: &Core, key: StageKey, message: S::Msg, call: Call) {
+    pub(crate) fn call(&self, core: &Core, key: StageKey, message: S::Msg, call: Box<Call>) {
         match self.room(core, key) {
             Ok(at) => {
                 call.reply.place(at.head().enqueued().wrapping_add(1));
@@ -213,7 +213,7 @@ impl<S: Stage> TypeShard<S> {
         core: &Core,
         at: At<'_, S>,
         method: Method,
-        call: Option<Call>,
+        call: Option<Box<Call>>,
         handler: impl FnOnce(&'static mut S, &'static mut Cx<'static, S>, A) -> F,
         argument: A,
     ) -> Poll<()>
@@ -228,12 +228,8 @@ impl<S: Stage> TypeShard<S> {
             stage_type: number,
             slot: at.slot,
         };
-        let context = |frame| {
-            let generation = core.frames.lend(frame, owner, invocation);
-            let waker = waker(core.wake_key(frame, generation));
-            (Cx::new(core.ptr(), key, frame, call), waker)
-        };
-        at.begin(core, &self.pool, context, handler, argument)
+        let context = |frame| Cx::new(core.ptr(), key, frame, invocation, call);
+        at.begin(core, &self.pool, owner, context, handler, argument)
     }
 
     fn start(&self, core: &Core, at: At<'_, S>, item: Item<S>) -> Poll<()> {
@@ -325,8 +321,8 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Runs items until the stage is busy, at rest, gone, or has used its quota.
-    fn run_items(&self, core: &Core, at: At<'_, S>, quota: u32, done: &mut u32) {
-        let head = at.head();
+    fn run_items(&self, core: &Core, at: At<'_, S>, mut quota: u32, done: &mut u32) {
+        let (head, mut began) = (at.head(), None);
         while at.phase() == Phase::Idle {
             if head.ending.get() == Ending::Wanted {
                 head.ending.set(Ending::Destroying);
@@ -350,6 +346,13 @@ impl<S: Stage> TypeShard<S> {
                 return;
             };
             *done += 1;
+            if *done % CLOCK_POLLS == 0 {
+                let now = core.clock();
+                let began = *began.get_or_insert(now);
+                if now.since(began) >= SLICE_TIME {
+                    quota = *done; // this one is its last
+                }
+            }
             head.started.set(head.started.get().wrapping_add(1));
             let _ = self.start(core, at, item);
         }
@@ -548,6 +551,8 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             return 0;
         }
         at.head().active_ms.set(core.now_ms());
+        // What comes meanwhile, perhaps from itself, waits for its next turn.
+        let quota = quota.min(at.head().len.get());
         let mut done = 0;
         self.guarded(core, at, || self.run_items(core, at, quota, &mut done));
         core.counters.messages.add(u64::from(done));
@@ -565,9 +570,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         at.head().active_ms.set(core.now_ms());
         core.watch(self.info.number, Method::Resumed, slot);
         self.guarded(core, at, || {
-            let generation = core.frames.generation(frame);
-            let waker = waker(core.wake_key(frame, generation));
-            let polled = at.resume(core, &self.pool, &mut Context::from_waker(&waker));
+            let polled = at.resume(core, &self.pool);
             if polled.is_ready() && at.head().ending.get() == Ending::Destroying {
                 self.end(core, at);
             }
