@@ -107,14 +107,21 @@ fn texts(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
-fn answers(peer: &mut SimPeer) -> Vec<String> {
-    let mut bytes = Vec::new();
-    peer.read(&mut bytes);
-    let frames = take_frames(&mut bytes);
+/// What came back so far. An answer that has not come in full stays in `input`.
+fn answers_in(peer: &mut SimPeer, input: &mut Vec<u8>) -> Vec<String> {
+    peer.read(input);
+    let frames = take_frames(input);
     frames
         .into_iter()
         .map(|frame| String::from_utf8(frame).unwrap())
         .collect()
+}
+
+fn answers(peer: &mut SimPeer) -> Vec<String> {
+    let mut input = Vec::new();
+    let answers = answers_in(peer, &mut input);
+    assert!(input.is_empty(), "a part of an answer");
+    answers
 }
 
 #[test]
@@ -222,12 +229,12 @@ fn connections_of_a_busy_stage_are_held_back_and_lose_nothing() {
     assert!(held < 3 * 256 * 1024, "{held} bytes");
 
     office.run(HOUR);
-    let mut back = vec![Vec::new(); 3];
+    let (mut back, mut input) = (vec![Vec::new(); 3], vec![Vec::new(); 3]);
     for _ in 0..10_000 {
         let all = write(&mut peers);
         office.run(10 * MILLISECOND);
-        for (peer, back) in peers.iter_mut().zip(&mut back) {
-            back.extend(answers(peer));
+        for (at, peer) in peers.iter_mut().enumerate() {
+            back[at].extend(answers_in(peer, &mut input[at]));
         }
         if all && back.iter().all(|back| back.len() == 20_000) {
             break;
@@ -300,8 +307,8 @@ fn when_a_stage_ends_its_connections_are_closed() {
             }
         }
         office.run(SECOND);
-        assert!(peer.is_read_closed(), "the peer is told");
         assert_eq!(answers(&mut peer).len(), 1 + way / 2);
+        assert!(peer.is_read_closed(), "the peer is told, way {way}");
         peer.finish();
         office.run(SECOND);
         assert_eq!(office.book.ends(id), [], "its stage was gone before");
@@ -358,10 +365,8 @@ impl Talker {
         if self.out.is_empty() {
             self.peer.finish();
         }
-        self.peer.read(&mut self.input);
-        let frames = take_frames(&mut self.input).into_iter();
-        self.answers
-            .extend(frames.map(|frame| String::from_utf8(frame).unwrap()));
+        let came = answers_in(&mut self.peer, &mut self.input);
+        self.answers.extend(came);
     }
 
     fn is_done(&self) -> bool {
