@@ -83,8 +83,10 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
-impl<M> From<TellError<M>> for RequestError {
-    fn from(error: TellError<M>) -> Self {
+impl<M> From<&TellError<M>> for RequestError {
+    /// Of a reference: a message that is dropped before its request is refused answers it, by the
+    /// token in it.
+    fn from(error: &TellError<M>) -> Self {
         if error.is_full() {
             Self::Full
         } else {
