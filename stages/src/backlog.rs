@@ -54,11 +54,7 @@ impl<T> Backlogs<T> {
 
     /// Puts what `replace` returns in the place of an item of the backlog of `head`, for each of
     /// them. Returns the items that were there, because their drop may be user code.
-    pub(crate) fn replace(
-        &self,
-        head: &Head,
-        mut replace: impl FnMut(&T) -> Option<T>,
-    ) -> Vec<T> {
+    pub(crate) fn replace(&self, head: &Head, mut replace: impl FnMut(&T) -> Option<T>) -> Vec<T> {
         let mut nodes = self.nodes.borrow_mut();
         let (mut replaced, mut index) = (Vec::new(), head.first.get());
         for _ in 0..head.len.get() {

@@ -71,10 +71,12 @@ fn witnesses_see_nothing_wrong(on_panic: OnPanic, habits: Habits) {
             }
         });
         let tellers: Vec<_> = (0..THREADS)
-            .map(|from| scope.spawn({
-                let (stages, journal) = (&stages, &journal);
-                move || teller(stages, journal, from)
-            }))
+            .map(|from| {
+                scope.spawn({
+                    let (stages, journal) = (&stages, &journal);
+                    move || teller(stages, journal, from)
+                })
+            })
             .collect();
         for teller in tellers {
             teller.join().unwrap();

@@ -157,7 +157,11 @@ fn a_stage_takes_a_connection_of_any_shard_whatever_is_under_way() {
     office.run(SECOND);
     let packets = office.book.packets(id);
     let order: Vec<String> = packets.iter().map(|(_, _, text)| text.clone()).collect();
-    assert_eq!(order, texts(0..150), "no desk is busy: nothing waits anywhere");
+    assert_eq!(
+        order,
+        texts(0..150),
+        "no desk is busy: nothing waits anywhere"
+    );
     for (desk, shard, text) in &packets {
         assert_eq!(*desk as usize, *shard, "{text}");
     }
@@ -225,7 +229,13 @@ fn connections_of_a_busy_stage_are_held_back_and_lose_nothing() {
     assert!((8..=8 + 2).contains(&read), "{read} messages");
     assert_eq!(office.house.stages.total().paused, 3);
     assert!(peers.iter().all(|peer| peer.unsent() > 0), "held back");
-    let held = office.house.engine.handle().stats().total().reassembly_bytes;
+    let held = office
+        .house
+        .engine
+        .handle()
+        .stats()
+        .total()
+        .reassembly_bytes;
     assert!(held < 3 * 256 * 1024, "{held} bytes");
 
     office.run(HOUR);

@@ -78,7 +78,9 @@ fn witnesses_see_nothing_wrong(net: &SimNet) {
             }
         }
         let longest = 1 << (10 + dice.below(15));
-        house.world.run_for(Duration::from_nanos(dice.below(longest)));
+        house
+            .world
+            .run_for(Duration::from_nanos(dice.below(longest)));
     }
     // Everything that waits for somebody outside goes on, until nothing is left.
     let quiet = (0..200).any(|_| {

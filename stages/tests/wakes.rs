@@ -171,7 +171,10 @@ fn wakes_after_the_engine_are_harmless_and_so_are_messages() {
     for sleeper in &sleepers {
         let error = sleeper.tell(Msg::Wait(1)).unwrap_err();
         assert!(!error.is_full());
-        assert_eq!(sleeper.ask(Msg::Ping).wait(PATIENCE), Err(RequestError::Gone));
+        assert_eq!(
+            sleeper.ask(Msg::Ping).wait(PATIENCE),
+            Err(RequestError::Gone)
+        );
     }
     drop(stages);
     wake_twice(&wakers);
@@ -184,7 +187,9 @@ fn wakes_after_the_engine_are_harmless_and_so_are_messages() {
     for sleeper in &sleepers {
         assert!(!sleeper.tell(Msg::Wait(1)).unwrap_err().is_full());
     }
-    std::thread::spawn(move || wake_twice(&wakers)).join().unwrap();
+    std::thread::spawn(move || wake_twice(&wakers))
+        .join()
+        .unwrap();
     let third = stages.get_or_create::<Sleeper>(2).wait(PATIENCE).unwrap();
     assert_eq!(third.ask(Msg::Ping).wait(PATIENCE), Ok(0));
     assert!(bed.polls() < 1000);

@@ -335,7 +335,8 @@ impl Witness {
     fn begin(&mut self, cx: &Cx<'_, Self>, what: &'static str) -> Inside {
         if !std::mem::replace(&mut self.created, true) && what != "create" {
             let me = cx.me();
-            self.journal.fail(format!("{me:?}: {what} before on_create"));
+            self.journal
+                .fail(format!("{me:?}: {what} before on_create"));
         }
         self.journal.enter(cx.me(), what)
     }
