@@ -18,6 +18,8 @@ use proscenium_engine::{Run, Time};
 use crate::chain::Waits;
 use crate::detach::Tasks;
 use crate::frames::{Frames, Owner};
+use crate::lifecycle::coarse;
+use crate::samples::{Samples, SharedSamples};
 use crate::slot::{CorePtr, EngineSlot, WakeKey};
 use crate::stage_ref::StageKey;
 use crate::stats::{Counters, SharedCounters};
@@ -43,6 +45,8 @@ pub(crate) const CLOCK_POLLS: u32 = 32;
 /// See the module's page.
 pub(crate) struct Core {
     pub(crate) system: Arc<System>,
+    /// That of `system`, at hand.
+    pub(crate) system_number: u32,
     shared: Arc<ShardShared>,
     pub(crate) shard: usize,
     pub(crate) engine: EngineSlot,
@@ -51,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) tasks: Tasks,
     pub(crate) waits: Waits,
     pub(crate) counters: Counters,
+    pub(crate) samples: Samples,
     types: Vec<Box<dyn AnyStages>>,
     ready: RefCell<VecDeque<(u8, u32)>>,
     doomed: RefCell<Vec<StageKey>>,
@@ -58,7 +63,6 @@ pub(crate) struct Core {
     ids: RefCell<HashMap<(u8, u64), StageKey>>,
     /// Messages that may still be handled in place before the next run.
     in_place: Cell<u32>,
-    invocations: Cell<u64>,
     requests: Cell<u64>,
     pub(crate) shutting_down: Cell<bool>,
     /// Where this core is, for what it makes.
@@ -69,6 +73,7 @@ impl Core {
     pub(crate) fn new(system: Arc<System>, shard: usize) -> Self {
         let types = system.types.iter().map(|info| info.on_shard()).collect();
         Self {
+            system_number: system.number,
             shared: system.shard_begins(shard),
             system,
             shard,
@@ -78,12 +83,12 @@ impl Core {
             tasks: Tasks::default(),
             waits: Waits::default(),
             counters: Counters::default(),
+            samples: Samples::default(),
             types,
             ready: RefCell::default(),
             doomed: RefCell::default(),
             ids: RefCell::default(),
             in_place: Cell::new(RUN_MESSAGES),
-            invocations: Cell::new(0),
             requests: Cell::new(0),
             shutting_down: Cell::new(false),
             ptr: Cell::new(None),
@@ -109,15 +114,19 @@ impl Core {
         &self.shared().counters
     }
 
+    pub(crate) fn shared_samples(&self) -> &SharedSamples {
+        &self.shared().samples
+    }
+
     #[inline]
     pub(crate) fn watched(&self) -> &Watched {
         &self.shared().watched
     }
 
-    /// The time of this slice in milliseconds; wraps after 49 days.
+    /// The time as stages note when they were active.
     #[inline]
-    pub(crate) fn now_ms(&self) -> u32 {
-        (self.now().as_nanos() >> 20) as u32
+    pub(crate) fn now_coarse(&self) -> u32 {
+        coarse(self.now())
     }
 
     /// The time as of this slice of events; zero outside of a turn.
@@ -155,13 +164,6 @@ impl Core {
         let left = self.in_place.get();
         self.in_place.set(left.saturating_sub(1));
         left > 0
-    }
-
-    #[inline]
-    pub(crate) fn next_invocation(&self) -> u64 {
-        let next = self.invocations.get() + 1;
-        self.invocations.set(next);
-        next
     }
 
     /// A number for a request that no other request of the system has.
@@ -214,7 +216,7 @@ impl Core {
         self.in_place.set(RUN_MESSAGES);
         let woken = self.frames.woken();
         if woken == 0 && self.ready.borrow().is_empty() && self.doomed.borrow().is_empty() {
-            self.counters.publish(self); // what was handled in place counts too
+            self.counters.publish(self); // what was handled in place, or refused
             return Run::Idle;
         }
         let mut budget = Budget::new(self);

@@ -21,8 +21,6 @@ struct Entry {
     /// Counts the uses; part of a waker's name.
     generation: Cell<u32>,
     woken: Cell<bool>,
-    /// The invocation that uses it.
-    invocation: Cell<u64>,
     /// Its requests under way: a list in the shard's table of waits.
     waits: Cell<u32>,
 }
@@ -54,7 +52,6 @@ impl Frames {
             owner: Cell::new(Owner::Task(u32::MAX)),
             generation: Cell::new(0),
             woken: Cell::new(false),
-            invocation: Cell::new(0),
             waits: Cell::new(NONE),
         });
         index
@@ -71,13 +68,6 @@ impl Frames {
         self.entries.borrow()[index as usize].owner.set(owner);
     }
 
-    /// Notes which invocation uses the frame: before its first request.
-    pub(crate) fn set_invocation(&self, index: u32, invocation: u64) {
-        self.entries.borrow()[index as usize]
-            .invocation
-            .set(invocation);
-    }
-
     /// The use of the frame is over: wakers of it are out of date. Returns the next generation.
     pub(crate) fn end(&self, index: u32) -> u32 {
         let entries = self.entries.borrow();
@@ -91,11 +81,6 @@ impl Frames {
     /// The generation of the present use.
     pub(crate) fn generation(&self, index: u32) -> u32 {
         self.entries.borrow()[index as usize].generation.get()
-    }
-
-    /// The invocation that uses the frame.
-    pub(crate) fn invocation(&self, index: u32) -> u64 {
-        self.entries.borrow()[index as usize].invocation.get()
     }
 
     /// The list of its requests under way: the number of the first.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proscenium_engine::{CloseReason, Context, Handler, Message, Peer, RouterId, Run};
+use proscenium_engine::{CloseReason, Context, Handler, Message, Peer, PostError, RouterId, Run};
 
 use crate::core::Core;
 use crate::local::Local;
@@ -53,17 +53,17 @@ impl Handler for StageShard {
     fn on_connect(&mut self, cx: &mut Engine<'_>, id: RouterId, peer: &Peer) {
         self.core.enter(cx, |core| {
             if let Some(call) = &core.system.on_connect {
-                core.protected("on_connect", || call(&Local::new(core.ptr()), id, peer));
+                core.contained("on_connect", || call(&Local::new(core.ptr()), id, peer));
             }
         });
     }
 
     #[inline]
     fn on_message(&mut self, cx: &mut Engine<'_>, from: RouterId, message: Message<'_>) {
-        let key = StageKey::from_tag(cx.tag(from));
+        let tag = cx.tag(from);
         self.core.enter(cx, |core| {
-            // On its way to the stage's shard it may be held up here by a shutdown.
-            let taken = key != StageKey::NONE
+            let key = StageKey::from_tag(tag);
+            let taken = tag != 0
                 && key.shard() == core.shard
                 && core
                     .stages(key.stage_type())
@@ -76,13 +76,13 @@ impl Handler for StageShard {
 
     fn on_posted(&mut self, cx: &mut Engine<'_>, posted: StagePost) {
         self.core.enter(cx, |core| {
-            core.protected("a post", || posted.open(core));
+            core.contained("a post", || posted.open(core));
         });
     }
 
     fn on_timer(&mut self, cx: &mut Engine<'_>, token: u64) {
         self.core
-            .enter(cx, |core| core.protected("a timer", || core.fire(token)));
+            .enter(cx, |core| core.contained("a timer", || core.fire(token)));
     }
 
     fn on_wake(&mut self, cx: &mut Engine<'_>, token: u64) {
@@ -91,9 +91,10 @@ impl Handler for StageShard {
     }
 
     fn on_read_closed(&mut self, cx: &mut Engine<'_>, id: RouterId) {
-        let key = StageKey::from_tag(cx.tag(id));
+        let tag = cx.tag(id);
+        let key = StageKey::from_tag(tag);
         let later = self.core.enter(cx, |core| {
-            let here = key != StageKey::NONE && key.shard() == core.shard;
+            let here = tag != 0 && key.shard() == core.shard;
             here && core.stages(key.stage_type()).read_closed(core, key, id)
         });
         if !later {
@@ -102,30 +103,21 @@ impl Handler for StageShard {
     }
 
     fn on_disconnect(&mut self, cx: &mut Engine<'_>, id: RouterId, reason: &CloseReason) {
-        let key = StageKey::from_tag(cx.tag(id));
-        if key == StageKey::NONE {
-            return;
-        }
-        self.core.enter(cx, |core| {
+        let tag = cx.tag(id);
+        if tag != 0 {
+            let key = StageKey::from_tag(tag);
             let reason = reason.duplicate();
-            let tell = move |core: &Core| {
-                let stages = core.stages(key.stage_type());
-                stages.disconnected(core, key, id, reason);
-            };
-            if key.shard() == core.shard {
-                tell(core);
-            } else {
-                // It ended on its way to the stage, which may have bound it itself.
-                core.post_surely(key.shard(), StagePost::run(tell));
-            }
-        });
+            self.core
+                .enter(cx, |core| core.disconnected(key, id, reason));
+        }
     }
 
     fn on_adopted(&mut self, cx: &mut Engine<'_>, id: RouterId, _peer: &Peer) {
-        let key = StageKey::from_tag(cx.tag(id));
-        if key == StageKey::NONE {
+        let tag = cx.tag(id);
+        if tag == 0 {
             return;
         }
+        let key = StageKey::from_tag(tag);
         self.core.enter(cx, |core| {
             let bound = if key.shard() == core.shard {
                 core.stages(key.stage_type()).bind(core, key, id)
@@ -159,7 +151,11 @@ impl Handler for StageShard {
 /// Looks for idle stages of a type, piece by piece, and again after `pause`.
 fn look_for_idle(core: &Core, stage_type: u8, from: u32, pause: Duration) {
     const NEXT_PIECE: Duration = Duration::from_millis(1);
-    let wait = if from == 0 { pause } else { NEXT_PIECE };
+    let wait = if from == 0 {
+        pause.max(NEXT_PIECE)
+    } else {
+        NEXT_PIECE
+    };
     let due = Due::Run(Box::new(move |core: &Core| {
         let next = core.stages(stage_type).passivate(core, from);
         if !core.shutting_down.get() {
@@ -170,13 +166,25 @@ fn look_for_idle(core: &Core, stage_type: u8, from: u32, pause: Duration) {
 }
 
 impl Core {
-    /// Runs code of the embedder that belongs to no stage; a panic of it costs what it did.
-    fn protected(&self, what: &str, call: impl FnOnce()) {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-        if let Err(payload) = result {
-            self.counters.panics.add(1);
-            let message = crate::type_shard::panic_message(&*payload);
-            tracing::error!(what, %message, "a panic outside of any stage");
+    /// A connection that was bound to a stage, or on its way to it, has ended.
+    fn disconnected(&self, key: StageKey, id: RouterId, reason: CloseReason) {
+        let tell = move |core: &Self| {
+            let stages = core.stages(key.stage_type());
+            stages.disconnected(core, key, id, reason);
+        };
+        if key.shard() == self.shard {
+            tell(self);
+        } else {
+            self.post_at_last(key.shard(), StagePost::run(tell));
+        }
+    }
+
+    /// Posts to another shard what must not be lost: again as long as its mailbox is full.
+    pub(crate) fn post_at_last(&self, shard: usize, post: StagePost) {
+        const RETRY: Duration = Duration::from_millis(1);
+        if let Err(PostError::Full(post)) = self.system.post(shard, post) {
+            let again = Due::Run(Box::new(move |core: &Self| core.post_at_last(shard, post)));
+            self.set_timer(self.now() + RETRY, again);
         }
     }
 
@@ -186,7 +194,7 @@ impl Core {
         self.counters.unbound.add(1);
         match &self.system.on_unbound {
             Some(call) => {
-                self.protected("on_unbound", || {
+                self.contained("on_unbound", || {
                     call(&Local::new(self.ptr()), from, message);
                 });
             }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use crate::slot::{CorePtr, downcast_stages};
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
 use crate::system::{StagePost, Tell};
-use crate::timers::{Due, Sleep};
+use crate::timers::Sleep;
 use crate::type_shard::TypeShard;
 
 /// The shard as what runs on it sees it: stages (their [`Cx`](crate::Cx) derefs to it) and the
@@ -164,6 +163,24 @@ impl<'a> Local<'a> {
         Ok(StageRef::new(core.system.number, key))
     }
 
+    /// Puts a stage on this shard and [binds](Self::bind) a connection to it: what
+    /// [`StagesBuilder::on_connect`](crate::StagesBuilder::on_connect) mostly does.
+    ///
+    /// # Errors
+    /// Those of [`spawn`](Self::spawn). Then the connection is closed: nobody serves it.
+    pub fn spawn_bound<S: Stage>(
+        &self,
+        id: RouterId,
+        stage: S,
+    ) -> Result<StageRef<S>, CreateError> {
+        let spawned = self.spawn(stage);
+        match spawned {
+            Ok(stage) => self.bind(id, stage),
+            Err(_) => self.close(id),
+        }
+        spawned
+    }
+
     /// Puts a stage on a shard, which makes it there.
     pub fn spawn_on<S: Stage>(
         &self,
@@ -288,8 +305,8 @@ impl Core {
         make: impl FnOnce() -> S,
     ) -> Result<StageKey, CreateError> {
         let stages = self.stages_of::<S>()?;
-        let made = catch_unwind(AssertUnwindSafe(make));
-        stages.insert(self, made.map_err(|_| CreateError::Panicked)?)
+        let made = self.contained("what makes a stage", make);
+        stages.insert(self, made.ok_or(CreateError::Panicked)?)
     }
 
     #[inline]
@@ -298,7 +315,7 @@ impl Core {
         to: StageRef<S>,
         message: S::Msg,
     ) -> Result<(), TellError<S::Msg>> {
-        if to.system != self.system.number {
+        if to.system != self.system_number {
             return crate::registry::tell(to, message);
         }
         if to.key.shard() == self.shard {
@@ -382,7 +399,7 @@ impl Core {
             if key.shard() == self.shard {
                 call(self, key);
             } else {
-                self.post_surely(key.shard(), StagePost::run(move |core| call(core, key)));
+                self.post_at_last(key.shard(), StagePost::run(move |core| call(core, key)));
             }
         }
     }
@@ -393,18 +410,9 @@ impl Core {
             Some(home) if home == self.shard => self.bind_here(id, stage),
             Some(home) => {
                 // It lives elsewhere: bound there, where it may have to move from.
-                self.post_surely(home, StagePost::run(move |core| core.bind(id, stage)));
+                self.post_at_last(home, StagePost::run(move |core| core.bind(id, stage)));
             }
             None => {}
-        }
-    }
-
-    /// Posts now, or as soon as there is room: for what must not be lost and is not much.
-    pub(crate) fn post_surely(&self, shard: usize, post: StagePost) {
-        const RETRY: Duration = Duration::from_millis(1);
-        if let Err(PostError::Full(post)) = self.system.post(shard, post) {
-            let again = move |core: &Core| core.post_surely(shard, post);
-            self.set_timer(self.now() + RETRY, Due::Run(Box::new(again)));
         }
     }
 
@@ -442,10 +450,9 @@ impl Core {
             engine.set_tag(id, 0);
             tag
         });
-        let key = StageKey::from_tag(tag.unwrap_or(0));
-        key != StageKey::NONE
-            && key.shard() == self.shard
-            && self.stages(key.stage_type()).unbind(key, id)
+        let tag = tag.unwrap_or(0);
+        let key = StageKey::from_tag(tag);
+        tag != 0 && key.shard() == self.shard && self.stages(key.stage_type()).unbind(key, id)
     }
 }
 

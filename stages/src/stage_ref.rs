@@ -14,10 +14,6 @@ use crate::stage::Stage;
 pub(crate) struct StageKey(u64);
 
 impl StageKey {
-    /// Names no stage: a living one's generation is not 0. The tag of a connection that is bound
-    /// to none.
-    pub(crate) const NONE: Self = Self(0);
-
     pub(crate) fn new(shard: usize, stage_type: u8, slot: u32, generation: u32) -> Self {
         Self(
             (shard as u64 & 0xff) << 56
@@ -43,7 +39,7 @@ impl StageKey {
         self.0 as u32 & 0xff_ffff
     }
 
-    /// As the tag of a connection.
+    /// As the tag of a connection: never 0, because a living stage's generation is not.
     pub(crate) fn to_tag(self) -> u64 {
         self.0
     }

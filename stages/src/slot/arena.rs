@@ -12,6 +12,7 @@ use crate::core::Core;
 use crate::cx::Cx;
 use crate::frames::Owner;
 use crate::head::Head;
+use crate::panics::discard;
 
 /// Cells per chunk of an arena.
 const CHUNK: u32 = 32;
@@ -158,7 +159,11 @@ impl<S> Arena<S> {
     /// The stage of that name, if it lives.
     #[inline]
     pub(crate) fn find(&self, slot: u32, generation: u32) -> Option<At<'_, S>> {
-        let at = self.at(slot)?;
+        // SAFETY: as in `grow`.
+        let chunk = *unsafe { &*self.chunks.get() }.get((slot / CHUNK) as usize)?;
+        // SAFETY: as in `cell`.
+        let cell = unsafe { chunk.add((slot % CHUNK) as usize).as_ref() };
+        let at = At { cell, slot };
         (at.head().generation.get() == generation && at.phase() != Phase::Free).then_some(at)
     }
 
@@ -224,7 +229,7 @@ impl<'a, S> At<'a, S> {
     ///
     /// `context` is given the number of the frame and makes the `Cx`. A panic of user code passes
     /// through; [`clear`](Self::clear) is due then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn begin<A, F>(
         self,
         core: &Core,
@@ -258,6 +263,7 @@ impl<'a, S> At<'a, S> {
                 self.give_back(core, pool, frame);
             } else {
                 cell.phase.set(Phase::Suspended);
+                frame.keep::<F>();
                 core.frames.suspend(frame.index(), owner);
             }
             polled
@@ -299,7 +305,7 @@ impl<'a, S> At<'a, S> {
     ///
     /// # Safety
     /// `frame` is this cell's, and the future in it has been dropped.
-    #[inline]
+    #[inline(always)]
     unsafe fn give_back(self, core: &Core, pool: &FramePool<S>, frame: FramePtr<S>) {
         self.cell.frame.set(None);
         self.cell.phase.set(Phase::Idle);
@@ -313,35 +319,40 @@ impl<'a, S> At<'a, S> {
     }
 
     /// Ends the invocation under way, if any: drops its future, wherever it stands, and leaves the
-    /// stage idle. A panic of the future's drop is swallowed (the panic hook has told of it).
-    pub(crate) fn clear(self, core: &Core, pool: &FramePool<S>) {
+    /// stage idle. False if the drop of the future panicked.
+    pub(crate) fn clear(self, core: &Core, pool: &FramePool<S>) -> bool {
         let cell = self.cell;
         let exists = matches!(cell.phase.get(), Phase::Running | Phase::Suspended);
         let Some(frame) = cell.frame.get() else {
             if cell.phase.get() == Phase::Starting {
                 cell.phase.set(Phase::Idle);
             }
-            return;
+            return true;
         };
         cell.phase.set(Phase::Starting);
-        if exists {
-            // SAFETY: the phase said that the future exists; it is gone from here on.
-            let _ = catch_unwind(AssertUnwindSafe(|| unsafe { frame.end() }));
-        }
+        // SAFETY: the phase said that the future exists; it is gone from here on.
+        let dropped = !exists || quietly(|| unsafe { frame.end() });
         self.retire(core, frame);
         // SAFETY: the future is gone: it was never made, or its drop has begun.
         unsafe { self.give_back(core, pool, frame) };
+        dropped
     }
 
-    /// Takes the state of an idle stage away and drops it; the stage is broken.
-    pub(crate) fn break_down(self) {
+    /// Takes the state of an idle stage away and drops it; the stage is broken. False if that drop
+    /// panicked.
+    pub(crate) fn break_down(self) -> bool {
         assert_eq!(self.phase(), Phase::Idle, "only what rests breaks down");
         self.cell.phase.set(Phase::Broken);
         // SAFETY: idle: the state exists and nobody refers to it; it counts as gone already.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe {
-            self.cell.state().drop_in_place();
-        }));
+        quietly(|| unsafe { self.cell.state().drop_in_place() })
     }
+}
+
+/// Runs a drop; false if it panicked, of which the panic hook has told.
+fn quietly(drop: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(drop))
+        .map_err(discard)
+        .is_ok()
 }
 
 impl<S> Drop for Arena<S> {

@@ -78,9 +78,13 @@ impl<S> FramePtr<S> {
     pub(super) unsafe fn put<F: Future<Output = ()>>(self, future: F) {
         // SAFETY: in bounds and aligned by the pool's layout.
         unsafe { self.future::<F>().write(future) };
-        let head = self.head();
-        head.poll.set(Some(poll_as::<S, F>));
-        head.end.set(Some(end_as::<S, F>));
+        self.head().end.set(Some(end_as::<S, F>)); // also if its first poll panics
+    }
+
+    /// Notes how to poll the future that `put` put into the frame, once it has to be kept.
+    #[inline]
+    pub(super) fn keep<F: Future<Output = ()>>(self) {
+        self.head().poll.set(Some(poll_as::<S, F>));
     }
 
     /// Polls the future, whose type the caller knows.
