@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proscenium_engine::{CloseReason, Context, Handler, Message, Peer, RouterId, Run};
+use proscenium_engine::{CloseReason, Context, Handler, Message, Peer, PostError, RouterId, Run};
 
 use crate::core::Core;
 use crate::local::Local;
@@ -64,6 +64,7 @@ impl Handler for StageShard {
         self.core.enter(cx, |core| {
             let key = StageKey::from_tag(tag);
             let taken = tag != 0
+                && key.shard() == core.shard
                 && core
                     .stages(key.stage_type())
                     .packet(core, key, from, message);
@@ -93,10 +94,9 @@ impl Handler for StageShard {
         let tag = cx.tag(id);
         if tag != 0 {
             let key = StageKey::from_tag(tag);
-            self.core.enter(cx, |core| {
-                let stages = core.stages(key.stage_type());
-                stages.disconnected(core, key, id, reason.duplicate());
-            });
+            let reason = reason.duplicate();
+            self.core
+                .enter(cx, |core| core.disconnected(key, id, reason));
         }
     }
 
@@ -147,6 +147,28 @@ fn look_for_idle(core: &Core, stage_type: u8, from: u32, pause: Duration) {
 }
 
 impl Core {
+    /// A connection that was bound to a stage, or on its way to it, has ended.
+    fn disconnected(&self, key: StageKey, id: RouterId, reason: CloseReason) {
+        let tell = move |core: &Self| {
+            let stages = core.stages(key.stage_type());
+            stages.disconnected(core, key, id, reason);
+        };
+        if key.shard() == self.shard {
+            tell(self);
+        } else {
+            self.post_at_last(key.shard(), StagePost::run(tell));
+        }
+    }
+
+    /// Posts to another shard what must not be lost: again as long as its mailbox is full.
+    fn post_at_last(&self, shard: usize, post: StagePost) {
+        const RETRY: Duration = Duration::from_millis(1);
+        if let Err(PostError::Full(post)) = self.system.post(shard, post) {
+            let again = Due::Run(Box::new(move |core: &Self| core.post_at_last(shard, post)));
+            self.set_timer(self.now() + RETRY, again);
+        }
+    }
+
     /// A message of a connection that is bound to no stage.
     #[cold]
     fn unbound(&self, from: RouterId, message: Message<'_>) {

@@ -163,6 +163,24 @@ impl<'a> Local<'a> {
         Ok(StageRef::new(core.system.number, key))
     }
 
+    /// Puts a stage on this shard and [binds](Self::bind) a connection to it: what
+    /// [`StagesBuilder::on_connect`](crate::StagesBuilder::on_connect) mostly does.
+    ///
+    /// # Errors
+    /// Those of [`spawn`](Self::spawn). Then the connection is closed: nobody serves it.
+    pub fn spawn_bound<S: Stage>(
+        &self,
+        id: RouterId,
+        stage: S,
+    ) -> Result<StageRef<S>, CreateError> {
+        let spawned = self.spawn(stage);
+        match spawned {
+            Ok(stage) => self.bind(id, stage),
+            Err(_) => self.close(id),
+        }
+        spawned
+    }
+
     /// Puts a stage on a shard, which makes it there.
     pub fn spawn_on<S: Stage>(
         &self,

@@ -120,3 +120,31 @@ counters! {
     /// Ticks and intervals left out because the stage was behind.
     ticks_missed,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_listed_with_its_meaning() {
+        let stats = StageStats {
+            live: 3,
+            messages: 5,
+            ticks_missed: 7,
+            ..StageStats::default()
+        };
+        let fields: Vec<_> = stats.fields().collect();
+        assert_eq!(fields[0], ("live", 3, "Stages that live now."));
+        let messages = (
+            "messages",
+            5,
+            "Messages, packets, timers and ticks whose handling began.",
+        );
+        assert!(fields.contains(&messages), "{fields:?}");
+        assert_eq!(fields.iter().map(|field| field.1).sum::<u64>(), 15);
+        assert!(
+            fields.iter().all(|(_, _, about)| about.ends_with('.')),
+            "{fields:?}"
+        );
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::args::{CompareArgs, Profile};
-use super::stacks::{self, Contender, PROSCENIUM, RAW, SOCKET, Stack, TWO_SHARDS, USUAL};
+use super::stacks::{self, Contender, PROSCENIUM, RAW, SOCKET, STAGE, Stack, TWO_SHARDS, USUAL};
 use crate::load::Scenario;
 use crate::units::{bytes, grouped};
 
@@ -24,6 +24,8 @@ pub(crate) enum Metric {
     CpuPerMessage,
     /// Median latency in µs; less is better.
     Latency,
+    /// 99th percentile of the latency from the intended send time, in µs; less is better.
+    TailLatency,
     /// Time to make all connections in seconds; less is better.
     ConnectTime,
 }
@@ -40,6 +42,9 @@ pub(crate) struct Shape {
     pub(crate) quota: Option<u32>,
     /// Offered rate in messages per second; none: as fast as answers come.
     pub(crate) rate: Option<f64>,
+    /// Messages are due one by one, so that latency is the server's; else in bursts that fill a
+    /// window, so that CPU time is that of a busy server.
+    pub(crate) one_by_one: bool,
     pub(crate) runs: usize,
     pub(crate) warmup: Duration,
     pub(crate) measure: Duration,
@@ -53,6 +58,7 @@ impl Shape {
         match self.scenario {
             Scenario::S0 => Metric::Latency,
             Scenario::S1 => Metric::ConnectTime,
+            Scenario::S2 if self.one_by_one => Metric::TailLatency,
             Scenario::S2 if self.rate.is_some() => Metric::CpuPerMessage,
             Scenario::S2 => Metric::Throughput,
         }
@@ -90,7 +96,8 @@ impl fmt::Display for Shape {
             )?,
         }
         if let Some(rate) = self.rate {
-            write!(f, ", {} msg/s offered", grouped(rate as u64))?;
+            let how = if self.one_by_one { " one by one" } else { "" };
+            write!(f, ", {} msg/s offered{how}", grouped(rate as u64))?;
         }
         match self.quota {
             Some(percent) => write!(f, ", server limited to {percent} % of a CPU"),
@@ -108,6 +115,7 @@ struct Draft {
     load: (u32, usize, u32),
     throttled: bool,
     rate: Option<f64>,
+    one_by_one: bool,
     /// Besides, or (`only`) instead of, the usual stacks.
     who: Who,
     runs: usize,
@@ -119,9 +127,10 @@ struct Draft {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Who {
     Usual,
+    UsualAnd(&'static [&'static str]),
     /// The usual ones, one of them twice.
     UsualAndTwin,
-    UsualTwinAnd(&'static str),
+    UsualTwinAnd(&'static [&'static str]),
     Only(&'static [&'static str]),
 }
 
@@ -141,6 +150,7 @@ const fn closed(
         load,
         throttled,
         rate: None,
+        one_by_one: false,
         who,
         runs,
         warmup,
@@ -161,6 +171,14 @@ const fn open(
     }
 }
 
+/// A shape that measures latency at an offered rate.
+const fn latency(id: &'static str, rate: f64, time: (usize, u64, u64), who: Who) -> Draft {
+    Draft {
+        one_by_one: true,
+        ..open(id, rate, time, who)
+    }
+}
+
 /// A shape that is about connecting, not about load.
 const fn short(id: &'static str, scenario: Scenario, runs: usize) -> Draft {
     Draft {
@@ -170,7 +188,7 @@ const fn short(id: &'static str, scenario: Scenario, runs: usize) -> Draft {
 }
 
 fn drafts(profile: Profile) -> Vec<Draft> {
-    use Who::{Only, Usual, UsualAndTwin, UsualTwinAnd};
+    use Who::{Only, Usual, UsualAnd, UsualAndTwin, UsualTwinAnd};
     match profile {
         // Under four minutes with five stacks. The peers fault their memory in during the first
         // three seconds.
@@ -180,6 +198,7 @@ fn drafts(profile: Profile) -> Vec<Draft> {
             closed("s2-quota", S2, true, (3, 3, 3), UsualAndTwin),
             closed("s2", S2, false, (1, 2, 2), Usual),
             open("cpu-1m", 1e6, (1, 2, 2), Usual),
+            latency("open-loop", 1e5, (1, 2, 2), UsualAnd(&[STAGE])),
         ],
         Profile::Full => {
             let time = (7, 3, 10);
@@ -187,13 +206,14 @@ fn drafts(profile: Profile) -> Vec<Draft> {
             vec![
                 short("s0", Scenario::S0, 7),
                 short("s1", Scenario::S1, 7),
-                closed("s2-quota", S2, true, time, UsualTwinAnd(SOCKET)),
+                closed("s2-quota", S2, true, time, UsualTwinAnd(&[SOCKET, STAGE])),
                 closed("s2", S2, false, time, UsualAndTwin),
                 open("cpu-1m", 1e6, time, UsualAndTwin),
                 closed("small-quota", small, true, time, UsualAndTwin),
                 closed("small", small, false, time, UsualAndTwin),
                 closed("deep-quota", deep, true, time, UsualAndTwin),
                 closed("deep", deep, false, time, UsualAndTwin),
+                latency("open-loop", 1e5, time, UsualAnd(&[STAGE])),
                 open("two-shards", 2e5, time, Only(&[PROSCENIUM, TWO_SHARDS])),
             ]
         }
@@ -258,6 +278,7 @@ impl Draft {
             },
             quota: self.throttled.then_some(args.quota),
             rate: self.rate.map(|rate| args.rate.unwrap_or(rate)),
+            one_by_one: self.one_by_one,
             runs: args.runs.map_or(self.runs, usize::from),
             warmup: args.warmup.unwrap_or(Duration::from_secs(self.warmup)),
             measure: args.measure.unwrap_or(Duration::from_secs(self.measure)),
@@ -278,9 +299,9 @@ fn contenders(args: &CompareArgs, who: Who) -> Vec<Contender> {
     let mut chosen = match who {
         Who::Only(names) => named(names),
         _ if !args.stacks.is_empty() => args.stacks.clone(),
-        Who::UsualTwinAnd(more) => {
+        Who::UsualAnd(more) | Who::UsualTwinAnd(more) => {
             let mut stacks = named(&USUAL);
-            stacks.insert(1, named(&[more])[0]);
+            stacks.splice(1..1, named(more));
             stacks
         }
         _ => named(&USUAL),
@@ -328,6 +349,7 @@ fn sweep(args: &CompareArgs, quota_works: bool) -> Vec<Shape> {
                     inflight,
                     quota: (quota_works && args.quota > 0).then_some(args.quota),
                     rate: None,
+                    one_by_one: false,
                     runs: args.runs.map_or(1, usize::from),
                     warmup: args.warmup.unwrap_or(Duration::from_secs(1)),
                     measure: args.measure.unwrap_or(Duration::from_secs(1)),
@@ -371,7 +393,8 @@ mod tests {
     #[test]
     fn the_default_profile_ends_within_four_minutes() {
         let shapes = shapes(&args(&[]), true).unwrap();
-        assert_eq!(ids(&shapes), ["s0", "s1", "s2-quota", "s2", "cpu-1m"]);
+        let expected = ["s0", "s1", "s2-quota", "s2", "cpu-1m", "open-loop"];
+        assert_eq!(ids(&shapes), expected);
         assert!(time_of(&shapes) < Duration::from_secs(225));
         assert_eq!(
             names(&shapes[2]),
@@ -398,7 +421,10 @@ mod tests {
             );
         }
         let s2 = shapes.iter().find(|shape| shape.id == "s2-quota").unwrap();
-        assert!(names(s2).contains(&"proscenium-socket".to_owned()));
+        assert_eq!(
+            names(s2)[..3],
+            ["proscenium", "proscenium-socket", "proscenium-stage"]
+        );
         let two = shapes.last().unwrap();
         assert_eq!((two.rate, two.metric()), (Some(2e5), Metric::CpuPerMessage));
         assert_eq!(names(two), ["proscenium", "proscenium-2shards"]);
@@ -483,6 +509,20 @@ mod tests {
     }
 
     #[test]
+    fn the_open_loop_is_about_latency_and_has_the_stages() {
+        for profile in ["default", "full"] {
+            let shapes = shapes(&args(&["--profile", profile]), true).unwrap();
+            let open = shapes.iter().find(|shape| shape.id == "open-loop").unwrap();
+            assert_eq!((open.ccu, open.rate), (10_000, Some(1e5)));
+            assert_eq!((open.metric(), open.quota), (Metric::TailLatency, None));
+            assert_eq!(names(open)[..2], ["proscenium", "proscenium-stage"]);
+        }
+        let stacks = ["--shapes", "open-loop", "--stacks", "proscenium-stage,raw"];
+        let shapes = shapes(&args(&stacks), true).unwrap();
+        assert_eq!(names(&shapes[0]), ["proscenium-stage", "raw"]);
+    }
+
+    #[test]
     fn a_shape_says_what_it_is() {
         let shapes = shapes(&args(&[]), true).unwrap();
         let titles: Vec<String> = shapes.iter().map(Shape::to_string).collect();
@@ -492,6 +532,10 @@ mod tests {
         );
         assert!(
             titles[4].ends_with(", 1,000,000 msg/s offered, unthrottled"),
+            "{titles:?}"
+        );
+        assert!(
+            titles[5].ends_with(", 100,000 msg/s offered one by one, unthrottled"),
             "{titles:?}"
         );
     }
