@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::RwLock;
 
 use crate::error::TellError;
-use crate::slot::WakeKey;
+use crate::slot::{WakeKey, with_current};
 use crate::stage::Stage;
 use crate::stage_ref::StageRef;
 use crate::system::System;
@@ -67,7 +67,17 @@ pub(crate) fn wake(key: WakeKey) {
 }
 
 /// Tells a stage from wherever this thread is.
+#[inline]
 pub(crate) fn tell<S: Stage>(to: StageRef<S>, message: S::Msg) -> Result<(), TellError<S::Msg>> {
+    let told = with_current(|core| match core {
+        Some(core) if core.system_number == to.system => Ok(core.tell(to, message)),
+        _ => Err(message),
+    });
+    told.unwrap_or_else(|message| tell_from_afar(to, message))
+}
+
+#[cold]
+fn tell_from_afar<S: Stage>(to: StageRef<S>, message: S::Msg) -> Result<(), TellError<S::Msg>> {
     match find(to.system) {
         Some(system) => system.tell(to, message),
         None => Err(TellError::Gone(message)),

@@ -20,7 +20,7 @@ use crate::options::{StageType, TypeInfo};
 use crate::registry;
 use crate::request::Reply;
 use crate::samples::SharedSamples;
-use crate::slot::{WakeKey, downcast_stages, with_current};
+use crate::slot::{WakeKey, downcast_stages};
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
 use crate::stats::{SharedCounters, StageStats};
@@ -189,14 +189,6 @@ impl System {
         to: StageRef<S>,
         message: S::Msg,
     ) -> Result<(), TellError<S::Msg>> {
-        let message = with_current(|core| match core {
-            Some(core) if core.system.number == self.number => Err(core.tell(to, message)),
-            _ => Ok(message),
-        });
-        let message = match message {
-            Ok(message) => message,
-            Err(told) => return told,
-        };
         let post = StagePost::new(Tell::<S> {
             to: to.key,
             message: Some(message),

@@ -6,13 +6,14 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 /// The peers, and what each does not offer.
-const PEERS: [(&str, &[&str]); 6] = [
+const PEERS: [(&str, &[&str]); 7] = [
     ("tokio-unbounded", &[]),
     ("tokio-bounded", &[]),
     ("actix", &["work-stealing"]),
     ("ractor", &[]),
     ("kameo-unbounded", &[]),
     ("kameo-bounded", &[]),
+    ("proscenium", &["work-stealing"]),
 ];
 
 fn actors(args: &[&str]) -> Output {

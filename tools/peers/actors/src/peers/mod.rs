@@ -3,6 +3,7 @@
 mod actix;
 mod drive;
 mod kameo;
+mod proscenium;
 mod ractor;
 mod tokio;
 
@@ -27,6 +28,8 @@ pub(crate) enum Peer {
     KameoUnbounded,
     /// kameo with bounded mailboxes
     KameoBounded,
+    /// Proscenium's stages
+    Proscenium,
 }
 
 impl Peer {
@@ -43,6 +46,7 @@ impl Peer {
             Self::Ractor => ractor::run(job),
             Self::KameoUnbounded => kameo::unbounded(job),
             Self::KameoBounded => kameo::bounded(job),
+            Self::Proscenium => proscenium::run(job),
         }
     }
 
@@ -55,13 +59,14 @@ impl Peer {
             | Self::Ractor
             | Self::KameoUnbounded
             | Self::KameoBounded => true,
+            Self::Proscenium => false,
         }
     }
 
     /// False if there is no such thing in this library.
     pub(crate) fn offers(self, workload: Workload) -> bool {
-        // An actix actor never leaves the thread it was started on.
-        !(self == Self::Actix && workload == Workload::WorkStealing)
+        // Neither an actix actor nor a stage ever leaves the thread it was started on.
+        !(matches!(self, Self::Actix | Self::Proscenium) && workload == Workload::WorkStealing)
     }
 
     /// The package it is built from.
@@ -71,6 +76,7 @@ impl Peer {
             Self::Actix => "actix",
             Self::Ractor => "ractor",
             Self::KameoUnbounded | Self::KameoBounded => "kameo",
+            Self::Proscenium => "proscenium-stages",
         }
     }
 
