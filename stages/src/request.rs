@@ -228,15 +228,15 @@ impl<T> fmt::Debug for Asked<T> {
     }
 }
 
-/// A request of a handler, with a deadline. Dropping it gives the request up.
+/// A request with a deadline. Dropping it gives the request up.
 #[must_use = "a request is sent at once, but its answer has to be awaited"]
 pub struct Request<'a, T> {
     local: Local<'a>,
     asked: Asked<T>,
     deadline: Duration,
     timer: Option<(TimerKey, Time)>,
-    /// Frame and number in the shard's table of waits.
-    wait: (u32, u32),
+    /// Frame and number in the shard's table of waits, if it is noted there.
+    wait: Option<(u32, u32)>,
 }
 
 impl<'a, T> Request<'a, T> {
@@ -244,7 +244,7 @@ impl<'a, T> Request<'a, T> {
         local: Local<'a>,
         asked: Asked<T>,
         deadline: Duration,
-        wait: (u32, u32),
+        wait: Option<(u32, u32)>,
     ) -> Self {
         Self {
             local,
@@ -291,8 +291,9 @@ impl<T> Future for Request<'_, T> {
 impl<T> Drop for Request<'_, T> {
     fn drop(&mut self) {
         let core = self.local.core();
-        let (frame, wait) = self.wait;
-        core.waits.remove(&core.frames, frame, wait);
+        if let Some((frame, wait)) = self.wait {
+            core.waits.remove(&core.frames, frame, wait);
+        }
         if let Some((timer, _)) = self.timer.take() {
             core.cancel_timer(timer);
         }
