@@ -99,7 +99,7 @@ impl<'a> Local<'a> {
     ) -> Request<'a, R> {
         let (reply, asked) = Reply::pair();
         if let Err(error) = self.tell(to, message(reply)) {
-            asked.refuse(error.into());
+            asked.refuse((&error).into());
         }
         let deadline = self.core().system.request_deadline;
         Request::new(*self, asked, deadline, None)
@@ -216,10 +216,8 @@ impl<'a> Local<'a> {
         shard: usize,
         make: impl FnOnce() -> S + Send + 'static,
     ) -> Creating<S> {
-        self.core().create_on(shard, move |core| {
-            let stages = core.stages_of::<S>()?;
-            stages.insert(core, make())
-        })
+        self.core()
+            .create_on(shard, move |core| core.insert_made(make))
     }
 
     /// The stage of that type and id; its factory makes it if there is none. On the shard that the
@@ -328,6 +326,16 @@ impl Core {
     pub(crate) fn stages_of<S: Stage>(&self) -> Result<&TypeShard<S>, CreateError> {
         let number = self.system.type_number::<S>()?;
         Ok(downcast_stages(self.stages(number)))
+    }
+
+    /// Puts a stage on this shard that `make` makes.
+    pub(crate) fn insert_made<S: Stage>(
+        &self,
+        make: impl FnOnce() -> S,
+    ) -> Result<StageKey, CreateError> {
+        let stages = self.stages_of::<S>()?;
+        let made = self.contained("what makes a stage", make);
+        stages.insert(self, made.ok_or(CreateError::Panicked)?)
     }
 
     #[inline]
@@ -446,7 +454,11 @@ impl Core {
     ) {
         if stage.system == self.system.number {
             let key = stage.key;
-            drop(self.ask_shard(key.shard(), move |core| call(core, key)));
+            if key.shard() == self.shard {
+                call(self, key);
+            } else {
+                self.post_at_last(key.shard(), StagePost::run(move |core| call(core, key)));
+            }
         }
     }
 
@@ -456,15 +468,14 @@ impl Core {
             Some(home) if home == self.shard => self.bind_here(id, stage),
             Some(home) => {
                 // It lives elsewhere: bound there, where it may have to move from.
-                let post = StagePost::run(move |core| core.bind(id, stage));
-                let _ = self.system.post(home, post);
+                self.post_at_last(home, StagePost::run(move |core| core.bind(id, stage)));
             }
             None => {}
         }
     }
 
     fn bind_here(&self, id: RouterId, stage: StageKey) {
-        self.unbind(id);
+        let was_paused = self.leave_stage(id);
         let bound = if stage.shard() == self.shard {
             self.stages(stage.stage_type()).bind(self, stage, id)
         } else {
@@ -474,23 +485,32 @@ impl Core {
             });
             moved == Some(true)
         };
-        if !bound {
-            self.engine.with(|engine| engine.close(id));
-        }
+        self.engine.with(|engine| {
+            if !bound {
+                engine.close(id);
+            } else if was_paused {
+                // Noted behind the move: what was held back comes at the new stage.
+                engine.resume_reading(id);
+            }
+        });
     }
 
     fn unbind(&self, id: RouterId) {
+        if self.leave_stage(id) {
+            self.engine.with(|engine| engine.resume_reading(id));
+        }
+    }
+
+    /// Takes a connection from its stage; true if that had it paused.
+    fn leave_stage(&self, id: RouterId) -> bool {
         let tag = self.engine.with(|engine| {
             let tag = engine.tag(id);
             engine.set_tag(id, 0);
             tag
         });
-        if let Some(tag) = tag.filter(|&tag| tag != 0) {
-            let key = StageKey::from_tag(tag);
-            if key.shard() == self.shard {
-                self.stages(key.stage_type()).unbind(key, id);
-            }
-        }
+        let tag = tag.unwrap_or(0);
+        let key = StageKey::from_tag(tag);
+        tag != 0 && key.shard() == self.shard && self.stages(key.stage_type()).unbind(key, id)
     }
 }
 
