@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ pub(crate) struct ReplyCell<T> {
     state: Mutex<State<T>>,
     /// The sequence number of the request in the backlog of its stage.
     place: AtomicU32,
+    refused: AtomicBool,
 }
 
 /// A reply cell, whatever its type.
@@ -36,6 +37,8 @@ pub(crate) trait AnyReply: Send + Sync {
     fn refuse(&self, error: RequestError) -> bool;
     /// No answer yet, and somebody wants one.
     fn is_waiting(&self) -> bool;
+    /// True if it was answered by `refuse`: the request is not to be handled.
+    fn is_refused(&self) -> bool;
     /// Notes which number the request has in the backlog of its stage.
     fn place(&self, sequence: u32);
     /// That number.
@@ -47,15 +50,26 @@ impl<T> ReplyCell<T> {
         Arc::new(Self {
             state: Mutex::new(State::Waiting(None)),
             place: AtomicU32::new(0),
+            refused: AtomicBool::new(false),
         })
     }
 
     /// Gives the answer back if nobody wants it.
     fn answer(&self, answer: Result<T, RequestError>) -> Result<(), Result<T, RequestError>> {
+        self.answer_noting(answer, || ())
+    }
+
+    /// Calls `note` before anybody can know of the answer.
+    fn answer_noting(
+        &self,
+        answer: Result<T, RequestError>,
+        note: impl FnOnce(),
+    ) -> Result<(), Result<T, RequestError>> {
         let mut state = self.state.lock();
         let State::Waiting(waker) = &mut *state else {
             return Err(answer);
         };
+        note();
         let waker = waker.take();
         *state = State::Answered(answer);
         drop(state);
@@ -91,7 +105,12 @@ impl<T> ReplyCell<T> {
 
 impl<T: Send> AnyReply for ReplyCell<T> {
     fn refuse(&self, error: RequestError) -> bool {
-        self.answer(Err(error)).is_ok()
+        let note = || self.refused.store(true, Ordering::Relaxed);
+        self.answer_noting(Err(error), note).is_ok()
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     fn is_waiting(&self) -> bool {
