@@ -268,7 +268,7 @@ fn ask_in_a_ring(sim: &mut Sim, ring: &[StageRef<Node>]) -> Vec<Answer> {
                         let handled = |reply: proscenium_stages::Reply<u64>| {
                             script(move |node: &mut Node, _| {
                                 node.log.add("handled");
-                                Box::pin(async move { drop(reply.send(7)) })
+                                Box::pin(async move { reply.send(7).unwrap() })
                             })
                         };
                         let _ = reply.send(cx.request(next, handled).await);
