@@ -28,10 +28,8 @@ use crate::system::StagePost;
 
 /// Requests may be nested so deep.
 pub(crate) const DEPTH_MAX: usize = 16;
-/// Stages looked at when a request is queued behind a busy one. With more than that the deadline
-/// is the backstop.
-const FOLLOWED_MAX: usize = 256;
-/// Probes sent on from one stage.
+/// Probes sent on from one stage: of its youngest requests. For the others, the deadline is the
+/// backstop.
 const PROBES_MAX: usize = 16;
 
 /// One request under way, and those that wait for it.
@@ -162,7 +160,9 @@ impl Waits {
 #[derive(Clone)]
 struct Step {
     request: u64,
-    name: String,
+    /// Who waits.
+    stage: StageKey,
+    id: Option<u64>,
     reply: Arc<dyn AnyReply>,
 }
 
@@ -185,77 +185,34 @@ impl Core {
         }
     }
 
-    fn name_here(&self, stage: StageKey) -> String {
-        self.name_of(stage, self.stages(stage.stage_type()).id_of(stage))
-    }
-
-    /// The names of a cycle that queueing `call` at `target`, a stage of this shard, closes by its
-    /// chain or on this shard: from the one that asks to itself.
+    /// The names of a cycle that `call` at `target`, a stage of this shard, closes by its chain:
+    /// from the one that asks to itself.
     pub(crate) fn find_cycle(&self, target: StageKey, call: &Call) -> Option<Vec<String>> {
         let chain = std::iter::successors(Some(call), |link| link.outer.as_deref())
             .take_while(|link| link.reply.is_waiting());
-        if let Some(depth) = chain.clone().position(|link| link.stage == target) {
-            let name = |link: &Call| self.name_of(link.stage, link.id);
-            let mut names: Vec<String> = chain.take(depth + 1).map(name).collect();
-            names.push(name(call)); // who asked, then from the target to who asked
-            names[..=depth].reverse();
-            names.rotate_right(1);
-            return Some(names);
-        }
-        if call.stage.shard() != self.shard {
-            return None; // a probe will tell
-        }
-        let (mut path, mut seen) = (Vec::new(), Vec::new());
-        if !self.follow(target, call.stage, &mut path, &mut seen) {
-            return None;
-        }
-        path.insert(0, call.stage);
-        path.push(call.stage);
-        Some(
-            path.into_iter()
-                .map(|stage| self.name_here(stage))
-                .collect(),
-        )
+        let depth = chain.clone().position(|link| link.stage == target)?;
+        let name = |link: &Call| self.name_of(link.stage, link.id);
+        let mut names: Vec<String> = chain.take(depth + 1).map(name).collect();
+        names.push(name(call)); // who asked, then from the target to who asked
+        names[..=depth].reverse();
+        names.rotate_right(1);
+        Some(names)
     }
 
-    /// Whether `stage` waits for `asker`, and over whom. Depth first, on this shard.
-    fn follow(
-        &self,
-        stage: StageKey,
-        asker: StageKey,
-        path: &mut Vec<StageKey>,
-        seen: &mut Vec<StageKey>,
-    ) -> bool {
-        if path.len() >= DEPTH_MAX || seen.len() >= FOLLOWED_MAX || seen.contains(&stage) {
-            return false;
-        }
-        let Some(frame) = self.stages(stage.stage_type()).frame_of(stage) else {
-            return false;
-        };
-        seen.push(stage);
-        path.push(stage);
-        for (_, target, reply) in self.waits.of(&self.frames, frame, FOLLOWED_MAX) {
-            let held = target.shard() == self.shard
-                && self
-                    .stages(target.stage_type())
-                    .holds(target, reply.placed());
-            if held && (target == asker || self.follow(target, asker, path, seen)) {
-                return true;
-            }
-        }
-        path.pop();
-        false
-    }
-
-    /// `call` was queued at `stage`: where that waits, over other shards, for who asked, it is a
-    /// cycle too.
+    /// `call` was queued at `stage`: where that waits, over others, for who asked, it is a cycle
+    /// too. One of its requests is refused then, and not handled by the stage that has it in its
+    /// backlog.
     pub(crate) fn probe(&self, stage: StageKey, call: &Call) {
-        if self.stages(stage.stage_type()).frame_of(stage).is_none() {
+        let Some(frame) = self.stages(stage.stage_type()).frame_of(stage) else {
+            return;
+        };
+        if self.frames.waits(frame) == NONE {
             return;
         }
-        let path = vec![Step {
+        let path = [Step {
             request: call.number,
-            name: self.name_of(call.stage, call.id),
+            stage: call.stage,
+            id: call.id,
             reply: Arc::clone(&call.reply),
         }];
         self.spread(call.stage, stage, &path);
@@ -263,17 +220,17 @@ impl Core {
 
     /// Sends the probe on along everything that `stage` waits for.
     fn spread(&self, origin: StageKey, stage: StageKey, path: &[Step]) {
-        if path.len() > DEPTH_MAX {
-            return;
-        }
-        let Some(frame) = self.stages(stage.stage_type()).frame_of(stage) else {
+        let stages = self.stages(stage.stage_type());
+        let Some(frame) = stages.frame_of(stage).filter(|_| path.len() <= DEPTH_MAX) else {
             return;
         };
+        let id = stages.id_of(stage);
         for (request, target, reply) in self.waits.of(&self.frames, frame, PROBES_MAX) {
             let mut path = path.to_vec();
             path.push(Step {
                 request,
-                name: self.name_here(stage),
+                stage,
+                id,
                 reply,
             });
             let probe = Probe {
@@ -308,8 +265,9 @@ impl Core {
         if !probe.path.iter().all(|step| step.reply.is_waiting()) {
             return;
         }
-        let mut names: Vec<String> = probe.path.iter().map(|step| step.name.clone()).collect();
-        names.push(names[0].clone());
+        let steps = probe.path.iter().chain(probe.path.first());
+        let names = steps.map(|step| self.name_of(step.stage, step.id));
+        let names = names.collect();
         // Two probes may go round the same cycle: both end the same one of its requests.
         if let Some(last) = probe.path.iter().max_by_key(|step| step.request)
             && last.reply.refuse(RequestError::Cycle(names))

@@ -122,7 +122,7 @@ impl<'a, S: Stage> Cx<'a, S> {
             Err(error) => asked.refuse(error),
         }
         let deadline = core.system.request_deadline;
-        Request::new(**self, asked, deadline, (self.frame, wait))
+        Request::new(**self, asked, deadline, Some((self.frame, wait)))
     }
 
     /// Ends this stage after this handler: [`Stage::on_destroy`] is next, what is in the backlog
@@ -237,6 +237,38 @@ impl<'a, S: Stage> Cx<'a, S> {
             })
         });
         self.extras(|extras| extras.tasks.push(task));
+    }
+
+    /// [`detach`](Self::detach) for what needs the shard: `work` is given what a detached future
+    /// may do there, for example [sleep](Local::sleep), or [ask](Local::ask) with a deadline.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use proscenium_stages::{Cx, Reply, Stage, StageRef};
+    /// # struct Bank;
+    /// # impl Stage for Bank {
+    /// #     type Msg = Reply<u64>;
+    /// #     async fn on_message(&mut self, _: &mut Cx<'_, Self>, _: Reply<u64>) {}
+    /// # }
+    /// # struct Shop { bank: StageRef<Bank>, balance: Option<u64> }
+    /// # impl Stage for Shop {
+    /// #     type Msg = ();
+    /// async fn on_message(&mut self, cx: &mut Cx<'_, Self>, _message: ()) {
+    ///     let bank = self.bank;
+    ///     cx.detach_with(
+    ///         async move |local| local.ask(bank, |reply| reply).within(Duration::from_secs(1)).await,
+    ///         |shop, _cx, answer| shop.balance = answer.ok(),
+    ///     );
+    /// }
+    /// # }
+    /// ```
+    pub fn detach_with<W, T>(&self, work: W, then: impl FnOnce(&mut S, &mut Cx<'_, S>, T) + 'static)
+    where
+        W: AsyncFnOnce(Local<'_>) -> T + 'static,
+        T: 'static,
+    {
+        let local = Local::<'static>::new(self.core().ptr());
+        self.detach(async move { work(local).await }, then);
     }
 
     /// Runs `work` on a thread for computing, of which there are few

@@ -89,6 +89,10 @@ impl<S: Stage> TypeShard<S> {
                     self.start_packet(core, at, from, body)
                 })
             }
+            Item::Call(message, call) if call.reply.is_refused() => {
+                core.contained("the drop of a message", || drop(message));
+                Poll::Ready(())
+            }
             Item::Call(message, call) => self.begin(
                 core,
                 at,

@@ -11,7 +11,7 @@ use proscenium_engine::{Body, Peer, PostError, RouterId, SendError, Time};
 
 use crate::core::Core;
 use crate::error::{CreateError, RequestError, TellError};
-use crate::request::{Asked, Reply};
+use crate::request::{Asked, Reply, Request};
 use crate::slot::{CorePtr, downcast_stages};
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
@@ -74,6 +74,35 @@ impl<'a> Local<'a> {
         message: S::Msg,
     ) -> Result<(), TellError<S::Msg>> {
         self.core().tell(to, message)
+    }
+
+    /// Tells the stage of that type and id something; its factory makes it if there is none. The
+    /// address of stages that [leave memory](crate::StageType::passivate_after), which a
+    /// [`StageRef`] does not survive. In the order of this sender, but not in one order with what
+    /// it tells by `StageRef`.
+    ///
+    /// # Errors
+    /// [`TellError`], with the message. `Gone` if the type was not registered, or the stage is of
+    /// this shard and cannot be made ([`CreateError`] says why); for other shards both are found
+    /// out there, and counted.
+    pub fn tell_id<S: Stage>(&self, id: u64, message: S::Msg) -> Result<(), TellError<S::Msg>> {
+        self.core().tell_id::<S>(id, message)
+    }
+
+    /// Asks a stage something, and waits for its answer as [`Cx::request`](crate::Cx::request)
+    /// does, but for code that is no handler: it begins a new chain, and takes no part in the
+    /// finding of cycles. Handlers use `Cx::request`.
+    pub fn ask<S: Stage, R: Send + 'static>(
+        &self,
+        to: StageRef<S>,
+        message: impl FnOnce(Reply<R>) -> S::Msg,
+    ) -> Request<'a, R> {
+        let (reply, asked) = Reply::pair();
+        if let Err(error) = self.tell(to, message(reply)) {
+            asked.refuse((&error).into());
+        }
+        let deadline = self.core().system.request_deadline;
+        Request::new(*self, asked, deadline, None)
     }
 
     /// Queues a copy of `body` as one message to a connection.
@@ -328,6 +357,35 @@ impl Core {
         });
         let posted = self.system.post(to.key.shard(), post);
         posted.map_err(Tell::<S>::refused)
+    }
+
+    fn tell_id<S: Stage>(&self, id: u64, message: S::Msg) -> Result<(), TellError<S::Msg>> {
+        match self.system.place::<S>(id) {
+            Ok((number, shard)) if shard == self.shard => {
+                self.tell_wanted::<S>(number, id, message)
+            }
+            Ok((number, shard)) => self.system.tell_id::<S>(number, shard, id, message),
+            Err(_) => Err(TellError::Gone(message)),
+        }
+    }
+
+    /// Tells a stage of this shard, made if there is none.
+    pub(crate) fn tell_wanted<S: Stage>(
+        &self,
+        number: u8,
+        id: u64,
+        message: S::Msg,
+    ) -> Result<(), TellError<S::Msg>> {
+        match self.wanted(number, id) {
+            Ok(key) => {
+                let stages: &TypeShard<S> = downcast_stages(self.stages(number));
+                stages.tell(self, key, message)
+            }
+            Err(_) => {
+                self.counters.gone.add(1);
+                Err(TellError::Gone(message))
+            }
+        }
     }
 
     /// Runs `call` on a shard and brings back what it returns.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ pub(crate) struct ReplyCell<T> {
     state: Mutex<State<T>>,
     /// The sequence number of the request in the backlog of its stage.
     place: AtomicU32,
+    refused: AtomicBool,
 }
 
 /// A reply cell, whatever its type.
@@ -36,6 +37,8 @@ pub(crate) trait AnyReply: Send + Sync {
     fn refuse(&self, error: RequestError) -> bool;
     /// No answer yet, and somebody wants one.
     fn is_waiting(&self) -> bool;
+    /// True if it was answered by `refuse`: the request is not to be handled.
+    fn is_refused(&self) -> bool;
     /// Notes which number the request has in the backlog of its stage.
     fn place(&self, sequence: u32);
     /// That number.
@@ -47,15 +50,26 @@ impl<T> ReplyCell<T> {
         Arc::new(Self {
             state: Mutex::new(State::Waiting(None)),
             place: AtomicU32::new(0),
+            refused: AtomicBool::new(false),
         })
     }
 
     /// Gives the answer back if nobody wants it.
     fn answer(&self, answer: Result<T, RequestError>) -> Result<(), Result<T, RequestError>> {
+        self.answer_noting(answer, || ())
+    }
+
+    /// Calls `note` before anybody can know of the answer.
+    fn answer_noting(
+        &self,
+        answer: Result<T, RequestError>,
+        note: impl FnOnce(),
+    ) -> Result<(), Result<T, RequestError>> {
         let mut state = self.state.lock();
         let State::Waiting(waker) = &mut *state else {
             return Err(answer);
         };
+        note();
         let waker = waker.take();
         *state = State::Answered(answer);
         drop(state);
@@ -91,7 +105,12 @@ impl<T> ReplyCell<T> {
 
 impl<T: Send> AnyReply for ReplyCell<T> {
     fn refuse(&self, error: RequestError) -> bool {
-        self.answer(Err(error)).is_ok()
+        let note = || self.refused.store(true, Ordering::Relaxed);
+        self.answer_noting(Err(error), note).is_ok()
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     fn is_waiting(&self) -> bool {
@@ -228,15 +247,15 @@ impl<T> fmt::Debug for Asked<T> {
     }
 }
 
-/// A request of a handler, with a deadline. Dropping it gives the request up.
+/// A request with a deadline. Dropping it gives the request up.
 #[must_use = "a request is sent at once, but its answer has to be awaited"]
 pub struct Request<'a, T> {
     local: Local<'a>,
     asked: Asked<T>,
     deadline: Duration,
     timer: Option<(TimerKey, Time)>,
-    /// Frame and number in the shard's table of waits.
-    wait: (u32, u32),
+    /// Frame and number in the shard's table of waits, if it is noted there.
+    wait: Option<(u32, u32)>,
 }
 
 impl<'a, T> Request<'a, T> {
@@ -244,7 +263,7 @@ impl<'a, T> Request<'a, T> {
         local: Local<'a>,
         asked: Asked<T>,
         deadline: Duration,
-        wait: (u32, u32),
+        wait: Option<(u32, u32)>,
     ) -> Self {
         Self {
             local,
@@ -291,8 +310,9 @@ impl<T> Future for Request<'_, T> {
 impl<T> Drop for Request<'_, T> {
     fn drop(&mut self) {
         let core = self.local.core();
-        let (frame, wait) = self.wait;
-        core.waits.remove(&core.frames, frame, wait);
+        if let Some((frame, wait)) = self.wait {
+            core.waits.remove(&core.frames, frame, wait);
+        }
         if let Some((timer, _)) = self.timer.take() {
             core.cancel_timer(timer);
         }

@@ -69,18 +69,8 @@ pub(crate) struct Tell<S: Stage> {
 }
 
 impl<S: Stage> Tell<S> {
-    /// Takes the message back out of a post that was refused.
     pub(crate) fn refused(error: PostError<StagePost>) -> TellError<S::Msg> {
-        let full = matches!(error, PostError::Full(_));
-        let any: Box<dyn Any> = error.into_inner().0;
-        let tell = any.downcast::<Self>().ok();
-        let message = tell.and_then(|mut tell| tell.message.take());
-        let message = message.expect("what comes back is what was posted");
-        if full {
-            TellError::Full(message)
-        } else {
-            TellError::Gone(message)
-        }
+        refused_tell(error, |tell: Self| tell.message)
     }
 }
 
@@ -90,6 +80,36 @@ impl<S: Stage> Envelope for Tell<S> {
         if let Some(message) = self.message {
             let _ = stages.tell(core, self.to, message); // counted
         }
+    }
+}
+
+/// A message on its way to the stage of an id, on the shard where that lives.
+pub(crate) struct TellId<S: Stage> {
+    stage_type: u8,
+    id: u64,
+    message: S::Msg,
+}
+
+impl<S: Stage> Envelope for TellId<S> {
+    fn open(self: Box<Self>, core: &Core) {
+        let _ = core.tell_wanted::<S>(self.stage_type, self.id, self.message); // counted
+    }
+}
+
+/// Takes the message back out of a post that was refused.
+fn refused_tell<E: Envelope, M>(
+    error: PostError<StagePost>,
+    message: impl FnOnce(E) -> Option<M>,
+) -> TellError<M> {
+    let full = matches!(error, PostError::Full(_));
+    let any: Box<dyn Any> = error.into_inner().0;
+    let envelope = any.downcast::<E>().ok();
+    let message = envelope.and_then(|envelope| message(*envelope));
+    let message = message.expect("what comes back is what was posted");
+    if full {
+        TellError::Full(message)
+    } else {
+        TellError::Gone(message)
     }
 }
 
@@ -194,6 +214,23 @@ impl System {
             message: Some(message),
         });
         self.post(to.key.shard(), post).map_err(Tell::<S>::refused)
+    }
+
+    /// Tells a stage of another shard by its id.
+    pub(crate) fn tell_id<S: Stage>(
+        &self,
+        stage_type: u8,
+        shard: usize,
+        id: u64,
+        message: S::Msg,
+    ) -> Result<(), TellError<S::Msg>> {
+        let post = StagePost::new(TellId::<S> {
+            stage_type,
+            id,
+            message,
+        });
+        let posted = self.post(shard, post);
+        posted.map_err(|error| refused_tell(error, |tell: TellId<S>| Some(tell.message)))
     }
 
     pub(crate) fn post(&self, shard: usize, post: StagePost) -> Result<(), PostError<StagePost>> {
@@ -453,6 +490,19 @@ impl Stages {
         match self.system.place::<S>(id) {
             Ok((number, shard)) => self.create(shard, move |core| core.wanted(number, id)),
             Err(error) => refused(error),
+        }
+    }
+
+    /// Tells the stage of that type and id something; its factory makes it if there is none: see
+    /// [`Local::tell_id`].
+    ///
+    /// # Errors
+    /// [`TellError`], with the message. `Gone` if the type was not registered, or the engine does
+    /// not run; that the stage cannot be made is found out on its shard, and counted.
+    pub fn tell_id<S: Stage>(&self, id: u64, message: S::Msg) -> Result<(), TellError<S::Msg>> {
+        match self.system.place::<S>(id) {
+            Ok((number, shard)) => self.system.tell_id::<S>(number, shard, id, message),
+            Err(_) => Err(TellError::Gone(message)),
         }
     }
 

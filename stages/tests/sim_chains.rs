@@ -265,7 +265,13 @@ fn ask_in_a_ring(sim: &mut Sim, ring: &[StageRef<Node>]) -> Vec<Answer> {
                     Box::pin(async move {
                         // Busy from before anybody asks.
                         cx.sleep(until.since(cx.now())).await;
-                        let _ = reply.send(cx.request(next, |reply| answer(reply, 7)).await);
+                        let handled = |reply: proscenium_stages::Reply<u64>| {
+                            script(move |node: &mut Node, _| {
+                                node.log.add("handled");
+                                Box::pin(async move { reply.send(7).unwrap() })
+                            })
+                        };
+                        let _ = reply.send(cx.request(next, handled).await);
                     })
                 })
             })
@@ -294,7 +300,13 @@ fn of_stages_that_ask_each_other_exactly_one_is_refused() {
             let mut sim = Sim::with(net, shards, |nodes| nodes);
             let ring: Vec<_> = IDS[..size].iter().map(|&id| sim.node(id)).collect();
             for round in 0..3 {
+                sim.log.take();
                 let answers = ask_in_a_ring(&mut sim, &ring);
+                assert_eq!(
+                    sim.log.count("handled"),
+                    size - 1,
+                    "what was refused is not done"
+                );
                 let refused = answers
                     .iter()
                     .filter(|answer| matches!(answer, Err(RequestError::Cycle(_))));

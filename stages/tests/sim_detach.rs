@@ -233,3 +233,54 @@ fn an_offload_that_panics_says_so_and_one_of_a_stage_that_ended_is_dropped() {
     assert_eq!(drops.load(Ordering::Relaxed), 1);
     assert_eq!(sim.stages.total().panics, 0);
 }
+
+#[test]
+fn what_is_given_the_shard_may_sleep_ask_and_wait_for_room() {
+    let (mut sim, node) = one_node();
+    let far = sim.node(101);
+    sim.log.take();
+    node.tell(script(move |_, cx| {
+        let never = |reply: Reply<u64>| {
+            script(move |_, cx| {
+                Box::pin(async move {
+                    cx.sleep(20 * SECOND).await;
+                    drop(reply);
+                })
+            })
+        };
+        cx.detach_with(
+            async move |local| {
+                local.sleep(10 * MS).await;
+                let room = local.room(far).await;
+                let asked = local.ask(far, never).within(SECOND).await;
+                (room, asked)
+            },
+            |node, _, (room, asked)| node.log.add(format!("{room} {asked:?}")),
+        );
+        Box::pin(async {})
+    }))
+    .unwrap();
+    sim.run(SECOND);
+    assert_eq!(sim.log.take(), [""; 0]);
+    sim.run(20 * MS);
+    assert_eq!(sim.log.take(), ["true Err(Deadline(1s))"]);
+
+    // Cut off in the middle, it leaves nothing behind.
+    node.tell(script(|_, cx| {
+        cx.detach_with(async |local| local.sleep(SECOND).await, |_, _, ()| ());
+        Box::pin(async {})
+    }))
+    .unwrap();
+    sim.run(MS);
+    sim.stages.destroy(node);
+    sim.run(MS);
+    let timers: Vec<_> = sim
+        .engine
+        .handle()
+        .stats()
+        .shards
+        .iter()
+        .map(|s| s.timers)
+        .collect();
+    assert_eq!(timers, [0, 1], "that of the far node's own sleep");
+}

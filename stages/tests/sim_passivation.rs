@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proscenium_engine::sim::{Faults, SimNet};
-use proscenium_stages::{Cx, Reply, Stage, StageType, Stages};
+use proscenium_stages::{Cx, Reply, Stage, StageType, Stages, TellError};
 use scripted::{Log, MS, Node, SECOND, Sim, nodes, script};
 
 const IDLE: Duration = Duration::from_secs(10);
@@ -149,4 +149,43 @@ fn state_survives_by_way_of_on_passivate_and_the_factory() {
         assert_eq!(sim.stages.total().passivated, round * COUNTERS);
         assert_eq!(store.lock().unwrap().len() as u64, COUNTERS);
     }
+}
+
+#[test]
+fn what_is_told_by_id_finds_its_stage_in_memory_or_not() {
+    let mut sim = passivating();
+    let note = |text: &'static str| {
+        script(move |node: &mut Node, _| {
+            node.log.add(format!("{}: {text}", node.id));
+            Box::pin(async {})
+        })
+    };
+    for id in [1, 101] {
+        sim.stages
+            .tell_id::<Node>(id, note("from a thread"))
+            .unwrap();
+    }
+    sim.run(MS);
+    sim.log.take();
+    for round in 1..=2 {
+        let teller = sim.node(2);
+        let told = sim.does(teller, move |_, cx| {
+            let told = [1, 101, 1, 101].map(|id| cx.tell_id::<Node>(id, note("told")).is_ok());
+            Box::pin(async move { told })
+        });
+        assert_eq!(told, Some([true; 4]));
+        sim.run(MS);
+        assert_eq!(sim.log.count("1: told"), 2 * round);
+        assert_eq!(sim.log.count("101: told"), 2 * round);
+        assert_eq!(
+            sim.log.count("1: create"),
+            round - 1,
+            "made again if it was gone"
+        );
+        sim.run(2 * IDLE);
+        assert_eq!(sim.stages.total().live, 0);
+    }
+    let stopped = Stages::builder().build();
+    let told = stopped.tell_id::<Node>(1, note("nowhere"));
+    assert!(matches!(told, Err(TellError::Gone(_))));
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use proscenium_engine::Engine;
-use proscenium_stages::{Cx, Reply, Stage, StageType, Stages, Tick};
+use proscenium_stages::{Cx, Reply, Stage, StageType, Stages, Tick, TimerId};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const THRESHOLD: Duration = Duration::from_millis(20);
@@ -26,6 +26,7 @@ struct Room {
 }
 
 struct Ticking {
+    timer: TimerId,
     began: Instant,
     ticks: u64,
     missed: u64,
@@ -55,8 +56,8 @@ impl Stage for Room {
                 let _ = reply.send(());
             }
             Msg::Tick(period, ticks, reply) => {
-                cx.start_tick(period);
                 self.ticking = Some(Ticking {
+                    timer: cx.start_tick(period),
                     began: Instant::now(),
                     ticks,
                     missed: 0,
@@ -66,12 +67,13 @@ impl Stage for Room {
         }
     }
 
-    async fn on_tick(&mut self, _cx: &mut Cx<'_, Self>, tick: Tick) {
+    async fn on_tick(&mut self, cx: &mut Cx<'_, Self>, tick: Tick) {
         let done = self.ticking.take_if(|ticking| {
             ticking.missed += tick.missed;
             tick.number >= ticking.ticks
         });
         if let Some(done) = done {
+            assert!(cx.cancel_timer(done.timer));
             let _ = done.reply.send((done.began.elapsed(), done.missed));
         }
     }
@@ -181,6 +183,6 @@ fn ticks_of_a_millisecond_keep_their_rate() {
     // out is counted as the ticks that it is.
     let expected = period * TICKS as u32;
     assert!(took >= expected - period, "{took:?}");
-    assert_eq!(stages.total().ticks_missed, missed);
     assert!(engine.shutdown(PATIENCE).is_clean());
+    assert_eq!(stages.total().ticks_missed, missed);
 }
