@@ -166,7 +166,7 @@ impl Core {
             return false;
         }
         self.in_place.set(left - 1);
-        left % CLOCK_POLLS != 0 || self.is_slice_young()
+        !left.is_multiple_of(CLOCK_POLLS) || self.is_slice_young()
     }
 
     /// False if this slice of events has taken as long as a run may: what was woken and what is due
