@@ -203,7 +203,12 @@ fn encode_stages(shards: &[StageStats], encoder: &mut DescriptorEncoder<'_>) -> 
         let name = format!("stages_{name}");
         encode_number(encoder, (&name, about), name == "stages_live", values)?;
     }
-    Ok(())
+    let help = "Length of the polls of stages' handlers, one of 64 sampled, in seconds";
+    let polls = shards.iter().map(|stats| &stats.poll_time);
+    encode_histogram(encoder, ("stages_poll_time_seconds", help), polls)?;
+    let help = "Time in the backlogs of stages, one of 64 sampled, in seconds";
+    let queues = shards.iter().map(|stats| &stats.queue_time);
+    encode_histogram(encoder, ("stages_queue_time_seconds", help), queues)
 }
 
 fn encode_closes(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -222,24 +227,28 @@ fn encode_closes(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fm
     Ok(())
 }
 
-fn encode_turn_time(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let help = "Length of the shard's turns, without the sleep, in seconds";
-    let name = "turn_time_seconds";
+/// A histogram of durations with a row per shard.
+fn encode_histogram<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    shards: impl Iterator<Item = &'a Histogram>,
+) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    for (shard, stats) in stats.shards.iter().enumerate() {
-        let buckets = bucket_bounds(&stats.turn_time);
-        let sum = stats.turn_time.sum_ns as f64 / 1e9;
+    for (shard, histogram) in shards.enumerate() {
+        let buckets = bucket_bounds(histogram);
+        let sum = histogram.sum_ns as f64 / 1e9;
         let labels = [("shard", shard.to_string())];
         let mut row = metric.encode_family(&labels)?;
-        let exemplars = None;
-        row.encode_histogram::<[(&str, &str); 0]>(
-            sum,
-            stats.turn_time.count(),
-            &buckets,
-            exemplars,
-        )?;
+        let (count, exemplars) = (histogram.count(), None);
+        row.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, exemplars)?;
     }
     Ok(())
+}
+
+fn encode_turn_time(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Length of the shard's turns, without the sleep, in seconds";
+    let shards = stats.shards.iter().map(|stats| &stats.turn_time);
+    encode_histogram(encoder, ("turn_time_seconds", help), shards)
 }
 
 /// Upper bounds in seconds and counts. The last bucket has no bound.
@@ -324,6 +333,8 @@ mod tests {
     fn stages() -> Vec<StageStats> {
         let mut one = StageStats::default();
         (one.live, one.messages) = (11, 2_000);
+        one.poll_time.buckets[10] = 5;
+        one.queue_time.buckets[20] = 2;
         vec![one, StageStats::default()]
     }
 
@@ -357,6 +368,10 @@ mod tests {
             "# TYPE proscenium_stages_messages counter",
             "proscenium_stages_messages_total{shard=\"0\"} 2000",
             "proscenium_stages_messages_total{shard=\"1\"} 0",
+            "# TYPE proscenium_stages_poll_time_seconds histogram",
+            "proscenium_stages_poll_time_seconds_count{shard=\"0\"} 5",
+            "proscenium_stages_queue_time_seconds_count{shard=\"0\"} 2",
+            "proscenium_stages_queue_time_seconds_count{shard=\"1\"} 0",
             "proscenium_closes_total{shard=\"1\",reason=\"peer_closed\"} 8",
             "# TYPE proscenium_turn_time_seconds histogram",
             "proscenium_turn_time_seconds_count{shard=\"0\"} 6",
@@ -368,7 +383,8 @@ mod tests {
                 "no line {line} in\n{body}"
             );
         }
-        let infinite = body.lines().find(|line| line.contains("+Inf")).unwrap();
+        let infinite = |line: &&str| line.contains("_turn_time_") && line.contains("+Inf");
+        let infinite = body.lines().find(infinite).unwrap();
         assert!(infinite.ends_with(" 6"), "{infinite}");
         for (name, _) in ShardStats::default().fields() {
             assert!(
