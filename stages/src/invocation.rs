@@ -18,10 +18,9 @@ use crate::timers::{Tick, TimerId};
 use crate::type_shard::TypeShard;
 use crate::watch::Method;
 
-/// What waits in a backlog. Small, because every message is one: what is larger lies elsewhere.
+/// What waits in a backlog, besides messages.
 pub(crate) enum Item<S: Stage> {
     Create,
-    Message(S::Msg),
     Call(S::Msg, Arc<Call>),
     /// Its number in `TypeShard::packets`.
     Packet(u32),
@@ -41,7 +40,7 @@ impl<S: Stage> TypeShard<S> {
     #[inline]
     pub(crate) fn make_ready(&self, core: &Core, at: At<'_, S>) {
         if at.phase() == Phase::Idle && !at.head().queued.replace(true) {
-            core.ready(self.info.number, at.slot);
+            core.ready(self.number, at.slot);
         }
     }
 
@@ -69,7 +68,9 @@ impl<S: Stage> TypeShard<S> {
             stage_type: number,
             slot: at.slot,
         };
-        let context = |frame| Cx::new(core.ptr(), (number, at.slot, generation), frame, call);
+        let ptr = core.ptr();
+        let slot = at.slot;
+        let context = move |frame| Cx::new(ptr, (number, slot, generation), frame, call);
         let sampled = core.sample_poll();
         let polled = at.begin(core, &self.pool, owner, context, handler, argument);
         if let Some(began) = sampled {
@@ -82,7 +83,6 @@ impl<S: Stage> TypeShard<S> {
     #[inline(never)]
     pub(crate) fn start(&self, core: &Core, at: At<'_, S>, item: Item<S>) -> Poll<()> {
         match item {
-            Item::Message(message) => self.start_message(core, at, message),
             Item::Packet(packet) => {
                 let packet = self.packets.borrow_mut().try_remove(packet as usize);
                 packet.map_or(Poll::Ready(()), |(from, body)| {
@@ -235,10 +235,6 @@ impl<S: Stage> TypeShard<S> {
             if *done >= quota {
                 return;
             }
-            let Some((item, queued)) = self.backlogs.pop(head) else {
-                return;
-            };
-            core.waited(queued);
             *done += 1;
             if done.is_multiple_of(CLOCK_POLLS) {
                 let now = core.clock();
@@ -247,15 +243,25 @@ impl<S: Stage> TypeShard<S> {
                     quota = *done; // this one is its last
                 }
             }
-            head.started.set(head.started.get().wrapping_add(1));
-            let _ = match item {
-                Item::Message(message) => self.start_message(core, at, message),
-                item => {
-                    let polled = self.start(core, at, item);
+            let started = head.started.get().wrapping_add(1);
+            let ran = self.backlogs.pop(
+                head,
+                |message, queued| {
+                    head.started.set(started);
+                    core.waited(queued);
+                    let _ = self.start_message(core, at, message);
+                },
+                |item, queued| {
+                    head.started.set(started);
+                    core.waited(queued);
+                    let _ = self.start(core, at, item);
                     core.watch(self.number, Method::Message, at.slot, head.id.get());
-                    polled
-                }
-            };
+                },
+            );
+            if ran.is_none() {
+                *done -= 1;
+                return;
+            }
         }
     }
 
