@@ -170,8 +170,22 @@ impl Core {
     #[inline]
     pub(crate) fn take_in_place(&self) -> bool {
         let left = self.in_place.get();
-        self.in_place.set(left.saturating_sub(1));
-        left > 0
+        if left == 0 {
+            return false;
+        }
+        self.in_place.set(left - 1);
+        !left.is_multiple_of(CLOCK_POLLS) || self.is_slice_young()
+    }
+
+    /// False if this slice of events has taken as long as a run may: what was woken and what is due
+    /// does not wait for more of it.
+    #[inline(never)]
+    fn is_slice_young(&self) -> bool {
+        let young = self.clock().since(self.now()) < RUN_TIME;
+        if !young {
+            self.in_place.set(0);
+        }
+        young
     }
 
     /// A number for a request that no other request of the system has.

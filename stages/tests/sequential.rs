@@ -36,9 +36,18 @@ fn teller(stages: &Stages, journal: &Arc<Journal>, from: u64) {
         if let Some(to) = journal.anybody(&mut dice) {
             journal.tell_from(from, to, dice.next(), 3);
         }
-        if number % 64 == 0 {
+        if number.is_multiple_of(64) {
             std::thread::yield_now();
         }
+    }
+}
+
+/// Says that it is over when it goes, also by a failure: threads of a scope are waited for.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
@@ -63,6 +72,7 @@ fn witnesses_see_nothing_wrong(on_panic: OnPanic, habits: Habits) {
     }
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let running = Over(&over);
         let ringer = scope.spawn(|| {
             let mut dice = Dice::new(77);
             while !over.load(Ordering::SeqCst) {
@@ -89,7 +99,7 @@ fn witnesses_see_nothing_wrong(on_panic: OnPanic, habits: Habits) {
             .filter_map(|id| stages.get::<Witness>(id).wait(PATIENCE).unwrap())
             .collect();
         journal.check(&alive);
-        over.store(true, Ordering::SeqCst);
+        drop(running);
         ringer.join().unwrap();
     });
     assert!(journal.begun() > messages() / 4);
@@ -98,6 +108,7 @@ fn witnesses_see_nothing_wrong(on_panic: OnPanic, habits: Habits) {
     handle.shutdown(PATIENCE);
     over.store(false, Ordering::SeqCst);
     std::thread::scope(|scope| {
+        let running = Over(&over);
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
                 journal.ring_all();
@@ -105,7 +116,7 @@ fn witnesses_see_nothing_wrong(on_panic: OnPanic, habits: Habits) {
             }
         });
         let report = engine.join();
-        over.store(true, Ordering::SeqCst);
+        drop(running);
         assert_eq!(report.work_lost, 0, "{report}");
     });
     journal.check(&[]);

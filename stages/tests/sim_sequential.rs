@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dice::Dice;
+use proscenium_engine::Limits;
 use proscenium_engine::sim::SimNet;
 use proscenium_stages::{OnPanic, StageType, Stages};
 use sim::{HOUR, House, MILLISECOND, SECOND, for_seeds};
@@ -43,7 +44,9 @@ fn house(net: &SimNet, dice: &mut Dice, journal: &Arc<Journal>) -> House {
             .on_panic(on_panic),
     );
     let shards = 2 + dice.below(2) as usize;
-    House::new(net, stages, |engine| engine.shards(shards))
+    // Small ones are made faster, and there are many seeds.
+    let limits = Limits::default().mailbox_max(1024).receive_chunk(4096);
+    House::new(net, stages, |engine| engine.shards(shards).limits(limits))
 }
 
 /// The witnesses that live now.
