@@ -153,8 +153,8 @@ impl Core {
         }
     }
 
-    /// A connection that was bound to a stage, or on its way to it, has ended.
-    fn disconnected(&self, key: StageKey, id: RouterId, reason: CloseReason) {
+    /// A connection that was bound to a stage, or was to be, has ended.
+    pub(crate) fn disconnected(&self, key: StageKey, id: RouterId, reason: CloseReason) {
         let tell = move |core: &Self| {
             let stages = core.stages(key.stage_type());
             stages.disconnected(core, key, id, reason);
@@ -167,7 +167,7 @@ impl Core {
     }
 
     /// Posts to another shard what must not be lost: again as long as its mailbox is full.
-    fn post_at_last(&self, shard: usize, post: StagePost) {
+    pub(crate) fn post_at_last(&self, shard: usize, post: StagePost) {
         const RETRY: Duration = Duration::from_millis(1);
         if let Err(PostError::Full(post)) = self.system.post(shard, post) {
             let again = Due::Run(Box::new(move |core: &Self| core.post_at_last(shard, post)));
