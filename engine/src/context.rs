@@ -12,7 +12,7 @@ use crate::handler::{ConnectId, Peer};
 use crate::mailbox::ShardWaker;
 use crate::options::Connector;
 use crate::router_id::RouterId;
-use crate::shard::core::{Core, Op, Timer};
+use crate::shard::core::{Core, Timer};
 use crate::time::Time;
 use crate::timer::TimerKey;
 
@@ -252,7 +252,9 @@ impl<'a, P> Context<'a, P> {
     /// [`on_connect`](crate::Handler::on_connect) or
     /// [`on_connect_failed`](crate::Handler::on_connect_failed) follows.
     pub fn connect(&mut self, connector: &Connector) -> ConnectId {
-        self.core.connect(connector.clone())
+        let id = self.core.shared.name_connect();
+        self.core.connect(id, connector.clone());
+        id
     }
 
     /// Gives an attempt to connect up, and any further ones. A connection already made stays, but
@@ -264,27 +266,16 @@ impl<'a, P> Context<'a, P> {
     /// Moves a connection of this shard to another one, with what it has received and not yet
     /// dispatched and what is not yet sent. It keeps its id, and the order of messages in both
     /// directions holds. The handler there is told by
-    /// [`on_adopted`](crate::Handler::on_adopted).
+    /// [`on_adopted`](crate::Handler::on_adopted). Of several calls the last one counts; moving to
+    /// where it is takes back a move that has not begun.
     ///
     /// # Errors
-    /// `Gone` if it does not live here (any more), there is no such shard, or the engine shuts
-    /// down.
+    /// `Gone` if it does not live here (any more), it is being closed, there is no such shard, or
+    /// the engine shuts down. `Full` if `to` has as many connections as it may
+    /// ([`Limits::connections_max`](crate::Limits)), those on their way there included; the same
+    /// holds for the birth shard of a connection that goes by there.
     pub fn rehome(&mut self, id: RouterId, to: usize) -> Result<(), SendError> {
-        if to >= self.shards() || self.core.shutting_down {
-            return Err(SendError::Gone);
-        }
-        let here = self.core.shard;
-        let current = self.core.current;
-        let Some((slot, _)) = self.core.open_mut(id) else {
-            return Err(SendError::Gone);
-        };
-        if to != here {
-            if slot == current {
-                self.core.stop_dispatch = true;
-            }
-            self.core.ops.push(Op::Rehome { id, to });
-        }
-        Ok(())
+        self.core.begin_move(id, to)
     }
 
     /// A number from the shard's generator: seeded, so that simulations replay. Not for secrets.

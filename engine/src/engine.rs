@@ -20,7 +20,6 @@ use crate::options::{Address, Listener};
 use crate::router_id::RouterId;
 use crate::shard::envelope::Envelope;
 use crate::shard::{DrainReport, Listening, Shard as ShardOn};
-use crate::stats::SharedStats;
 use crate::time::Time;
 use crate::watchdog::{Stall, StallHook, Watchdog};
 
@@ -194,7 +193,7 @@ impl EngineBuilder {
             match spawn(format!("{}-{number}", self.name), Box::new(body)) {
                 Ok(thread) => engine.threads.push(thread),
                 Err(error) => {
-                    // Those that run wait for all others to end; dropping the engine waits for them.
+                    // Those that run wait for the others to end; dropping the engine for them.
                     (number..self.shards).for_each(|_| engine.handle.begin_ending());
                     return Err(error);
                 }
@@ -274,13 +273,7 @@ impl EngineBuilder {
             addresses.push(bound.address);
             listening.push(bound.listening);
         }
-        let stats = (0..self.shards).map(|_| SharedStats::default()).collect();
-        let shared = Shared {
-            mailboxes,
-            stats,
-            limits: self.limits.clone(),
-            ending: std::sync::atomic::AtomicUsize::new(0),
-        };
+        let shared = Shared::new(mailboxes, self.limits.clone());
         let parts = drivers.into_iter().zip(consumers).collect();
         Ok(Prepared {
             epoch,

@@ -88,10 +88,7 @@ impl CloseReason {
             Self::PeerClosedMidFrame { received } => Self::PeerClosedMidFrame {
                 received: *received,
             },
-            Self::Broken(error) => Self::Broken(match error.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::from(error.kind()),
-            }),
+            Self::Broken(error) => Self::Broken(duplicate(error)),
             Self::Local => Self::Local,
             Self::BadFrame(error) => Self::BadFrame(*error),
             Self::SlowConsumer { queued, limit } => Self::SlowConsumer {
@@ -110,6 +107,14 @@ impl CloseReason {
     /// The reason's name in statistics and metrics.
     pub const fn name(&self) -> &'static str {
         Self::NAMES[self.index()]
+    }
+}
+
+/// The same error once more, as far as it can be had: its code, or its kind.
+fn duplicate(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::from(error.kind()),
     }
 }
 
@@ -226,6 +231,18 @@ pub enum ConnectError {
     },
     /// The engine is shutting down.
     Shutdown,
+}
+
+impl ConnectError {
+    /// The same error once more; of an operating-system error, its code.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Self::Io(error) => Self::Io(duplicate(error)),
+            Self::TimedOut => Self::TimedOut,
+            Self::ConnectionLimit { limit } => Self::ConnectionLimit { limit: *limit },
+            Self::Shutdown => Self::Shutdown,
+        }
+    }
 }
 
 impl fmt::Display for ConnectError {

@@ -1,11 +1,17 @@
 //! Who waits for whom: call chains, and finding cycles of requests.
 //!
-//! A request carries the links of all requests that wait for it. Queued at a stage that is itself
-//! one of them, and still waits on that very request, it could never be answered, and is refused
-//! (an ordinary cycle). Queued behind a stage that waits for something else, the waits are followed
-//! from there: on this shard at once, to other shards by a probe (two stages that ask each other at
-//! the same time). A wait is followed only while the request is in the backlog of the stage it was
-//! sent to, or is being handled there: a reply token that was handed on may be answered by anybody.
+//! A request carries the requests that wait for it, its chain. Queued at a stage that is itself in
+//! the chain it could never be answered, if from there on everybody still waits on that very
+//! request: it is refused (an ordinary cycle). Queued behind a stage that waits for something else,
+//! the waits are followed from there: on this shard at once, to other shards by a probe (two stages
+//! that ask each other at the same time). A wait is followed only while the request is in the
+//! backlog of the stage it was sent to, or is being handled there: a reply token that was handed on
+//! may be answered by anybody.
+//!
+//! Whether somebody still waits is what the reply's cell says, from any thread: who gave up has
+//! dropped it. That every wait is found needs no order between threads: the number that a request
+//! has in a backlog is read where it was written, on the shard of that stage, and a probe arrives
+//! there after the request it follows, because both were posted by the same shard.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,45 +28,65 @@ use crate::system::StagePost;
 
 /// Requests may be nested so deep.
 pub(crate) const DEPTH_MAX: usize = 16;
+/// Stages looked at when a request is queued behind a busy one. With more than that the deadline
+/// is the backstop.
+const FOLLOWED_MAX: usize = 256;
+/// Probes sent on from one stage.
+const PROBES_MAX: usize = 16;
 
-/// One request under way, as those that it causes carry it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
-    /// Who asked.
-    pub(crate) stage: StageKey,
-    pub(crate) id: Option<u64>,
-    /// In which invocation.
-    pub(crate) invocation: u64,
-    pub(crate) request: u64,
-}
-
-/// What a request carries beside its message.
+/// One request under way, and those that wait for it.
 pub(crate) struct Call {
-    /// The requests that wait for it, the outermost first; it is the last one itself.
-    pub(crate) links: Arc<[Link]>,
+    /// Who asked.
+    stage: StageKey,
+    id: Option<u64>,
+    /// Of the request; no other request of the system has it.
+    number: u64,
     pub(crate) reply: Arc<dyn AnyReply>,
+    /// The request that was being handled when this one was made.
+    outer: Option<Arc<Self>>,
+    depth: usize,
 }
 
 impl Call {
+    /// A request of `stage`, nested in `outer`.
+    ///
+    /// # Errors
+    /// With more than [`DEPTH_MAX`] nested in each other.
+    pub(crate) fn new(
+        stage: StageKey,
+        id: Option<u64>,
+        number: u64,
+        reply: Arc<dyn AnyReply>,
+        outer: Option<&Arc<Self>>,
+    ) -> Result<Arc<Self>, RequestError> {
+        let depth = 1 + outer.map_or(0, |outer| outer.depth);
+        if depth > DEPTH_MAX {
+            return Err(RequestError::TooDeep(DEPTH_MAX));
+        }
+        Ok(Arc::new(Self {
+            stage,
+            id,
+            number,
+            reply,
+            outer: outer.cloned(),
+            depth,
+        }))
+    }
+
     pub(crate) fn refuse(&self, full: bool) {
-        let error = if full {
+        self.reply.refuse(if full {
             RequestError::Full
         } else {
             RequestError::Gone
-        };
-        self.reply.refuse(error);
-    }
-
-    pub(crate) fn refuse_cycle(&self, names: Vec<String>) {
-        self.reply.refuse(RequestError::Cycle(names));
+        });
     }
 }
 
 /// One request that an invocation of this shard waits for.
-pub(crate) struct Wait {
-    pub(crate) request: u64,
-    pub(crate) target: StageKey,
-    pub(crate) reply: Arc<dyn AnyReply>,
+struct Wait {
+    request: u64,
+    target: StageKey,
+    reply: Arc<dyn AnyReply>,
     next: u32,
 }
 
@@ -109,12 +135,17 @@ impl Waits {
         }
     }
 
-    /// The requests of a frame that are still waited for.
-    fn of(&self, frames: &Frames, frame: u32) -> Vec<(u64, StageKey, Arc<dyn AnyReply>)> {
+    /// The requests of a frame that are still waited for, the youngest first, at most `max`.
+    fn of(
+        &self,
+        frames: &Frames,
+        frame: u32,
+        max: usize,
+    ) -> Vec<(u64, StageKey, Arc<dyn AnyReply>)> {
         let waits = self.waits.borrow();
         let mut found = Vec::new();
         let mut at = frames.waits(frame);
-        while at != NONE {
+        while at != NONE && found.len() < max {
             let Some(wait) = waits.get(at as usize) else {
                 break;
             };
@@ -136,11 +167,11 @@ struct Step {
 }
 
 /// Follows the waits of stages of several shards, looking for a way back to where it began.
-pub(crate) struct Probe {
-    origin: Link,
-    /// The stage to look at, and the number of the request in its backlog that led here.
+struct Probe {
+    /// Who made the request that began it.
+    origin: StageKey,
+    /// The stage to look at: that of the last request of the path.
     stage: StageKey,
-    sequence: u32,
     path: Vec<Step>,
 }
 
@@ -158,63 +189,57 @@ impl Core {
         self.name_of(stage, self.stages(stage.stage_type()).id_of(stage))
     }
 
-    /// True if that invocation of a stage of this shard still waits on that very request.
-    fn still_waits(&self, link: &Link) -> bool {
-        let stages = self.stages(link.stage.stage_type());
-        stages.suspended(link.stage).is_some_and(|frame| {
-            self.frames.invocation(frame) == link.invocation
-                && self
-                    .waits
-                    .of(&self.frames, frame)
-                    .iter()
-                    .any(|(request, ..)| *request == link.request)
-        })
-    }
-
-    /// The names of a cycle that queueing `call` at `target`, a stage of this shard, closes on
-    /// this shard.
+    /// The names of a cycle that queueing `call` at `target`, a stage of this shard, closes by its
+    /// chain or on this shard: from the one that asks to itself.
     pub(crate) fn find_cycle(&self, target: StageKey, call: &Call) -> Option<Vec<String>> {
-        let asker = call.links.last()?;
-        for (number, link) in call.links.iter().enumerate() {
-            if link.stage == target && self.still_waits(link) {
-                let names = call.links[number..].iter().chain([link]);
-                return Some(
-                    names
-                        .map(|link| self.name_of(link.stage, link.id))
-                        .collect(),
-                );
-            }
+        let chain = std::iter::successors(Some(call), |link| link.outer.as_deref())
+            .take_while(|link| link.reply.is_waiting());
+        if let Some(depth) = chain.clone().position(|link| link.stage == target) {
+            let name = |link: &Call| self.name_of(link.stage, link.id);
+            let mut names: Vec<String> = chain.take(depth + 1).map(name).collect();
+            names.push(name(call)); // who asked, then from the target to who asked
+            names[..=depth].reverse();
+            names.rotate_right(1);
+            return Some(names);
         }
-        if asker.stage.shard() != self.shard {
+        if call.stage.shard() != self.shard {
             return None; // a probe will tell
         }
-        let mut path = vec![self.name_of(asker.stage, asker.id)];
-        self.follow(target, asker, &mut path).then_some(path)
+        let (mut path, mut seen) = (Vec::new(), Vec::new());
+        if !self.follow(target, call.stage, &mut path, &mut seen) {
+            return None;
+        }
+        path.insert(0, call.stage);
+        path.push(call.stage);
+        Some(
+            path.into_iter()
+                .map(|stage| self.name_here(stage))
+                .collect(),
+        )
     }
 
-    /// Depth first, on this shard.
-    fn follow(&self, stage: StageKey, asker: &Link, path: &mut Vec<String>) -> bool {
-        if path.len() > DEPTH_MAX {
+    /// Whether `stage` waits for `asker`, and over whom. Depth first, on this shard.
+    fn follow(
+        &self,
+        stage: StageKey,
+        asker: StageKey,
+        path: &mut Vec<StageKey>,
+        seen: &mut Vec<StageKey>,
+    ) -> bool {
+        if path.len() >= DEPTH_MAX || seen.len() >= FOLLOWED_MAX || seen.contains(&stage) {
             return false;
         }
-        let Some(frame) = self.stages(stage.stage_type()).suspended(stage) else {
+        let Some(frame) = self.stages(stage.stage_type()).frame_of(stage) else {
             return false;
         };
-        path.push(self.name_here(stage));
-        for (_, target, reply) in self.waits.of(&self.frames, frame) {
-            let here = target.shard() == self.shard;
-            if !here
-                || !self
+        seen.push(stage);
+        path.push(stage);
+        for (_, target, reply) in self.waits.of(&self.frames, frame, FOLLOWED_MAX) {
+            let held = target.shard() == self.shard
+                && self
                     .stages(target.stage_type())
-                    .holds(target, reply.placed())
-            {
-                continue;
-            }
-            if target == asker.stage {
-                path.push(self.name_of(asker.stage, asker.id));
-                return true;
-            }
-            if self.follow(target, asker, path) {
+                    .holds(target, reply.placed());
+            if held && (target == asker || self.follow(target, asker, path, seen)) {
                 return true;
             }
         }
@@ -225,44 +250,38 @@ impl Core {
     /// `call` was queued at `stage`: where that waits, over other shards, for who asked, it is a
     /// cycle too.
     pub(crate) fn probe(&self, stage: StageKey, call: &Call) {
-        let Some(&origin) = call.links.last() else {
-            return;
-        };
-        if self.stages(stage.stage_type()).suspended(stage).is_none() {
+        if self.stages(stage.stage_type()).frame_of(stage).is_none() {
             return;
         }
         let path = vec![Step {
-            request: origin.request,
-            name: self.name_of(origin.stage, origin.id),
+            request: call.number,
+            name: self.name_of(call.stage, call.id),
             reply: Arc::clone(&call.reply),
         }];
-        self.spread(&origin, stage, &path);
+        self.spread(call.stage, stage, &path);
     }
 
     /// Sends the probe on along everything that `stage` waits for.
-    fn spread(&self, origin: &Link, stage: StageKey, path: &[Step]) {
+    fn spread(&self, origin: StageKey, stage: StageKey, path: &[Step]) {
         if path.len() > DEPTH_MAX {
             return;
         }
-        let Some(frame) = self.stages(stage.stage_type()).suspended(stage) else {
+        let Some(frame) = self.stages(stage.stage_type()).frame_of(stage) else {
             return;
         };
-        for (request, target, reply) in self.waits.of(&self.frames, frame) {
+        for (request, target, reply) in self.waits.of(&self.frames, frame, PROBES_MAX) {
             let mut path = path.to_vec();
-            let sequence = reply.placed();
             path.push(Step {
                 request,
                 name: self.name_here(stage),
                 reply,
             });
             let probe = Probe {
-                origin: *origin,
+                origin,
                 stage: target,
-                sequence,
                 path,
             };
             if target.shard() == self.shard {
-                // Cycles within the shard were found when they were closed.
                 self.probed(probe);
             } else {
                 // Without room the deadline is the backstop.
@@ -274,21 +293,28 @@ impl Core {
 
     fn probed(&self, probe: Probe) {
         let stage = probe.stage;
-        if !self.stages(stage.stage_type()).holds(stage, probe.sequence) {
+        let held = probe.path.last().is_some_and(|step| {
+            step.reply.is_waiting()
+                && self
+                    .stages(stage.stage_type())
+                    .holds(stage, step.reply.placed())
+        });
+        if !held {
             return;
         }
-        if stage != probe.origin.stage {
-            return self.spread(&probe.origin, stage, &probe.path);
+        if stage != probe.origin {
+            return self.spread(probe.origin, stage, &probe.path);
         }
-        if !self.still_waits(&probe.origin) {
+        if !probe.path.iter().all(|step| step.reply.is_waiting()) {
             return;
         }
         let mut names: Vec<String> = probe.path.iter().map(|step| step.name.clone()).collect();
         names.push(names[0].clone());
         // Two probes may go round the same cycle: both end the same one of its requests.
-        if let Some(last) = probe.path.iter().max_by_key(|step| step.request) {
+        if let Some(last) = probe.path.iter().max_by_key(|step| step.request)
+            && last.reply.refuse(RequestError::Cycle(names))
+        {
             self.counters.cycles.add(1);
-            last.reply.refuse(RequestError::Cycle(names));
         }
     }
 }

@@ -18,6 +18,8 @@ use proscenium_engine::{Run, Time};
 use crate::chain::Waits;
 use crate::detach::Tasks;
 use crate::frames::{Frames, Owner};
+use crate::lifecycle::coarse;
+use crate::samples::{Samples, SharedSamples};
 use crate::slot::{CorePtr, EngineSlot, WakeKey};
 use crate::stage_ref::StageKey;
 use crate::stats::{Counters, SharedCounters};
@@ -26,18 +28,25 @@ use crate::timers::Timers;
 use crate::type_shard::AnyStages;
 use crate::watch::Watched;
 
-/// Messages that one stage handles before the next one has its turn.
-pub(crate) const BATCH: u32 = 32;
+/// Messages that one stage handles at most before the next one has its turn: all that wait for it
+/// when its turn comes, as long as they take little time (`SLICE_TIME`). A share of it only, and a
+/// stage that is told as much as that per turn would never catch up.
+pub(crate) const BATCH: u32 = 4096;
+/// Time that one stage has before the next one has its turn; looked at every `CLOCK_POLLS`
+/// messages.
+pub(crate) const SLICE_TIME: Duration = Duration::from_micros(100);
 /// Messages handled in one run, before the shard looks at its sockets again.
 const RUN_MESSAGES: u32 = 4096;
 /// Time of one run.
 const RUN_TIME: Duration = Duration::from_micros(500);
 /// Polls between two looks at the clock.
-const CLOCK_POLLS: u32 = 32;
+pub(crate) const CLOCK_POLLS: u32 = 32;
 
 /// See the module's page.
 pub(crate) struct Core {
     pub(crate) system: Arc<System>,
+    /// That of `system`, at hand.
+    pub(crate) system_number: u32,
     shared: Arc<ShardShared>,
     pub(crate) shard: usize,
     pub(crate) engine: EngineSlot,
@@ -46,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) tasks: Tasks,
     pub(crate) waits: Waits,
     pub(crate) counters: Counters,
+    pub(crate) samples: Samples,
     types: Vec<Box<dyn AnyStages>>,
     ready: RefCell<VecDeque<(u8, u32)>>,
     doomed: RefCell<Vec<StageKey>>,
@@ -53,7 +63,6 @@ pub(crate) struct Core {
     ids: RefCell<HashMap<(u8, u64), StageKey>>,
     /// Messages that may still be handled in place before the next run.
     in_place: Cell<u32>,
-    invocations: Cell<u64>,
     requests: Cell<u64>,
     pub(crate) shutting_down: Cell<bool>,
     /// Where this core is, for what it makes.
@@ -64,6 +73,7 @@ impl Core {
     pub(crate) fn new(system: Arc<System>, shard: usize) -> Self {
         let types = system.types.iter().map(|info| info.on_shard()).collect();
         Self {
+            system_number: system.number,
             shared: system.shard_begins(shard),
             system,
             shard,
@@ -73,12 +83,12 @@ impl Core {
             tasks: Tasks::default(),
             waits: Waits::default(),
             counters: Counters::default(),
+            samples: Samples::default(),
             types,
             ready: RefCell::default(),
             doomed: RefCell::default(),
             ids: RefCell::default(),
             in_place: Cell::new(RUN_MESSAGES),
-            invocations: Cell::new(0),
             requests: Cell::new(0),
             shutting_down: Cell::new(false),
             ptr: Cell::new(None),
@@ -104,15 +114,19 @@ impl Core {
         &self.shared().counters
     }
 
+    pub(crate) fn shared_samples(&self) -> &SharedSamples {
+        &self.shared().samples
+    }
+
     #[inline]
     pub(crate) fn watched(&self) -> &Watched {
         &self.shared().watched
     }
 
-    /// The time of this slice in milliseconds; wraps after 49 days.
+    /// The time as stages note when they were active.
     #[inline]
-    pub(crate) fn now_ms(&self) -> u32 {
-        (self.now().as_nanos() >> 20) as u32
+    pub(crate) fn now_coarse(&self) -> u32 {
+        coarse(self.now())
     }
 
     /// The time as of this slice of events; zero outside of a turn.
@@ -152,13 +166,6 @@ impl Core {
         left > 0
     }
 
-    #[inline]
-    pub(crate) fn next_invocation(&self) -> u64 {
-        let next = self.invocations.get() + 1;
-        self.invocations.set(next);
-        next
-    }
-
     /// A number for a request that no other request of the system has.
     pub(crate) fn next_request(&self) -> u64 {
         let next = self.requests.get() + 1;
@@ -166,8 +173,19 @@ impl Core {
         (self.shard as u64) << 56 | next
     }
 
+    /// A number for a new frame, and the name of its first use.
+    pub(crate) fn number_frame(&self) -> (u32, WakeKey) {
+        let index = self.frames.number();
+        (index, self.wake_key(index, self.frames.generation(index)))
+    }
+
+    /// The use of a frame is over; returns the name of the next one.
+    pub(crate) fn retire_frame(&self, index: u32) -> WakeKey {
+        let generation = self.frames.end(index);
+        self.wake_key(index, generation)
+    }
+
     /// The name of a frame's present use, for wakers.
-    #[inline]
     pub(crate) fn wake_key(&self, frame: u32, generation: u32) -> WakeKey {
         WakeKey::new(self.system.number, self.shard, frame, generation)
     }
@@ -198,8 +216,7 @@ impl Core {
         self.in_place.set(RUN_MESSAGES);
         let woken = self.frames.woken();
         if woken == 0 && self.ready.borrow().is_empty() && self.doomed.borrow().is_empty() {
-            // Messages handled in place and stages that were passivated make nothing ready.
-            self.counters.publish(self);
+            self.counters.publish(self); // what was handled in place, or refused
             return Run::Idle;
         }
         let mut budget = Budget::new(self);
@@ -216,8 +233,7 @@ impl Core {
             let Some((stage_type, slot)) = self.ready.borrow_mut().pop_front() else {
                 break;
             };
-            let quota = budget.messages.clamp(1, BATCH);
-            let done = self.stages(stage_type).run(self, slot, quota);
+            let done = self.stages(stage_type).run(self, slot, BATCH);
             budget.spend(done.max(1));
             // What was woken meanwhile does not wait for all of a long list.
             if stage >= ready && self.frames.woken() > 0 {

@@ -1,16 +1,18 @@
 //! [`Cx`]: a stage's own view of itself and its shard.
 
-use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::chain::{Call, DEPTH_MAX, Link};
+use proscenium_engine::RouterId;
+
+use crate::chain::Call;
 use crate::core::Core;
 use crate::error::RequestError;
 use crate::head::{Ending, Extras};
+use crate::invocation::{Enter, Item};
 use crate::local::Local;
 use crate::offload::Offload;
 use crate::request::{Reply, Request};
@@ -18,26 +20,35 @@ use crate::slot::{CorePtr, downcast_stages};
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
 use crate::timers::{Due, StageTimer, TimerId};
-use crate::type_shard::{Enter, Item, TypeShard};
+use crate::type_shard::TypeShard;
 
 /// What a handler of a stage is given: everything of [`Local`], and what only a stage can do.
 ///
 /// It lives as long as the invocation, across awaits. It cannot be kept.
 pub struct Cx<'a, S> {
     local: Local<'a>,
-    key: StageKey,
+    stage_type: u8,
+    slot: u32,
+    generation: u32,
     frame: u32,
     /// The request that is being handled, with those that wait for it.
-    call: Option<Call>,
+    call: Option<Arc<Call>>,
     stage: PhantomData<fn(S)>,
 }
 
 impl<'a, S> Cx<'a, S> {
     #[inline]
-    pub(crate) fn new(core: CorePtr, key: StageKey, frame: u32, call: Option<Call>) -> Self {
+    pub(crate) fn new(
+        core: CorePtr,
+        (stage_type, slot, generation): (u8, u32, u32),
+        frame: u32,
+        call: Option<Arc<Call>>,
+    ) -> Self {
         Self {
             local: Local::new(core),
-            key,
+            stage_type,
+            slot,
+            generation,
             frame,
             call,
             stage: PhantomData,
@@ -55,25 +66,28 @@ impl<'a, S> Deref for Cx<'a, S> {
 }
 
 impl<'a, S: Stage> Cx<'a, S> {
+    #[inline]
+    fn key(&self) -> StageKey {
+        let shard = self.core().shard;
+        StageKey::new(shard, self.stage_type, self.slot, self.generation)
+    }
+
     /// The address of this stage.
     pub fn me(&self) -> StageRef<S> {
-        StageRef::new(self.core().system.number, self.key)
+        StageRef::new(self.core().system.number, self.key())
     }
 
     /// The id under which the stage was wanted; `None` if it was [spawned](Local::spawn).
     pub fn id(&self) -> Option<u64> {
-        self.core().stages(self.key.stage_type()).id_of(self.key)
+        self.core().stages(self.stage_type).id_of(self.key())
     }
 
     fn stages(&self) -> &TypeShard<S> {
-        downcast_stages(self.core().stages(self.key.stage_type()))
+        downcast_stages(self.core().stages(self.stage_type))
     }
 
     fn extras<R: Default>(&self, call: impl FnOnce(&mut Extras) -> R) -> R {
-        let at = self
-            .stages()
-            .arena
-            .find(self.key.slot(), self.key.generation());
+        let at = self.stages().arena.find(self.slot, self.generation);
         at.map_or_else(R::default, |at| at.head().with_extras(call))
     }
 
@@ -82,8 +96,13 @@ impl<'a, S: Stage> Cx<'a, S> {
     /// mostly it is just the variant, `cx.request(stage, Msg::Get)`. The request is sent at once.
     ///
     /// The answer comes when that stage's handler [sends](Reply::send) it. A request that could
-    /// never be answered, because that stage waits for this one, is refused with
-    /// [`RequestError::Cycle`].
+    /// never be answered, because that stage waits for this one, directly or over others, is
+    /// refused with [`RequestError::Cycle`]. A stage waits for a request from its sending until the
+    /// answer, the deadline, or the drop of the [`Request`]; a handler that holds one without
+    /// awaiting it waits, too.
+    ///
+    /// What cannot be seen this way ends with the deadline: a reply token that was handed on, and a
+    /// [detached](Self::detach) future, which begins a new chain, as [`tell`](Local::tell) does.
     pub fn request<T: Stage, R: Send + 'static>(
         &self,
         to: StageRef<T>,
@@ -91,23 +110,16 @@ impl<'a, S: Stage> Cx<'a, S> {
     ) -> Request<'a, R> {
         let core = self.core();
         let (reply, asked) = Reply::pair();
-        let request = core.next_request();
-        let cell = asked.erased();
+        let message = message(reply);
+        let (request, cell) = (core.next_request(), asked.erased());
+        let outer = self.call.as_ref();
+        let call = Call::new(self.key(), self.id(), request, Arc::clone(&cell), outer);
         let wait = core
             .waits
-            .add(&core.frames, self.frame, request, to.key, Arc::clone(&cell));
-        let link = Link {
-            stage: self.key,
-            id: self.id(),
-            invocation: core.frames.invocation(self.frame),
-            request,
-        };
-        let outer = self.call.as_ref().map_or(&[][..], |call| &call.links);
-        if outer.len() >= DEPTH_MAX {
-            asked.refuse(RequestError::TooDeep(DEPTH_MAX));
-        } else {
-            let links = outer.iter().copied().chain([link]).collect();
-            core.call(to, message(reply), Call { links, reply: cell });
+            .add(&core.frames, self.frame, request, to.key, cell);
+        match call {
+            Ok(call) => core.call(to, message, call),
+            Err(error) => asked.refuse(error),
         }
         let deadline = core.system.request_deadline;
         Request::new(**self, asked, deadline, (self.frame, wait))
@@ -116,10 +128,7 @@ impl<'a, S: Stage> Cx<'a, S> {
     /// Ends this stage after this handler: [`Stage::on_destroy`] is next, what is in the backlog
     /// is dropped.
     pub fn stop_self(&self) {
-        let at = self
-            .stages()
-            .arena
-            .find(self.key.slot(), self.key.generation());
+        let at = self.stages().arena.find(self.slot, self.generation);
         if let Some(at) = at
             && at.head().ending.get() == Ending::No
         {
@@ -134,7 +143,9 @@ impl<'a, S: Stage> Cx<'a, S> {
     }
 
     /// Calls [`Stage::on_timer`] every `period`, `count` times (`None`: until it is cancelled). A
-    /// stage that is behind by whole periods is called once for all of them.
+    /// stage that is behind by whole periods is called once for all of them: at most one call of
+    /// an interval waits in the backlog, and what was left out is counted
+    /// ([`StageStats::ticks_missed`](crate::StageStats)).
     ///
     /// # Panics
     /// If `period` is zero.
@@ -144,8 +155,9 @@ impl<'a, S: Stage> Cx<'a, S> {
     }
 
     /// Calls [`Stage::on_tick`] every `period`, at fixed points of time, for simulations and game
-    /// loops. A stage that is behind is given at most five ticks one after the other, the others
-    /// are left out and told as [`Tick::missed`](crate::Tick::missed).
+    /// loops. A stage that is behind is given at most five ticks one after the other; those before
+    /// them are left out, told as [`Tick::missed`](crate::Tick::missed) and counted
+    /// ([`StageStats::ticks_missed`](crate::StageStats)).
     ///
     /// # Panics
     /// If `period` is not within 1 to 1,000 ms.
@@ -159,43 +171,51 @@ impl<'a, S: Stage> Cx<'a, S> {
     }
 
     fn add_timer(&self, delay: Duration, every: Duration, left: u64, tick: bool) -> TimerId {
-        let id = TimerId(self.extras(|extras| {
-            extras.last_timer += 1;
-            extras.last_timer
-        }));
         let core = self.core();
         let at = core.clock() + delay;
-        let timer = StageTimer {
-            stage: self.key,
-            id,
-            every,
-            left,
-            at,
-            tick: tick.then_some(1),
-        };
-        let number = core.set_timer(at, Due::Stage(timer));
-        self.extras(|extras| extras.timers.push((id, number)));
-        id
+        self.extras(|extras| {
+            extras.last_timer += 1;
+            let id = TimerId(extras.last_timer);
+            if left > 0 {
+                extras.timers.push(StageTimer {
+                    id,
+                    armed: Some(core.set_timer(at, Due::Stage(self.key(), id))),
+                    at,
+                    every,
+                    left,
+                    tick: tick.then_some(0),
+                });
+            }
+            Some(id)
+        })
+        .unwrap_or(TimerId(0)) // only for a stage that is gone, whose `Cx` nobody has
     }
 
-    /// Cancels a timer, an interval or a tick of this stage; false if it is over. What has fired
-    /// and waits in the backlog still comes.
+    /// Cancels a timer, an interval or a tick of this stage: it is not called any more, even if it
+    /// was due already. False if it is over.
     pub fn cancel_timer(&self, timer: TimerId) -> bool {
-        let number = self.extras(|extras| {
-            let position = extras.timers.iter().position(|(id, _)| *id == timer)?;
-            Some(extras.timers.swap_remove(position).1)
+        let cancelled = self.extras(|extras| {
+            let index = extras.timer(timer)?;
+            Some(extras.timers.remove(index))
         });
-        if let Some(number) = number {
-            self.core().cancel_timer(number);
+        if let Some(armed) = cancelled.and_then(|timer| timer.armed) {
+            self.core().cancel_timer(armed);
         }
-        number.is_some()
+        cancelled.is_some()
+    }
+
+    /// The connections that are [bound](Local::bind) to this stage. For a state that was made anew
+    /// after a panic, those of the state before.
+    pub fn connections(&self) -> Vec<RouterId> {
+        self.extras(|extras| extras.connections.clone())
     }
 
     /// Runs `future` beside the stage, which is not busy with it and handles other messages; when
     /// it is done, `then` enters the stage in its order, like a message. The future is dropped if
     /// the stage ends before.
     ///
-    /// A panic of the future is counted and logged, and `then` does not come.
+    /// A panic of the future is counted and logged, and `then` does not come. A panic of `then` is
+    /// one of a handler.
     pub fn detach<F>(
         &self,
         future: F,
@@ -204,25 +224,18 @@ impl<'a, S: Stage> Cx<'a, S> {
         F: Future + 'static,
     {
         let core = self.core();
-        let (key, local) = (self.key, Local::<'static>::new(core.ptr()));
-        let number = std::rc::Rc::new(Cell::new(u32::MAX));
-        let mine = std::rc::Rc::clone(&number);
-        let task = core.tasks.spawn(
-            core,
-            key,
+        let (key, local) = (self.key(), Local::<'static>::new(core.ptr()));
+        let task = core.tasks.spawn(core, key, |task| {
             Box::pin(async move {
                 let output = future.await;
                 let enter: Enter<S> = Box::new(move |stage, cx| then(stage, cx, output));
                 let core = local.core();
                 let stages: &TypeShard<S> = downcast_stages(core.stages(key.stage_type()));
-                if let Some(at) = stages.arena.find(key.slot(), key.generation()) {
-                    at.head()
-                        .extras(|extras| extras.tasks.retain(|&task| task != mine.get()));
-                    stages.queue(core, at, Item::Enter(enter));
+                if let Some(at) = stages.find(key) {
+                    stages.queue(core, at, Item::Enter(task, enter));
                 }
-            }),
-        );
-        number.set(task);
+            })
+        });
         self.extras(|extras| extras.tasks.push(task));
     }
 
@@ -249,7 +262,7 @@ impl<'a, S: Stage> Cx<'a, S> {
 
 impl Core {
     /// Delivers a request, wherever its stage lives.
-    fn call<S: Stage>(&self, to: StageRef<S>, message: S::Msg, call: Call) {
+    fn call<S: Stage>(&self, to: StageRef<S>, message: S::Msg, call: Arc<Call>) {
         if to.system != self.system.number {
             // Another system: it knows nothing of our chains.
             if let Err(error) = crate::registry::tell(to, message) {
@@ -267,10 +280,13 @@ impl Core {
         }
         let reply = Arc::clone(&call.reply);
         let post = crate::system::StagePost::run(move |core| deliver(core, message, call));
-        match self.system.post(key.shard(), post) {
-            Ok(()) => {}
-            Err(proscenium_engine::PostError::Full(_)) => reply.refuse(RequestError::Full),
-            Err(_) => reply.refuse(RequestError::Gone),
+        if let Err(error) = self.system.post(key.shard(), post) {
+            let full = matches!(error, proscenium_engine::PostError::Full(_));
+            reply.refuse(if full {
+                RequestError::Full
+            } else {
+                RequestError::Gone
+            });
         }
     }
 }
@@ -278,7 +294,8 @@ impl Core {
 impl<S> fmt::Debug for Cx<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cx")
-            .field("key", &self.key)
+            .field("slot", &self.slot)
+            .field("generation", &self.generation)
             .finish_non_exhaustive()
     }
 }

@@ -21,8 +21,6 @@ struct Entry {
     /// Counts the uses; part of a waker's name.
     generation: Cell<u32>,
     woken: Cell<bool>,
-    /// The invocation that uses it.
-    invocation: Cell<u64>,
     /// Its requests under way: a list in the shard's table of waits.
     waits: Cell<u32>,
 }
@@ -54,7 +52,6 @@ impl Frames {
             owner: Cell::new(Owner::Task(u32::MAX)),
             generation: Cell::new(0),
             woken: Cell::new(false),
-            invocation: Cell::new(0),
             waits: Cell::new(NONE),
         });
         index
@@ -65,33 +62,25 @@ impl Frames {
         self.free.borrow_mut().push(index);
     }
 
-    /// The frame begins to be used; returns the generation that its wakers carry.
+    /// What is in the frame waits to be woken, or was woken already while it was polled.
     #[inline]
-    pub(crate) fn lend(&self, index: u32, owner: Owner, invocation: u64) -> u32 {
-        let entries = self.entries.borrow();
-        let entry = &entries[index as usize];
-        entry.owner.set(owner);
-        entry.invocation.set(invocation);
-        entry.woken.set(false);
-        entry.generation.get()
+    pub(crate) fn suspend(&self, index: u32, owner: Owner) {
+        self.entries.borrow()[index as usize].owner.set(owner);
     }
 
-    /// The use of the frame is over: wakers of it are out of date.
-    #[inline]
-    pub(crate) fn end(&self, index: u32) {
+    /// The use of the frame is over: wakers of it are out of date. Returns the next generation.
+    pub(crate) fn end(&self, index: u32) -> u32 {
         let entries = self.entries.borrow();
-        let generation = &entries[index as usize].generation;
-        generation.set((generation.get() + 1) & 0xf_ffff);
+        let entry = &entries[index as usize];
+        let next = (entry.generation.get() + 1) & 0xf_ffff;
+        entry.generation.set(next);
+        entry.woken.set(false);
+        next
     }
 
     /// The generation of the present use.
     pub(crate) fn generation(&self, index: u32) -> u32 {
         self.entries.borrow()[index as usize].generation.get()
-    }
-
-    /// The invocation that uses the frame.
-    pub(crate) fn invocation(&self, index: u32) -> u64 {
-        self.entries.borrow()[index as usize].invocation.get()
     }
 
     /// The list of its requests under way: the number of the first.
@@ -159,7 +148,8 @@ mod tests {
             stage_type: 1,
             slot: 7,
         };
-        let first = frames.lend(index, owner, 1);
+        let first = frames.generation(index);
+        frames.suspend(index, owner);
         frames.wake(index, first);
         frames.wake(index, first);
         assert_eq!(frames.woken(), 1);
@@ -168,7 +158,8 @@ mod tests {
         frames.wake(index, first);
         frames.end(index);
         assert_eq!(frames.next(), None, "ended between wake and poll");
-        let second = frames.lend(index, owner, 2);
+        let second = frames.generation(index);
+        frames.suspend(index, owner);
         frames.wake(index, first);
         assert_eq!(frames.next(), None, "the first use is over");
         frames.wake(index, second);

@@ -53,7 +53,7 @@ impl Handler for StageShard {
     fn on_connect(&mut self, cx: &mut Engine<'_>, id: RouterId, peer: &Peer) {
         self.core.enter(cx, |core| {
             if let Some(call) = &core.system.on_connect {
-                core.protected("on_connect", || call(&Local::new(core.ptr()), id, peer));
+                core.contained("on_connect", || call(&Local::new(core.ptr()), id, peer));
             }
         });
     }
@@ -76,13 +76,13 @@ impl Handler for StageShard {
 
     fn on_posted(&mut self, cx: &mut Engine<'_>, posted: StagePost) {
         self.core.enter(cx, |core| {
-            core.protected("a post", || posted.open(core));
+            core.contained("a post", || posted.open(core));
         });
     }
 
     fn on_timer(&mut self, cx: &mut Engine<'_>, token: u64) {
         self.core
-            .enter(cx, |core| core.protected("a timer", || core.fire(token)));
+            .enter(cx, |core| core.contained("a timer", || core.fire(token)));
     }
 
     fn on_wake(&mut self, cx: &mut Engine<'_>, token: u64) {
@@ -132,7 +132,11 @@ impl Handler for StageShard {
 /// Looks for idle stages of a type, piece by piece, and again after `pause`.
 fn look_for_idle(core: &Core, stage_type: u8, from: u32, pause: Duration) {
     const NEXT_PIECE: Duration = Duration::from_millis(1);
-    let wait = if from == 0 { pause } else { NEXT_PIECE };
+    let wait = if from == 0 {
+        pause.max(NEXT_PIECE)
+    } else {
+        NEXT_PIECE
+    };
     let due = Due::Run(Box::new(move |core: &Core| {
         let next = core.stages(stage_type).passivate(core, from);
         if !core.shutting_down.get() {
@@ -143,16 +147,6 @@ fn look_for_idle(core: &Core, stage_type: u8, from: u32, pause: Duration) {
 }
 
 impl Core {
-    /// Runs code of the embedder that belongs to no stage; a panic of it costs what it did.
-    fn protected(&self, what: &str, call: impl FnOnce()) {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-        if let Err(payload) = result {
-            self.counters.panics.add(1);
-            let message = crate::type_shard::panic_message(&*payload);
-            tracing::error!(what, %message, "a panic outside of any stage");
-        }
-    }
-
     /// A connection that was bound to a stage, or was to be, has ended.
     pub(crate) fn disconnected(&self, key: StageKey, id: RouterId, reason: CloseReason) {
         let tell = move |core: &Self| {
@@ -181,7 +175,7 @@ impl Core {
         self.counters.unbound.add(1);
         match &self.system.on_unbound {
             Some(call) => {
-                self.protected("on_unbound", || {
+                self.contained("on_unbound", || {
                     call(&Local::new(self.ptr()), from, message);
                 });
             }

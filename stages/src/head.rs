@@ -2,9 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 
-use proscenium_engine::RouterId;
+use proscenium_engine::{RouterId, Time};
 
-use crate::timers::TimerId;
+use crate::detach::TaskId;
+use crate::request::Reply;
+use crate::timers::{StageTimer, TimerId};
 
 /// Ends a list of nodes.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -32,8 +34,8 @@ pub(crate) struct Head {
     pub(crate) len: Cell<u32>,
     /// The sequence number of the item whose handling began last.
     pub(crate) started: Cell<u32>,
-    /// When it began, in milliseconds of the shard's clock (wraps).
-    pub(crate) active_ms: Cell<u32>,
+    /// When it was active last, as `lifecycle::coarse` gives it.
+    pub(crate) active: Cell<u32>,
     /// It is on the ready list.
     pub(crate) queued: Cell<bool>,
     /// Whether it is about to end: what is in its backlog then is dropped.
@@ -53,22 +55,38 @@ pub(crate) struct Extras {
     pub(crate) connections: Vec<RouterId>,
     /// Of these: paused, because the backlog was full.
     pub(crate) paused: Vec<RouterId>,
-    /// Its timers, each with its number in the shard's table.
-    pub(crate) timers: Vec<(TimerId, u64)>,
+    /// Its timers that are not over, by their ids.
+    pub(crate) timers: Vec<StageTimer>,
     /// The last timer id given out.
     pub(crate) last_timer: u64,
-    /// Detached tasks under way.
-    pub(crate) tasks: Vec<u32>,
+    /// Detached futures that are not over: their closures have not entered.
+    pub(crate) tasks: Vec<TaskId>,
     /// Who waits for room in the backlog.
-    pub(crate) waiting: Vec<std::task::Waker>,
-    /// Restarts since the last quiet time.
+    pub(crate) waiting: Vec<Reply<()>>,
+    /// Restarts since the last quiet time, and when the last one was.
     pub(crate) restarts: u32,
+    pub(crate) restarted: Time,
 }
 
 impl Extras {
     /// True if nothing of it has to outlive a moment's rest.
     pub(crate) fn is_empty(&self) -> bool {
         self.connections.is_empty() && self.timers.is_empty() && self.tasks.is_empty()
+    }
+
+    /// What belongs to a state that panicked, taken away; the rest is left to the next one:
+    /// connections, who waits for room, and the last timer id, so that no id comes again.
+    pub(crate) fn leave_to_next(&mut self) -> Self {
+        Self {
+            timers: std::mem::take(&mut self.timers),
+            tasks: std::mem::take(&mut self.tasks),
+            ..Self::default()
+        }
+    }
+
+    /// The index of a timer that is not over.
+    pub(crate) fn timer(&self, id: TimerId) -> Option<usize> {
+        self.timers.binary_search_by_key(&id, |timer| timer.id).ok()
     }
 }
 
@@ -81,7 +99,7 @@ impl Head {
             last: Cell::new(NONE),
             len: Cell::new(0),
             started: Cell::new(0),
-            active_ms: Cell::new(0),
+            active: Cell::new(0),
             queued: Cell::new(false),
             ending: Cell::new(Ending::No),
             crowded: Cell::new(false),

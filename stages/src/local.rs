@@ -310,7 +310,7 @@ impl Core {
         to: StageRef<S>,
         message: S::Msg,
     ) -> Result<(), TellError<S::Msg>> {
-        if to.system != self.system.number {
+        if to.system != self.system_number {
             return crate::registry::tell(to, message);
         }
         if to.key.shard() == self.shard {

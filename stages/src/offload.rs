@@ -12,9 +12,9 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::core::Core;
 use crate::error::OffloadError;
+use crate::panics::{discard, panic_message};
 use crate::request::{Asked, Reply};
 use crate::timers::Due;
-use crate::type_shard::panic_message;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -60,8 +60,12 @@ impl Core {
         let (reply, asked) = Reply::pair();
         let job: Job = Box::new(move || {
             let result = catch_unwind(AssertUnwindSafe(work));
-            let result = result.map_err(|payload| OffloadError::Panicked(panic_message(&*payload)));
-            let _ = reply.send(result);
+            let result = result.map_err(|payload| {
+                let message = panic_message(&*payload);
+                discard(payload);
+                OffloadError::Panicked(message)
+            });
+            let _ = reply.send(result); // its stage may be gone
         });
         let pool = match &self.system.executor {
             Executor::Threads { compute: pool, .. } if compute => pool,
@@ -91,6 +95,8 @@ struct PoolShared {
     name: &'static str,
     threads_max: usize,
     waiting_max: usize,
+    /// A thread without work ends after this time.
+    idle_max: Duration,
     work: Mutex<Work>,
     changed: Condvar,
 }
@@ -98,21 +104,33 @@ struct PoolShared {
 #[derive(Default)]
 struct Work {
     jobs: VecDeque<Job>,
+    /// Jobs being done.
+    running: usize,
     threads: usize,
     idle: usize,
     ended: bool,
 }
 
-/// A thread without work ends after this time.
-const IDLE: Duration = Duration::from_secs(10);
+/// For how long a thread waits for work.
+const IDLE_MAX: Duration = Duration::from_secs(10);
 
 impl Pool {
     pub(crate) fn new(name: &'static str, threads_max: usize, waiting_max: usize) -> Self {
+        Self::with_idle(name, threads_max, waiting_max, IDLE_MAX)
+    }
+
+    fn with_idle(
+        name: &'static str,
+        threads_max: usize,
+        waiting_max: usize,
+        idle_max: Duration,
+    ) -> Self {
         Self {
             shared: Arc::new(PoolShared {
                 name,
                 threads_max: threads_max.max(1),
                 waiting_max,
+                idle_max,
                 work: Mutex::default(),
                 changed: Condvar::new(),
             }),
@@ -123,7 +141,7 @@ impl Pool {
     fn push(&self, job: Job) -> bool {
         let shared = &self.shared;
         let mut work = shared.work.lock();
-        if work.jobs.len() >= shared.waiting_max {
+        if work.jobs.len() + work.running >= shared.threads_max + shared.waiting_max {
             return false;
         }
         work.jobs.push_back(job);
@@ -157,16 +175,24 @@ impl PoolShared {
         let mut work = self.work.lock();
         loop {
             if let Some(job) = work.jobs.pop_front() {
+                work.running += 1;
                 drop(work);
-                job(); // catches panics itself
+                // The work's own panic is its result; what may panic here is the drop of a result
+                // that nobody wants.
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
+                    let message = panic_message(&*payload);
+                    discard(payload);
+                    tracing::error!(pool = self.name, %message, "the drop of a result panicked");
+                }
                 work = self.work.lock();
+                work.running -= 1;
                 continue;
             }
             if work.ended {
                 break;
             }
             work.idle += 1;
-            let timeout = self.changed.wait_for(&mut work, IDLE);
+            let timeout = self.changed.wait_for(&mut work, self.idle_max);
             work.idle -= 1;
             if timeout.timed_out() && work.jobs.is_empty() {
                 break;

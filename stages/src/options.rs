@@ -15,28 +15,21 @@ use crate::type_shard::{AnyStages, Factory, TypeShard};
 pub enum OnPanic {
     /// It ends: its name is gone, its connections are closed. The default.
     Destroy,
-    /// It is made anew by its factory, under the same address, with what is left of its backlog:
-    /// after `first`, then after twice the time of the restart before, at most `max`. Stages that
-    /// no factory made end.
+    /// It is made anew by its factory, under the same address: after `first`, then after twice the
+    /// time of the restart before, at most `max`. A state that lived for `max` begins with `first`
+    /// again. Stages that no factory made, and those that are about to end, end.
+    ///
+    /// What others sent to the stage stays: the backlog, and the connections that are bound to it
+    /// (the new state finds them as [`Cx::connections`](crate::Cx::connections)). What the old
+    /// state had begun does not: its timers, intervals and ticks, its detached futures with their
+    /// closures. The request that it was handling is answered
+    /// [`NoReply`](crate::RequestError::NoReply). No [`TimerId`](crate::TimerId) comes again.
     Restart {
         /// Delay before the first restart.
         first: Duration,
         /// The longest delay.
         max: Duration,
     },
-}
-
-impl OnPanic {
-    /// The delay before restart number `n` (from 1); `None`: there is none.
-    pub(crate) fn delay(self, n: u32) -> Option<Duration> {
-        match self {
-            Self::Destroy => None,
-            Self::Restart { first, max } => {
-                let factor = 1_u32.checked_shl(n - 1).unwrap_or(u32::MAX);
-                Some(first.saturating_mul(factor).min(max))
-            }
-        }
-    }
 }
 
 #[derive(Clone, Debug)]

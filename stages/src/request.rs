@@ -32,8 +32,8 @@ pub(crate) struct ReplyCell<T> {
 
 /// A reply cell, whatever its type.
 pub(crate) trait AnyReply: Send + Sync {
-    /// Answers with an error, unless there is an answer or nobody wants one.
-    fn refuse(&self, error: RequestError);
+    /// Answers with an error; false if there is an answer or nobody wants one.
+    fn refuse(&self, error: RequestError) -> bool;
     /// No answer yet, and somebody wants one.
     fn is_waiting(&self) -> bool;
     /// Notes which number the request has in the backlog of its stage.
@@ -90,8 +90,8 @@ impl<T> ReplyCell<T> {
 }
 
 impl<T: Send> AnyReply for ReplyCell<T> {
-    fn refuse(&self, error: RequestError) {
-        let _ = self.answer(Err(error));
+    fn refuse(&self, error: RequestError) -> bool {
+        self.answer(Err(error)).is_ok()
     }
 
     fn is_waiting(&self) -> bool {

@@ -3,7 +3,10 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use proscenium_engine::Histogram;
+
 use crate::core::Core;
+use crate::samples::SharedSamples;
 
 /// A counter of the shard's own; published once per run.
 #[derive(Debug, Default)]
@@ -31,12 +34,17 @@ macro_rules! counters {
         }
 
         /// What happened on a shard, or on all of them. Counters but for `live`.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct StageStats {
             /// Stages that live now.
             pub live: u64,
             $( $(#[doc = $doc])+ pub $name: u64, )+
+            /// How long polls of handlers took: one of 64 is measured.
+            pub poll_time: Histogram,
+            /// How long messages, timers and the like waited in backlogs: one of 64 is measured.
+            /// What was handled in place did not wait and is not in it.
+            pub queue_time: Histogram,
         }
 
         impl Counters {
@@ -49,8 +57,10 @@ macro_rules! counters {
         }
 
         impl SharedCounters {
-            pub(crate) fn read(&self) -> StageStats {
+            pub(crate) fn read(&self, samples: &SharedSamples) -> StageStats {
                 StageStats {
+                    poll_time: samples.poll_time.read(),
+                    queue_time: samples.queue_time.read(),
                     live: self.live.load(Ordering::Relaxed),
                     $( $name: self.$name.load(Ordering::Relaxed), )+
                 }
@@ -58,12 +68,14 @@ macro_rules! counters {
         }
 
         impl StageStats {
-            /// Every number with its name and what it says, for metrics: the fields of this
-            /// struct, `live` first.
-            pub fn fields(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+            /// All numbers but the histograms, each with its name and what it says: for exporters.
+            /// `live` is a gauge, the others are counters.
+            pub fn fields(
+                &self,
+            ) -> impl Iterator<Item = (&'static str, u64, &'static str)> + use<> {
                 [
-                    ("live", "Stages that live now.", self.live),
-                    $( (stringify!($name), concat!($($doc),+).trim_ascii(), self.$name), )+
+                    ("live", self.live, "Stages that live now."),
+                    $( (stringify!($name), self.$name, concat!($($doc),+).trim_ascii()), )+
                 ]
                 .into_iter()
             }
@@ -71,6 +83,8 @@ macro_rules! counters {
             pub(crate) fn add(&mut self, other: &Self) {
                 self.live += other.live;
                 $( self.$name += other.$name; )+
+                self.poll_time.add(&other.poll_time);
+                self.queue_time.add(&other.queue_time);
             }
         }
     };
@@ -120,16 +134,16 @@ mod tests {
             ..StageStats::default()
         };
         let fields: Vec<_> = stats.fields().collect();
-        assert_eq!(fields[0], ("live", "Stages that live now.", 3));
+        assert_eq!(fields[0], ("live", 3, "Stages that live now."));
         let messages = (
             "messages",
-            "Messages, packets, timers and ticks whose handling began.",
             5,
+            "Messages, packets, timers and ticks whose handling began.",
         );
         assert!(fields.contains(&messages), "{fields:?}");
-        assert_eq!(fields.iter().map(|field| field.2).sum::<u64>(), 15);
+        assert_eq!(fields.iter().map(|field| field.1).sum::<u64>(), 15);
         assert!(
-            fields.iter().all(|(_, about, _)| about.ends_with('.')),
+            fields.iter().all(|(_, _, about)| about.ends_with('.')),
             "{fields:?}"
         );
     }

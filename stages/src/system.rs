@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proscenium_engine::{
-    Engine, EngineBuilder, Handle, Message, Peer, PostError, RouterId, ShardWaker,
+    Engine, EngineBuilder, Handle, Message, Peer, PostError, RouterId, ShardWaker, Stall,
 };
 
 use crate::core::Core;
@@ -19,12 +19,13 @@ use crate::offload::{Executor, Pool};
 use crate::options::{StageType, TypeInfo};
 use crate::registry;
 use crate::request::Reply;
+use crate::samples::SharedSamples;
 use crate::slot::{WakeKey, downcast_stages, with_current};
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
 use crate::stats::{SharedCounters, StageStats};
 use crate::type_shard::TypeShard;
-use crate::watch::Watched;
+use crate::watch::{Watched, Watching};
 
 /// What travels to the stages of a shard from elsewhere. Made by this crate only.
 pub struct StagePost(Box<dyn Envelope>);
@@ -94,6 +95,7 @@ impl<S: Stage> Envelope for Tell<S> {
 
 pub(crate) type OnConnect = dyn Fn(&Local<'_>, RouterId, &Peer) + Send + Sync;
 pub(crate) type OnUnbound = dyn Fn(&Local<'_>, RouterId, Message<'_>) + Send + Sync;
+type OnStall = dyn Fn(&Stall, Option<&str>) + Send + Sync;
 
 /// What all shards of a system share.
 pub(crate) struct System {
@@ -104,6 +106,7 @@ pub(crate) struct System {
     pub(crate) executor: Executor,
     pub(crate) on_connect: Option<Box<OnConnect>>,
     pub(crate) on_unbound: Option<Box<OnUnbound>>,
+    on_stall: Option<Box<OnStall>>,
     shards: Box<[OnceLock<Arc<ShardShared>>]>,
     count: AtomicUsize,
     handle: OnceLock<Handle<StagePost>>,
@@ -113,8 +116,15 @@ pub(crate) struct System {
 #[derive(Default)]
 pub(crate) struct ShardShared {
     pub(crate) counters: SharedCounters,
+    pub(crate) samples: SharedSamples,
     pub(crate) watched: Watched,
     wakers: Wakers,
+}
+
+impl ShardShared {
+    fn stats(&self) -> StageStats {
+        self.counters.read(&self.samples)
+    }
 }
 
 impl System {
@@ -247,6 +257,7 @@ pub struct StagesBuilder {
     simulated: bool,
     on_connect: Option<Box<OnConnect>>,
     on_unbound: Option<Box<OnUnbound>>,
+    on_stall: Option<Box<OnStall>>,
 }
 
 impl fmt::Debug for StagesBuilder {
@@ -290,6 +301,15 @@ impl StagesBuilder {
         call: impl Fn(&Local<'_>, RouterId, Message<'_>) + Send + Sync + 'static,
     ) -> Self {
         self.on_unbound = Some(Box::new(call));
+        self
+    }
+
+    /// Has `call` called beside the log line when a shard is stuck in one slice of events, with
+    /// what it is running as [`Stages::running`] says; `None` if that is no stage. It takes the
+    /// place of [`EngineBuilder::on_stall`], whose rules it follows, for engines that
+    /// [`Stages::start`] starts.
+    pub fn on_stall(mut self, call: impl Fn(&Stall, Option<&str>) + Send + Sync + 'static) -> Self {
+        self.on_stall = Some(Box::new(call));
         self
     }
 
@@ -343,6 +363,7 @@ impl StagesBuilder {
             executor,
             on_connect: self.on_connect,
             on_unbound: self.on_unbound,
+            on_stall: self.on_stall,
             shards: (0..RouterId::SHARDS_MAX).map(|_| OnceLock::new()).collect(),
             count: AtomicUsize::new(0),
             handle: OnceLock::new(),
@@ -399,11 +420,13 @@ impl Stages {
             simulated: false,
             on_connect: None,
             on_unbound: None,
+            on_stall: None,
         }
     }
 
     /// Starts an engine whose shards run these stages, each on a thread of its own. A stalled shard
-    /// is reported by the name of the stage and handler that holds it up.
+    /// is reported by the name of the stage and handler that holds it up, in the log and to
+    /// [`StagesBuilder::on_stall`]; an [`EngineBuilder::on_stall`] is replaced.
     ///
     /// # Errors
     /// Those of [`EngineBuilder::start`].
@@ -412,12 +435,7 @@ impl Stages {
     /// If these stages run on an engine already: one system, one engine.
     pub fn start(&self, engine: EngineBuilder) -> io::Result<Engine<StagePost>> {
         let stages = self.clone();
-        let engine = engine.on_stall(move |stall| {
-            if let Some(culprit) = stages.running(stall.shard) {
-                let (shard, taken) = (stall.shard, stall.taken);
-                tracing::warn!(shard, ?taken, %culprit, "a stage holds up its shard");
-            }
-        });
+        let engine = engine.on_stall(move |stall| stages.stalled(stall));
         let engine = engine.start(self.shards())?;
         self.attach(&engine.handle());
         Ok(engine)
@@ -503,7 +521,7 @@ impl Stages {
     pub fn stats(&self) -> Vec<StageStats> {
         let shards = (0..self.system.shards()).map(|shard| {
             let shard = self.system.shard(shard);
-            shard.map_or_else(StageStats::default, |shard| shard.counters.read())
+            shard.map_or_else(StageStats::default, |shard| shard.stats())
         });
         shards.collect()
     }
@@ -517,11 +535,31 @@ impl Stages {
         total
     }
 
-    /// What a shard runs at this moment: the stage's type, shard and slot, and the handler.
+    fn stalled(&self, stall: &Stall) {
+        let culprit = self.running(stall.shard);
+        if let Some(culprit) = &culprit {
+            let (shard, taken) = (stall.shard, stall.taken);
+            tracing::warn!(shard, ?taken, %culprit, "a stage holds up its shard");
+        }
+        if let Some(call) = &self.system.on_stall {
+            call(stall, culprit.as_deref());
+        }
+    }
+
+    /// What a shard runs at this moment: the stage and its handler, as in `room#7 in on_message`.
+    /// Stages without an id are told by shard, type and slot: `room@0.2.15 in on_timer`.
     pub fn running(&self, shard: usize) -> Option<String> {
-        let (stage_type, method, slot) = self.system.shard(shard)?.watched.read()?;
+        let Watching {
+            stage_type,
+            method,
+            slot,
+            id,
+        } = self.system.shard(shard)?.watched.read()?;
         let name = self.system.types.get(usize::from(stage_type))?.name;
-        Some(format!("{name}@{shard}.{stage_type}.{slot} in {method}"))
+        Some(match id {
+            Some(id) => format!("{name}#{id} in {method}"),
+            None => format!("{name}@{shard}.{stage_type}.{slot} in {method}"),
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use proscenium_engine::{Time, TimerKey as EngineKey};
 use slab::Slab;
 
 use crate::core::Core;
+use crate::head::Head;
 use crate::local::Local;
 use crate::stage_ref::StageKey;
 
@@ -31,25 +32,83 @@ pub struct Tick {
 /// What happens when a timer is due.
 pub(crate) enum Due {
     Wake(Waker),
-    /// A timer or tick of a stage.
-    Stage(StageTimer),
+    /// A timer, interval or tick of a stage.
+    Stage(StageKey, TimerId),
     /// Something of the scheduler's own.
     Run(Box<dyn FnOnce(&Core)>),
 }
 
-/// A timer of a stage.
+/// A timer, an interval or a tick of a stage, as the stage keeps it until it is over.
+///
+/// It is armed while it waits to be due. From then on until its handler begins it waits in the
+/// backlog, and is not armed: so there is never more than one call of it waiting, however long the
+/// stage is busy, and what was cancelled or belonged to the state before a panic is known as such
+/// when its turn comes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StageTimer {
-    pub(crate) stage: StageKey,
     pub(crate) id: TimerId,
-    /// Fires again after this time; zero: it does not.
-    pub(crate) every: Duration,
-    /// How many times it still fires.
-    pub(crate) left: u64,
+    /// In the shard's table.
+    pub(crate) armed: Option<TimerKey>,
+    /// When it is or was due.
     pub(crate) at: Time,
-    /// `Some`: a tick, and the number of the next one.
+    /// Due again after this time; zero: it is not.
+    pub(crate) every: Duration,
+    /// How many calls are left.
+    pub(crate) left: u64,
+    /// `Some`: a tick, and the number of the last one.
     pub(crate) tick: Option<u64>,
 }
+
+/// A timer whose handler is to be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fired {
+    pub(crate) tick: Option<Tick>,
+    /// Calls left out before this one.
+    missed: u64,
+}
+
+impl StageTimer {
+    /// Its handler begins at `now`. Moves on to the next time; `left` says if there is one.
+    fn begin(&mut self, now: Time) -> Fired {
+        self.left = self.left.saturating_sub(1);
+        let every = self.every.as_nanos() as u64;
+        if every == 0 {
+            self.left = 0;
+            return Fired {
+                tick: None,
+                missed: 0,
+            };
+        }
+        let due = |periods: u64| {
+            let behind = periods.saturating_mul(every);
+            Time::from_nanos(self.at.as_nanos().saturating_add(behind))
+        };
+        // Whole periods since it was due.
+        let behind = now.since(self.at).as_nanos() as u64 / every;
+        let Some(last) = self.tick else {
+            self.at = due(behind.saturating_add(1));
+            return Fired {
+                tick: None,
+                missed: behind,
+            };
+        };
+        let missed = behind.saturating_sub(CATCH_UP - 1);
+        let tick = Tick {
+            number: last + missed + 1,
+            missed,
+            due: due(missed),
+        };
+        self.tick = Some(tick.number);
+        self.at = due(missed + 1);
+        Fired {
+            tick: Some(tick),
+            missed,
+        }
+    }
+}
+
+/// Ticks that a stage which is late is given one after the other.
+const CATCH_UP: u64 = 5;
 
 /// Names an entry of the shard's table: its version and its number.
 pub(crate) type TimerKey = u64;
@@ -96,52 +155,31 @@ impl Core {
     pub(crate) fn fire(&self, token: u64) {
         match self.timers.take(token).map(|entry| entry.due) {
             Some(Due::Wake(waker)) => waker.wake(),
-            Some(Due::Stage(timer)) => self.fire_stage(timer),
+            Some(Due::Stage(stage, timer)) => {
+                let stages = self.stages(stage.stage_type());
+                stages.timer_is_due(self, stage, timer);
+            }
             Some(Due::Run(run)) => run(self),
             None => {}
         }
     }
 
-    fn fire_stage(&self, mut timer: StageTimer) {
-        let key = timer.stage;
-        let stages = self.stages(key.stage_type());
-        let old = timer.id;
-        timer.left = timer.left.saturating_sub(1);
-        if !timer.every.is_zero() && timer.left > 0 {
-            let now = self.now();
-            let behind = now.since(timer.at);
-            let missed;
-            if let Some(number) = timer.tick {
-                // More than `CATCH_UP` ticks behind: the rest is left out.
-                let periods = (behind.as_nanos() / timer.every.as_nanos()) as u64;
-                missed = periods.saturating_sub(CATCH_UP);
-                timer.tick = Some(number + missed + 1);
+    /// The handler of a timer begins, if it is still wanted; it is armed for its next time.
+    pub(crate) fn timer_begins(&self, stage: StageKey, head: &Head, id: TimerId) -> Option<Fired> {
+        head.extras(|extras| {
+            let index = extras.timer(id)?;
+            let timer = &mut extras.timers[index];
+            let fired = timer.begin(self.now());
+            if timer.left > 0 {
+                timer.armed = Some(self.set_timer(timer.at, Due::Stage(stage, id)));
             } else {
-                // An interval that is behind does not catch up.
-                missed = (behind.as_nanos() / timer.every.as_nanos()) as u64;
+                extras.timers.remove(index);
             }
-            let due = timer.at;
-            let step = u32::try_from(missed + 1).unwrap_or(u32::MAX);
-            timer.at = timer.at + timer.every.saturating_mul(step);
-            let number = self.set_timer(timer.at, Due::Stage(timer));
-            stages.timer_is_due(self, key, old, Some(number), tick_of(&timer, missed, due));
-        } else {
-            stages.timer_is_due(self, key, old, None, tick_of(&timer, 0, timer.at));
-        }
+            self.counters.ticks_missed.add(fired.missed);
+            Some(fired)
+        })
     }
 }
-
-fn tick_of(timer: &StageTimer, missed: u64, due: Time) -> Option<Tick> {
-    let number = timer.tick?;
-    Some(Tick {
-        number: number - 1,
-        missed,
-        due: due + timer.every.saturating_mul(missed as u32),
-    })
-}
-
-/// Ticks that a stage which is late is given one after the other.
-const CATCH_UP: u64 = 5;
 
 impl Timers {
     fn take(&self, key: TimerKey) -> Option<Entry> {
@@ -231,5 +269,70 @@ impl Drop for Sleep<'_> {
 impl std::fmt::Debug for Sleep<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Sleep(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn at(ms: u64) -> Time {
+        Time::from_nanos(ms * MS)
+    }
+
+    fn every_10_ms(tick: Option<u64>) -> StageTimer {
+        StageTimer {
+            id: TimerId(1),
+            armed: None,
+            at: at(10),
+            every: Duration::from_millis(10),
+            left: u64::MAX,
+            tick,
+        }
+    }
+
+    #[test]
+    fn an_interval_goes_on_at_whole_periods() {
+        let mut timer = every_10_ms(None);
+        assert_eq!(timer.begin(at(10)).missed, 0);
+        assert_eq!(timer.at, at(20));
+        assert_eq!(timer.begin(at(29)).missed, 0);
+        assert_eq!(timer.at, at(30));
+        assert_eq!(timer.begin(at(75)).missed, 4);
+        assert_eq!(timer.at, at(80));
+        assert_eq!(timer.begin(Time::MAX).tick, None);
+    }
+
+    #[test]
+    fn ticks_catch_up_by_five_and_tell_what_they_left_out() {
+        let mut timer = every_10_ms(Some(0));
+        let mut begin = |ms| {
+            let tick = timer.begin(at(ms)).tick.expect("a tick");
+            (tick.number, tick.missed, tick.due, timer.at)
+        };
+        assert_eq!(begin(11), (1, 0, at(10), at(20)));
+        // Due at 20 to 60: these five are made up for.
+        assert_eq!(begin(65), (2, 0, at(20), at(30)));
+        assert_eq!(begin(65), (3, 0, at(30), at(40)));
+        // Due at 40 to 140: the last five are 100 to 140.
+        assert_eq!(begin(149), (10, 6, at(100), at(110)));
+        let mut numbers = Vec::new();
+        while timer.at <= at(149) {
+            numbers.push(timer.begin(at(149)).tick.expect("a tick").number);
+        }
+        assert_eq!(numbers, [11, 12, 13, 14]);
+        assert_eq!(timer.at, at(150));
+    }
+
+    #[test]
+    fn a_counted_one_ends() {
+        let mut timer = every_10_ms(None);
+        timer.left = 2;
+        timer.begin(at(10));
+        assert_eq!(timer.left, 1);
+        timer.begin(at(500));
+        assert_eq!(timer.left, 0);
     }
 }

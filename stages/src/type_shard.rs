@@ -1,41 +1,26 @@
 //! All stages of one type on one shard: their cells, frames and backlogs, and what happens to them.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use proscenium_engine::{Body, CloseReason, Message, RouterId};
+use slab::Slab;
 
 use crate::backlog::Backlogs;
 use crate::chain::Call;
 use crate::core::Core;
-use crate::cx::Cx;
-use crate::error::{CreateError, TellError};
-use crate::frames::Owner;
+use crate::detach::TaskId;
+use crate::error::{CreateError, RequestError, TellError};
 use crate::head::Ending;
+use crate::invocation::{Item, admit_all};
 use crate::options::TypeInfo;
-use crate::slot::{Arena, At, FramePool, Phase, waker};
+use crate::request::Reply;
+use crate::slot::{Arena, At, FramePool, Phase};
 use crate::stage::Stage;
 use crate::stage_ref::StageKey;
-use crate::timers::{Tick, TimerId, TimerKey};
+use crate::timers::TimerId;
 use crate::watch::Method;
-
-/// What waits in a backlog.
-pub(crate) enum Item<S: Stage> {
-    Create,
-    Message(S::Msg),
-    Call(S::Msg, Call),
-    Packet(RouterId, Body),
-    Timer(TimerId),
-    Tick(Tick),
-    Disconnect(RouterId, Box<CloseReason>),
-    Enter(Enter<S>),
-    Stop,
-}
-
-/// The end of a detached task: enters the stage in its order.
-pub(crate) type Enter<S> = Box<dyn FnOnce(&mut S, &mut Cx<'_, S>)>;
 
 /// The stages of a type on a shard, whatever the type.
 pub(crate) trait AnyStages: Any {
@@ -52,15 +37,10 @@ pub(crate) trait AnyStages: Any {
     fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool;
     fn unbind(&self, key: StageKey, id: RouterId);
     fn disconnected(&self, core: &Core, key: StageKey, id: RouterId, reason: CloseReason);
-    /// A timer of a stage is due; `next` is its number in the shard's table if it goes on.
-    fn timer_is_due(
-        &self,
-        core: &Core,
-        key: StageKey,
-        id: TimerId,
-        next: Option<TimerKey>,
-        tick: Option<Tick>,
-    );
+    /// A timer of a stage is due.
+    fn timer_is_due(&self, core: &Core, key: StageKey, id: TimerId);
+    /// A detached future of a stage panicked: its closure will not enter.
+    fn task_is_over(&self, key: StageKey, task: TaskId);
     /// Has the stage end after what is in its backlog.
     fn stop(&self, core: &Core, key: StageKey) -> bool;
     /// Cancels what the stage does and has it end.
@@ -75,8 +55,8 @@ pub(crate) trait AnyStages: Any {
     /// Passivates stages that were idle for long; looks at slots from `from` on, returns where to
     /// go on.
     fn passivate(&self, core: &Core, from: u32) -> u32;
-    /// What the stage waits for: its frame, while it is suspended.
-    fn suspended(&self, key: StageKey) -> Option<u32>;
+    /// The frame of what the stage is doing, if it is doing anything.
+    fn frame_of(&self, key: StageKey) -> Option<u32>;
     /// True if the item of that sequence number is waiting in the backlog or being handled.
     fn holds(&self, key: StageKey, sequence: u32) -> bool;
     fn id_of(&self, key: StageKey) -> Option<u64>;
@@ -88,7 +68,13 @@ pub(crate) struct TypeShard<S: Stage> {
     pub(crate) arena: Arena<S>,
     pub(crate) pool: FramePool<S>,
     pub(crate) backlogs: Backlogs<Item<S>>,
-    factory: Option<Factory<S>>,
+    /// Packets that wait: larger than most messages, so they lie apart.
+    pub(crate) packets: RefCell<Slab<(RouterId, Body)>>,
+    pub(crate) factory: Option<Factory<S>>,
+    /// Messages that may wait for one stage: that of `info`, at hand.
+    backlog: u32,
+    /// That of `info`, at hand.
+    pub(crate) number: u8,
 }
 
 /// Makes a stage for an id.
@@ -99,10 +85,13 @@ impl<S: Stage> TypeShard<S> {
         let pool = FramePool::new();
         admit_all(&pool);
         Self {
+            backlog: info.options.backlog,
+            number: info.number,
             info,
             arena: Arena::new(),
             pool,
             backlogs: Backlogs::new(),
+            packets: RefCell::default(),
             factory,
         }
     }
@@ -112,26 +101,8 @@ impl<S: Stage> TypeShard<S> {
         StageKey::new(core.shard, self.info.number, at.slot, generation)
     }
 
-    fn find(&self, key: StageKey) -> Option<At<'_, S>> {
+    pub(crate) fn find(&self, key: StageKey) -> Option<At<'_, S>> {
         self.arena.find(key.slot(), key.generation())
-    }
-
-    /// Takes a new stage in; `on_create` is the first that it will run.
-    pub(crate) fn insert(&self, core: &Core, state: S) -> Result<StageKey, CreateError> {
-        let limit = self.info.options.stages_max;
-        if core.shutting_down.get() {
-            return Err(CreateError::Stopped);
-        }
-        if self.arena.live() as usize >= limit {
-            return Err(CreateError::TooMany(limit));
-        }
-        let at = self
-            .arena
-            .insert(state)
-            .map_err(|_| CreateError::TooMany(Arena::<S>::SLOTS_MAX as usize))?;
-        at.head().active_ms.set(core.now_ms());
-        self.queue(core, at, Item::Create);
-        Ok(self.key(core, at))
     }
 
     /// Puts a message into the backlog.
@@ -153,13 +124,14 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Puts a request into the backlog, unless that closes a cycle.
-    pub(crate) fn call(&self, core: &Core, key: StageKey, message: S::Msg, call: Call) {
+    pub(crate) fn call(&self, core: &Core, key: StageKey, message: S::Msg, call: Arc<Call>) {
         match self.room(core, key) {
             Ok(at) => {
                 call.reply.place(at.head().enqueued().wrapping_add(1));
                 if let Some(names) = core.find_cycle(key, &call) {
-                    core.counters.cycles.add(1);
-                    call.refuse_cycle(names);
+                    if call.reply.refuse(RequestError::Cycle(names)) {
+                        core.counters.cycles.add(1);
+                    }
                     return;
                 }
                 core.probe(key, &call);
@@ -172,11 +144,13 @@ impl<S: Stage> TypeShard<S> {
     /// The stage, if it lives and has room; else whether it is full.
     #[inline]
     fn room(&self, core: &Core, key: StageKey) -> Result<At<'_, S>, bool> {
-        let Some(at) = self.find(key) else {
+        // What a stage that is about to end has in its backlog is dropped.
+        let found = self.find(key);
+        let Some(at) = found.filter(|at| at.head().ending.get() == Ending::No) else {
             core.counters.gone.add(1);
             return Err(false);
         };
-        if at.head().len.get() >= self.info.options.backlog {
+        if at.head().len.get() >= self.backlog {
             at.head().crowded.set(true);
             core.counters.full.add(1);
             return Err(true);
@@ -185,309 +159,31 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Appends to the backlog, whether it is full or not.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn queue(&self, core: &Core, at: At<'_, S>, item: Item<S>) {
-        self.backlogs.push(at.head(), item);
+        self.backlogs.push(at.head(), item, core.stamp());
         self.make_ready(core, at);
     }
 
-    #[inline]
-    fn make_ready(&self, core: &Core, at: At<'_, S>) {
-        if at.phase() == Phase::Idle && !at.head().queued.replace(true) {
-            core.ready(self.info.number, at.slot);
-        }
-    }
-
-    /// Begins an invocation. The stage is idle.
-    #[inline]
-    fn begin<A, F>(
-        &self,
-        core: &Core,
-        at: At<'_, S>,
-        method: Method,
-        call: Option<Call>,
-        handler: impl FnOnce(&'static mut S, &'static mut Cx<'static, S>, A) -> F,
-        argument: A,
-    ) -> Poll<()>
-    where
-        F: Future<Output = ()> + 'static,
-    {
-        let number = self.info.number;
-        let invocation = core.next_invocation();
-        core.watch(number, method, at.slot);
-        let key = self.key(core, at);
-        let owner = Owner::Stage {
-            stage_type: number,
-            slot: at.slot,
-        };
-        let context = |frame| {
-            let generation = core.frames.lend(frame, owner, invocation);
-            let waker = waker(core.wake_key(frame, generation));
-            (Cx::new(core.ptr(), key, frame, call), waker)
-        };
-        at.begin(core, &self.pool, context, handler, argument)
-    }
-
-    fn start(&self, core: &Core, at: At<'_, S>, item: Item<S>) -> Poll<()> {
-        match item {
-            Item::Message(message) => self.begin(
-                core,
-                at,
-                Method::Message,
-                None,
-                |stage, cx, message| S::on_message(stage, cx, message),
-                message,
-            ),
-            Item::Packet(from, body) => self.start_packet(core, at, from, body),
-            Item::Call(message, call) => self.begin(
-                core,
-                at,
-                Method::Message,
-                Some(call),
-                |stage, cx, message| S::on_message(stage, cx, message),
-                message,
-            ),
-            Item::Create => self.begin(
-                core,
-                at,
-                Method::Create,
-                None,
-                |stage, cx, ()| S::on_create(stage, cx),
-                (),
-            ),
-            Item::Timer(timer) => self.begin(
-                core,
-                at,
-                Method::Timer,
-                None,
-                |stage, cx, timer| S::on_timer(stage, cx, timer),
-                timer,
-            ),
-            Item::Tick(tick) => self.begin(
-                core,
-                at,
-                Method::Tick,
-                None,
-                |stage, cx, tick| S::on_tick(stage, cx, tick),
-                tick,
-            ),
-            Item::Disconnect(id, reason) => self.begin(
-                core,
-                at,
-                Method::Disconnect,
-                None,
-                |stage, cx, (id, reason): (_, Box<CloseReason>)| {
-                    S::on_disconnect(stage, cx, id, *reason)
-                },
-                (id, reason),
-            ),
-            Item::Enter(enter) => self.begin(
-                core,
-                at,
-                Method::Enter,
-                None,
-                |stage, cx, enter: Enter<S>| {
-                    enter(stage, cx);
-                    std::future::ready(())
-                },
-                enter,
-            ),
-            Item::Stop => {
-                at.head().ending.set(Ending::Wanted);
-                Poll::Ready(())
-            }
-        }
-    }
-
-    #[inline]
-    fn start_packet(&self, core: &Core, at: At<'_, S>, from: RouterId, body: Body) -> Poll<()> {
-        self.begin(
-            core,
-            at,
-            Method::Packet,
-            None,
-            |stage, cx, (from, body)| S::on_packet(stage, cx, from, body),
-            (from, body),
-        )
-    }
-
-    /// Runs items until the stage is busy, at rest, gone, or has used its quota.
-    fn run_items(&self, core: &Core, at: At<'_, S>, quota: u32, done: &mut u32) {
-        let head = at.head();
-        while at.phase() == Phase::Idle {
-            if head.ending.get() == Ending::Wanted {
-                head.ending.set(Ending::Destroying);
-                let ended = self.begin(
-                    core,
-                    at,
-                    Method::Destroy,
-                    None,
-                    |stage, cx, ()| S::on_destroy(stage, cx),
-                    (),
-                );
-                if ended.is_ready() {
-                    self.end(core, at);
-                }
-                return;
-            }
-            if *done >= quota {
-                return;
-            }
-            let Some(item) = self.backlogs.pop(head) else {
-                return;
-            };
-            *done += 1;
-            head.started.set(head.started.get().wrapping_add(1));
-            let _ = self.start(core, at, item);
-        }
-    }
-
-    /// After anything was run: what is due then.
-    #[inline]
-    fn settle(&self, core: &Core, at: At<'_, S>) {
-        let head = at.head();
-        if at.phase() == Phase::Idle && (head.len.get() > 0 || head.ending.get() == Ending::Wanted)
-        {
-            self.make_ready(core, at);
-        }
-        if head.crowded.get() && head.len.get() <= self.info.options.backlog / 2 {
-            self.uncrowd(core, at);
-        }
-    }
-
-    /// There is room again: connections are read again, who waited is woken.
-    #[cold]
-    fn uncrowd(&self, core: &Core, at: At<'_, S>) {
-        let head = at.head();
-        head.crowded.set(false);
-        let (paused, waiting) = head.extras(|extras| {
-            let paused = std::mem::take(&mut extras.paused);
-            (paused, std::mem::take(&mut extras.waiting))
-        });
-        core.engine.with(|engine| {
-            for id in paused {
-                engine.resume_reading(id);
-            }
-        });
-        for waker in waiting {
-            waker.wake();
-        }
-    }
-
-    /// Ends an idle or broken stage: nothing of it is left, its name is `Gone`.
-    pub(crate) fn end(&self, core: &Core, at: At<'_, S>) {
-        let head = at.head();
-        if let Some(id) = head.id.take() {
-            core.delist(self.info.number, id);
-        }
-        self.let_go(core, at);
-        let mut dropped = 0;
-        while let Some(item) = self.backlogs.pop(head) {
-            dropped += u64::from(!matches!(item, Item::Create | Item::Stop));
-            drop(item);
-        }
-        core.counters.dropped.add(dropped);
-        core.counters.ended.add(1);
-        let _ = catch_unwind(AssertUnwindSafe(|| self.arena.remove(at)));
-    }
-
-    /// Closes its connections, cancels its timers and tasks, wakes who waits for room.
-    fn let_go(&self, core: &Core, at: At<'_, S>) {
-        let Some(extras) = at.head().extras.take() else {
+    /// Has `waiter` told when there is room in the backlog: at once, or once when half of it is
+    /// free. Dropped if the stage is gone, now or then.
+    pub(crate) fn tell_room(&self, key: StageKey, waiter: Reply<()>) {
+        let found = self.find(key);
+        let Some(at) = found.filter(|at| at.head().ending.get() == Ending::No) else {
             return;
         };
-        core.engine.with(|engine| {
-            for &id in &extras.connections {
-                engine.set_tag(id, 0);
-                engine.close(id);
+        if at.head().len.get() < self.backlog {
+            let _ = waiter.send(()); // who waited may have given up
+            return;
+        }
+        at.head().crowded.set(true);
+        at.head().with_extras(|extras| {
+            if extras.waiting.len() == extras.waiting.capacity() {
+                extras.waiting.retain(Reply::is_wanted);
             }
+            extras.waiting.push(waiter);
         });
-        for (_, timer) in extras.timers {
-            core.cancel_timer(timer);
-        }
-        for task in extras.tasks {
-            core.tasks.cancel(core, task);
-        }
-        for waker in extras.waiting {
-            waker.wake();
-        }
     }
-
-    /// The stage of `at` panicked.
-    #[cold]
-    fn panicked(&self, core: &Core, at: At<'_, S>, payload: &(dyn Any + Send)) {
-        let destroying = at.head().ending.get() == Ending::Destroying;
-        at.clear(core, &self.pool);
-        if at.phase() != Phase::Idle {
-            return; // it was gone already: a drop panicked
-        }
-        core.counters.panics.add(1);
-        let name = self.info.name;
-        let (id, message) = (at.head().id.get(), panic_message(payload));
-        let restart = match at.head().id.get() {
-            Some(_) if !destroying && self.factory.is_some() => {
-                self.info
-                    .options
-                    .on_panic
-                    .delay(at.head().with_extras(|extras| {
-                        extras.restarts += 1;
-                        extras.restarts
-                    }))
-            }
-            _ => None,
-        };
-        tracing::error!(stage = name, ?id, %message, ?restart, "a stage panicked");
-        let Some(delay) = restart else {
-            return self.end(core, at);
-        };
-        at.break_down();
-        let key = self.key(core, at);
-        let due = crate::timers::Due::Run(Box::new(move |core: &Core| {
-            core.stages(key.stage_type()).restart(core, key);
-        }));
-        core.set_timer(core.now() + delay, due);
-    }
-
-    /// Runs `call`, which runs the stage, and does what follows.
-    #[inline]
-    fn guarded(&self, core: &Core, at: At<'_, S>, call: impl FnOnce()) {
-        let result = catch_unwind(AssertUnwindSafe(call));
-        core.watch_nothing();
-        if let Err(payload) = result {
-            self.panicked(core, at, &*payload);
-        }
-        self.settle(core, at);
-    }
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
-}
-
-/// Tells the pool of every future that a stage can have.
-fn admit_all<S: Stage>(pool: &FramePool<S>) {
-    type Of<S, A> = (&'static mut S, &'static mut Cx<'static, S>, A);
-    pool.admit(|(stage, cx, ()): Of<S, ()>| S::on_create(stage, cx));
-    pool.admit(|(stage, cx, message): Of<S, S::Msg>| S::on_message(stage, cx, message));
-    pool.admit(
-        |(stage, cx, from, body): (&'static mut S, &'static mut Cx<'static, S>, _, _)| {
-            S::on_packet(stage, cx, from, body)
-        },
-    );
-    pool.admit(|(stage, cx, timer): Of<S, TimerId>| S::on_timer(stage, cx, timer));
-    pool.admit(|(stage, cx, tick): Of<S, Tick>| S::on_tick(stage, cx, tick));
-    pool.admit(
-        |(stage, cx, (id, reason)): Of<S, (RouterId, CloseReason)>| {
-            S::on_disconnect(stage, cx, id, reason)
-        },
-    );
-    pool.admit(|(stage, cx, ()): Of<S, ()>| S::on_destroy(stage, cx));
-    pool.admit(|(): ()| std::future::ready(()));
 }
 
 impl<S: Stage> AnyStages for TypeShard<S> {
@@ -507,7 +203,10 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         if at.phase() != Phase::Idle {
             return 0;
         }
-        at.head().active_ms.set(core.now_ms());
+        at.head().active.set(core.now_coarse());
+        core.watch(self.number, Method::Message, slot, at.head().id.get());
+        // What comes meanwhile, perhaps from itself, waits for its next turn.
+        let quota = quota.min(at.head().len.get());
         let mut done = 0;
         self.guarded(core, at, || self.run_items(core, at, quota, &mut done));
         core.counters.messages.add(u64::from(done));
@@ -522,12 +221,14 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             return;
         }
         core.counters.resumed.add(1);
-        at.head().active_ms.set(core.now_ms());
-        core.watch(self.info.number, Method::Resumed, slot);
+        at.head().active.set(core.now_coarse());
+        core.watch(self.info.number, Method::Resumed, slot, at.head().id.get());
         self.guarded(core, at, || {
-            let generation = core.frames.generation(frame);
-            let waker = waker(core.wake_key(frame, generation));
-            let polled = at.resume(core, &self.pool, &mut Context::from_waker(&waker));
+            let sampled = core.sample_poll();
+            let polled = at.resume(core, &self.pool);
+            if let Some(began) = sampled {
+                core.polled_since(began);
+            }
             if polled.is_ready() && at.head().ending.get() == Ending::Destroying {
                 self.end(core, at);
             }
@@ -546,7 +247,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             && core.take_in_place()
         {
             head.started.set(head.started.get().wrapping_add(1));
-            head.active_ms.set(core.now_ms());
+            head.active.set(core.now_coarse());
             core.counters.messages.add(1);
             core.counters.in_place.add(1);
             self.guarded(core, at, || {
@@ -554,8 +255,10 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             });
             return true;
         }
-        self.queue(core, at, Item::Packet(from, message.lease()));
-        if head.len.get() >= self.info.options.backlog {
+        let packet = (from, message.lease());
+        let packet = self.packets.borrow_mut().insert(packet) as u32;
+        self.queue(core, at, Item::Packet(packet));
+        if head.len.get() >= self.backlog {
             self.pause(core, at, from);
         }
         true
@@ -593,31 +296,21 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         }
     }
 
-    fn timer_is_due(
-        &self,
-        core: &Core,
-        key: StageKey,
-        id: TimerId,
-        next: Option<TimerKey>,
-        tick: Option<Tick>,
-    ) {
-        let Some(at) = self.find(key) else {
-            if let Some(next) = next {
-                core.cancel_timer(next);
-            }
-            return;
-        };
-        at.head().extras(|extras| match next {
-            Some(next) => {
-                let timer = extras.timers.iter_mut().find(|timer| timer.0 == id);
-                if let Some(timer) = timer {
-                    timer.1 = next;
+    fn timer_is_due(&self, core: &Core, key: StageKey, id: TimerId) {
+        if let Some(at) = self.find(key) {
+            at.head().extras(|extras| {
+                if let Some(timer) = extras.timer(id) {
+                    extras.timers[timer].armed = None;
                 }
-            }
-            None => extras.timers.retain(|timer| timer.0 != id),
-        });
-        let item = tick.map_or(Item::Timer(id), Item::Tick);
-        self.queue(core, at, item);
+            });
+            self.queue(core, at, Item::Timer(id));
+        }
+    }
+
+    fn task_is_over(&self, key: StageKey, task: TaskId) {
+        if let Some(at) = self.find(key) {
+            self.task_over(at, task);
+        }
     }
 
     fn stop(&self, core: &Core, key: StageKey) -> bool {
@@ -635,7 +328,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         if at.head().ending.get() == Ending::Destroying {
             return;
         }
-        at.clear(core, &self.pool);
+        self.clear(core, at);
         if at.phase() == Phase::Broken {
             return self.end(core, at);
         }
@@ -661,87 +354,28 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             if let Some(at) = self.arena.at(slot)
                 && at.phase() != Phase::Free
             {
-                at.clear(core, &self.pool);
+                self.clear(core, at);
                 self.end(core, at);
             }
         }
     }
 
     fn make(&self, core: &Core, id: u64) -> Result<StageKey, CreateError> {
-        let Some(factory) = &self.factory else {
-            return Err(CreateError::NoFactory(self.info.name));
-        };
-        let state =
-            catch_unwind(AssertUnwindSafe(|| factory(id))).map_err(|_| CreateError::Panicked)?;
-        let key = self.insert(core, state)?;
-        if let Some(at) = self.find(key) {
-            at.head().id.set(Some(id));
-        }
-        core.enlist(self.info.number, id, key);
-        Ok(key)
+        self.make_by_factory(core, id)
     }
 
     fn restart(&self, core: &Core, key: StageKey) {
-        let Some(at) = self.find(key) else {
-            return;
-        };
-        if at.phase() != Phase::Broken {
-            return;
-        }
-        let (Some(factory), Some(id)) = (&self.factory, at.head().id.get()) else {
-            return self.end(core, at);
-        };
-        match catch_unwind(AssertUnwindSafe(|| factory(id))) {
-            Ok(state) => {
-                self.arena.mend(at, state);
-                core.counters.restarts.add(1);
-                self.guarded(core, at, || {
-                    let _ = self.start(core, at, Item::Create);
-                });
-            }
-            Err(_) => self.end(core, at),
+        if let Some(at) = self.find(key) {
+            self.make_anew(core, at);
         }
     }
 
     fn passivate(&self, core: &Core, from: u32) -> u32 {
-        const SLOTS: u32 = 1024;
-        let Some(after) = self.info.options.passivate_after else {
-            return 0;
-        };
-        let (now, to) = (core.now_ms(), (from + SLOTS).min(self.arena.slots()));
-        let after = u32::try_from(after.as_millis()).unwrap_or(u32::MAX / 2);
-        for slot in from..to {
-            let Some(at) = self.arena.at(slot) else {
-                break;
-            };
-            let head = at.head();
-            let resting = at.phase() == Phase::Idle
-                && head.len.get() == 0
-                && head.ending.get() == Ending::No
-                && head
-                    .extras
-                    .borrow()
-                    .as_ref()
-                    .is_none_or(|extras| extras.is_empty());
-            if resting && now.wrapping_sub(head.active_ms.get()) >= after {
-                let id = head.id.take();
-                if let Some(id) = id {
-                    core.delist(self.info.number, id);
-                }
-                self.let_go(core, at);
-                core.counters.passivated.add(1);
-                let state = self.arena.take(at);
-                let _ = catch_unwind(AssertUnwindSafe(|| state.on_passivate(id)));
-            }
-        }
-        if to == self.arena.slots() { 0 } else { to }
+        self.passivate_from(core, from)
     }
 
-    fn suspended(&self, key: StageKey) -> Option<u32> {
-        let at = self.find(key)?;
-        matches!(at.phase(), Phase::Suspended | Phase::Running)
-            .then(|| at.frame())
-            .flatten()
+    fn frame_of(&self, key: StageKey) -> Option<u32> {
+        self.find(key)?.frame()
     }
 
     fn holds(&self, key: StageKey, sequence: u32) -> bool {
@@ -755,16 +389,5 @@ impl<S: Stage> AnyStages for TypeShard<S> {
 
     fn id_of(&self, key: StageKey) -> Option<u64> {
         self.find(key)?.head().id.get()
-    }
-}
-
-impl<S: Stage> TypeShard<S> {
-    #[cold]
-    fn pause(&self, core: &Core, at: At<'_, S>, from: RouterId) {
-        at.head().crowded.set(true);
-        if core.engine.with(|engine| engine.pause_reading(from)) == Some(true) {
-            core.counters.paused.add(1);
-            at.head().with_extras(|extras| extras.paused.push(from));
-        }
     }
 }

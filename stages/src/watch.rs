@@ -1,4 +1,4 @@
-//! What a shard is running, for the watchdog: two relaxed stores per invocation.
+//! What a shard is running, for the watchdog: three relaxed stores per invocation.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,10 +17,13 @@ pub(crate) enum Method {
     Enter,
     Destroy,
     Resumed,
+    Task,
+    Factory,
+    Passivate,
 }
 
 impl Method {
-    const NAMES: [&'static str; 10] = [
+    const NAMES: [&'static str; 13] = [
         "",
         "on_create",
         "on_message",
@@ -28,34 +31,79 @@ impl Method {
         "on_timer",
         "on_tick",
         "on_disconnect",
-        "detach",
+        "the closure of a detached future",
         "on_destroy",
-        "a continuation",
+        "a handler that goes on",
+        "a detached future",
+        "the factory",
+        "on_passivate",
     ];
 }
 
 /// Written by the shard, read by the watchdog.
 #[derive(Debug, Default)]
-pub(crate) struct Watched(AtomicU64);
+pub(crate) struct Watched {
+    /// Slot 32 bits | handler 8 | type 8 | has an id 1; zero: nothing.
+    what: AtomicU64,
+    id: AtomicU64,
+}
+
+/// What a shard runs at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watching {
+    pub(crate) stage_type: u8,
+    pub(crate) method: &'static str,
+    pub(crate) slot: u32,
+    pub(crate) id: Option<u64>,
+}
 
 impl Watched {
-    /// Type, handler and slot of the stage that runs.
-    pub(crate) fn read(&self) -> Option<(u8, &'static str, u32)> {
-        let word = self.0.load(Ordering::Relaxed);
-        let method = Method::NAMES.get((word >> 32) as u8 as usize)?;
-        (!method.is_empty()).then_some(((word >> 40) as u8, *method, word as u32))
+    /// What runs; `None` also if that changes just now, for then nothing is stuck.
+    pub(crate) fn read(&self) -> Option<Watching> {
+        let what = self.what.load(Ordering::Acquire);
+        let id = self.id.load(Ordering::Acquire);
+        let method = *Method::NAMES.get((what >> 32) as u8 as usize)?;
+        let stable = self.what.load(Ordering::Acquire) == what;
+        (stable && !method.is_empty()).then_some(Watching {
+            stage_type: (what >> 40) as u8,
+            method,
+            slot: what as u32,
+            id: (what >> 48 & 1 != 0).then_some(id),
+        })
     }
 }
 
 impl Core {
     #[inline]
-    pub(crate) fn watch(&self, stage_type: u8, method: Method, slot: u32) {
+    pub(crate) fn watch(&self, stage_type: u8, method: Method, slot: u32, id: Option<u64>) {
+        let named = u64::from(id.is_some()) << 48;
         let word = u64::from(stage_type) << 40 | (method as u64) << 32 | u64::from(slot);
-        self.watched().0.store(word, Ordering::Relaxed);
+        let watched = self.watched();
+        watched.id.store(id.unwrap_or(0), Ordering::Relaxed);
+        watched.what.store(word | named, Ordering::Relaxed);
     }
 
     #[inline]
     pub(crate) fn watch_nothing(&self) {
-        self.watched().0.store(0, Ordering::Relaxed);
+        self.watched().what.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_handler_has_a_name() {
+        let watched = Watched::default();
+        assert_eq!(watched.read(), None);
+        for method in 1..Method::NAMES.len() as u64 {
+            watched
+                .what
+                .store(3 << 40 | method << 32 | 9, Ordering::Relaxed);
+            let read = watched.read().expect("it has a name");
+            assert_eq!((read.stage_type, read.slot, read.id), (3, 9, None));
+        }
+        assert_eq!(Method::NAMES.len(), Method::Passivate as usize + 1);
     }
 }

@@ -23,7 +23,8 @@ const REQUEST_MAX: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The numbers that say what is now; all others count since the start.
-const GAUGES: [&str; 7] = [
+const GAUGES: [&str; 8] = [
+    "away",
     "connections",
     "send_buffer_bytes",
     "send_queue_bytes",
@@ -147,7 +148,9 @@ where
         let stats = (self.engine)();
         encode_numbers(&stats, &mut encoder)?;
         encode_closes(&stats, &mut encoder)?;
-        encode_turn_time(&stats, &mut encoder)
+        let about = "Length of the shard's turns, without the sleep, in seconds";
+        let turns = stats.shards.iter().map(|stats| &stats.turn_time);
+        encode_times(&mut encoder, ("turn_time_seconds", about), turns)
     }
 }
 
@@ -194,15 +197,20 @@ fn encode_stages(shards: &[StageStats], encoder: &mut DescriptorEncoder<'_>) -> 
     let Some(first) = shards.first() else {
         return Ok(());
     };
-    for (index, (name, about, _)) in first.fields().enumerate() {
-        let of = |stats: &StageStats| stats.fields().nth(index).map(|(_, _, value)| value);
+    for (index, (name, _, about)) in first.fields().enumerate() {
+        let of = |stats: &StageStats| stats.fields().nth(index).map(|(_, value, _)| value);
         let values = shards.iter().filter_map(of);
         // As the help texts of the engine's numbers.
         let about = about.trim_end_matches('.');
         let name = format!("stages_{name}");
         encode_number(encoder, (&name, about), name == "stages_live", values)?;
     }
-    Ok(())
+    let about = "Length of polls of handlers, one of 64 measured, in seconds";
+    let polls = shards.iter().map(|stats| &stats.poll_time);
+    encode_times(encoder, ("stages_poll_time_seconds", about), polls)?;
+    let about = "Time in backlogs, one of 64 measured, in seconds";
+    let waits = shards.iter().map(|stats| &stats.queue_time);
+    encode_times(encoder, ("stages_queue_time_seconds", about), waits)
 }
 
 fn encode_closes(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -221,22 +229,20 @@ fn encode_closes(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fm
     Ok(())
 }
 
-fn encode_turn_time(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let help = "Length of the shard's turns, without the sleep, in seconds";
-    let name = "turn_time_seconds";
+/// A histogram of times with a row per shard.
+fn encode_times<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    times: impl Iterator<Item = &'a Histogram>,
+) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    for (shard, stats) in stats.shards.iter().enumerate() {
-        let buckets = bucket_bounds(&stats.turn_time);
-        let sum = stats.turn_time.sum_ns as f64 / 1e9;
+    for (shard, times) in times.enumerate() {
+        let buckets = bucket_bounds(times);
+        let sum = times.sum_ns as f64 / 1e9;
         let labels = [("shard", shard.to_string())];
         let mut row = metric.encode_family(&labels)?;
         let exemplars = None;
-        row.encode_histogram::<[(&str, &str); 0]>(
-            sum,
-            stats.turn_time.count(),
-            &buckets,
-            exemplars,
-        )?;
+        row.encode_histogram::<[(&str, &str); 0]>(sum, times.count(), &buckets, exemplars)?;
     }
     Ok(())
 }
@@ -288,6 +294,7 @@ fn help(name: &str) -> &'static str {
         "mailbox_items" => "Mailbox items handled",
         "timers_fired" => "Timers fired",
         "timers" => "Timers set now",
+        "away" => "Connections born here that live on other shards now",
         "adopted" => "Connections that came from another shard",
         "departed" => "Connections that left for another shard",
         "forwarded" => "Messages passed on to the shard a connection had moved to",
@@ -322,6 +329,8 @@ mod tests {
     fn stages() -> Vec<StageStats> {
         let mut one = StageStats::default();
         (one.live, one.messages) = (11, 2_000);
+        one.poll_time.buckets[3] = 31;
+        one.queue_time.buckets[4] = 7;
         vec![one, StageStats::default()]
     }
 
@@ -355,6 +364,9 @@ mod tests {
             "# TYPE proscenium_stages_messages counter",
             "proscenium_stages_messages_total{shard=\"0\"} 2000",
             "proscenium_stages_messages_total{shard=\"1\"} 0",
+            "# TYPE proscenium_stages_poll_time_seconds histogram",
+            "proscenium_stages_poll_time_seconds_count{shard=\"0\"} 31",
+            "proscenium_stages_queue_time_seconds_count{shard=\"0\"} 7",
             "proscenium_closes_total{shard=\"1\",reason=\"peer_closed\"} 8",
             "# TYPE proscenium_turn_time_seconds histogram",
             "proscenium_turn_time_seconds_count{shard=\"0\"} 6",

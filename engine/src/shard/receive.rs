@@ -70,7 +70,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         core.stats.bytes_in += len as u64;
         core.stats.reads += 1;
-        core.slice_bytes += len;
+        core.slice_received += len;
         let messages = core.stats.messages_in;
         connection.last_read = core.now;
         if connection.state != State::Open || connection.ending.is_some() {

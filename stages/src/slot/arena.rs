@@ -1,15 +1,18 @@
 //! Stage cells at stable addresses, and running what is in them.
 
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::frame::{FramePool, FramePtr};
+use super::waker::waker;
 use crate::core::Core;
 use crate::cx::Cx;
+use crate::frames::Owner;
 use crate::head::Head;
+use crate::panics::discard;
 
 /// Cells per chunk of an arena.
 const CHUNK: u32 = 32;
@@ -52,7 +55,7 @@ impl<S> StageCell<S> {
 /// The stages of one type on one shard.
 pub(crate) struct Arena<S: 'static> {
     /// Each points to `CHUNK` cells.
-    chunks: RefCell<Vec<NonNull<StageCell<S>>>>,
+    chunks: UnsafeCell<Vec<NonNull<StageCell<S>>>>,
     cells: Cell<u32>,
     /// A list through `Head::link`.
     free: Cell<u32>,
@@ -78,7 +81,7 @@ impl<S> Arena<S> {
 
     pub(crate) fn new() -> Self {
         Self {
-            chunks: RefCell::default(),
+            chunks: UnsafeCell::default(),
             cells: Cell::new(0),
             free: Cell::new(NONE),
             live: Cell::new(0),
@@ -129,7 +132,9 @@ impl<S> Arena<S> {
             })
             .collect();
         let chunk = NonNull::from(Box::leak(chunk)).cast();
-        self.chunks.borrow_mut().push(chunk);
+        // SAFETY: references to the list are made here, in `cell` and in `drop` only, and none
+        // lives beyond one line.
+        unsafe { &mut *self.chunks.get() }.push(chunk);
         self.cells.set(first + CHUNK);
         self.free.set(first);
         true
@@ -137,7 +142,8 @@ impl<S> Arena<S> {
 
     #[inline]
     fn cell(&self, slot: u32) -> At<'_, S> {
-        let chunk = self.chunks.borrow()[(slot / CHUNK) as usize];
+        // SAFETY: as in `grow`.
+        let chunk = unsafe { &*self.chunks.get() }[(slot / CHUNK) as usize];
         // SAFETY: rule 1: chunks have `CHUNK` cells and are freed by `drop` only; only shared
         // references to cells are ever made.
         let cell = unsafe { chunk.add((slot % CHUNK) as usize).as_ref() };
@@ -153,7 +159,11 @@ impl<S> Arena<S> {
     /// The stage of that name, if it lives.
     #[inline]
     pub(crate) fn find(&self, slot: u32, generation: u32) -> Option<At<'_, S>> {
-        let at = self.at(slot)?;
+        // SAFETY: as in `grow`.
+        let chunk = *unsafe { &*self.chunks.get() }.get((slot / CHUNK) as usize)?;
+        // SAFETY: as in `cell`.
+        let cell = unsafe { chunk.add((slot % CHUNK) as usize).as_ref() };
+        let at = At { cell, slot };
         (at.head().generation.get() == generation && at.phase() != Phase::Free).then_some(at)
     }
 
@@ -217,13 +227,15 @@ impl<'a, S> At<'a, S> {
 
     /// Begins an invocation of an idle stage and polls it once.
     ///
-    /// `context` is given the number of the frame, and makes the `Cx` and the waker. A panic of user code passes through; [`clear`](Self::clear) is due then.
-    #[inline]
+    /// `context` is given the number of the frame and makes the `Cx`. A panic of user code passes
+    /// through; [`clear`](Self::clear) is due then.
+    #[inline(always)]
     pub(crate) fn begin<A, F>(
         self,
         core: &Core,
         pool: &FramePool<S>,
-        context: impl FnOnce(u32) -> (Cx<'static, S>, Waker),
+        owner: Owner,
+        context: impl FnOnce(u32) -> Cx<'static, S>,
         call: impl FnOnce(&'static mut S, &'static mut Cx<'static, S>, A) -> F,
         argument: A,
     ) -> Poll<()>
@@ -233,14 +245,14 @@ impl<'a, S> At<'a, S> {
         let cell = self.cell;
         assert!(cell.phase.get() == Phase::Idle, "one invocation at a time");
         cell.phase.set(Phase::Starting);
-        let frame = pool.take(|| core.frames.number());
-        let (cx, waker) = context(frame.index());
+        let frame = pool.take(|| core.number_frame());
+        let waker = waker(frame.key());
         // SAFETY: the frame is ours and empty; the state exists, since the stage was idle, and
         // nobody refers to it (rules 2, 3). `'static` cannot be observed: `call` is generic over
         // the lifetimes where `Stage` is implemented, and state and `Cx` outlive the future,
         // which is dropped before both (`finish`, `clear`).
         unsafe {
-            frame.cx().write(cx);
+            frame.cx().write(context(frame.index()));
             cell.frame.set(Some(frame));
             frame.put(call(&mut *cell.state(), &mut *frame.cx(), argument));
             cell.phase.set(Phase::Running);
@@ -251,6 +263,8 @@ impl<'a, S> At<'a, S> {
                 self.give_back(core, pool, frame);
             } else {
                 cell.phase.set(Phase::Suspended);
+                frame.keep::<F>();
+                core.frames.suspend(frame.index(), owner);
             }
             polled
         }
@@ -258,12 +272,7 @@ impl<'a, S> At<'a, S> {
 
     /// Polls the future of a suspended stage. A panic of user code passes through;
     /// [`clear`](Self::clear) is due then.
-    pub(crate) fn resume(
-        self,
-        core: &Core,
-        pool: &FramePool<S>,
-        task: &mut Context<'_>,
-    ) -> Poll<()> {
+    pub(crate) fn resume(self, core: &Core, pool: &FramePool<S>) -> Poll<()> {
         let cell = self.cell;
         let Some(frame) = cell.frame.get() else {
             return Poll::Ready(());
@@ -272,10 +281,12 @@ impl<'a, S> At<'a, S> {
         cell.phase.set(Phase::Running);
         // SAFETY: suspended, so the frame holds a future to which nobody refers.
         unsafe {
-            let polled = frame.poll(task);
+            let waker = waker(frame.key());
+            let polled = frame.poll(&mut Context::from_waker(&waker));
             if polled.is_ready() {
                 cell.phase.set(Phase::Starting);
                 frame.end();
+                self.retire(core, frame);
                 self.give_back(core, pool, frame);
             } else {
                 cell.phase.set(Phase::Suspended);
@@ -284,15 +295,20 @@ impl<'a, S> At<'a, S> {
         }
     }
 
+    /// The name under which the frame may be woken is out of date from here on. A use that was
+    /// ready at its first poll saves itself that: a waker of it wakes the next use for nothing.
+    fn retire(self, core: &Core, frame: FramePtr<S>) {
+        frame.rename(core.retire_frame(frame.index()));
+    }
+
     /// Drops the `Cx` and returns the frame; the stage is idle.
     ///
     /// # Safety
     /// `frame` is this cell's, and the future in it has been dropped.
-    #[inline]
+    #[inline(always)]
     unsafe fn give_back(self, core: &Core, pool: &FramePool<S>, frame: FramePtr<S>) {
         self.cell.frame.set(None);
         self.cell.phase.set(Phase::Idle);
-        core.frames.end(frame.index());
         // SAFETY: by the contract; the `Cx` has existed since `begin`, its drop runs no user code.
         unsafe {
             frame.cx().drop_in_place();
@@ -303,34 +319,40 @@ impl<'a, S> At<'a, S> {
     }
 
     /// Ends the invocation under way, if any: drops its future, wherever it stands, and leaves the
-    /// stage idle. A panic of the future's drop is swallowed (the panic hook has told of it).
-    pub(crate) fn clear(self, core: &Core, pool: &FramePool<S>) {
+    /// stage idle. False if the drop of the future panicked.
+    pub(crate) fn clear(self, core: &Core, pool: &FramePool<S>) -> bool {
         let cell = self.cell;
         let exists = matches!(cell.phase.get(), Phase::Running | Phase::Suspended);
         let Some(frame) = cell.frame.get() else {
             if cell.phase.get() == Phase::Starting {
                 cell.phase.set(Phase::Idle);
             }
-            return;
+            return true;
         };
         cell.phase.set(Phase::Starting);
-        if exists {
-            // SAFETY: the phase said that the future exists; it is gone from here on.
-            let _ = catch_unwind(AssertUnwindSafe(|| unsafe { frame.end() }));
-        }
+        // SAFETY: the phase said that the future exists; it is gone from here on.
+        let dropped = !exists || quietly(|| unsafe { frame.end() });
+        self.retire(core, frame);
         // SAFETY: the future is gone: it was never made, or its drop has begun.
         unsafe { self.give_back(core, pool, frame) };
+        dropped
     }
 
-    /// Takes the state of an idle stage away and drops it; the stage is broken.
-    pub(crate) fn break_down(self) {
+    /// Takes the state of an idle stage away and drops it; the stage is broken. False if that drop
+    /// panicked.
+    pub(crate) fn break_down(self) -> bool {
         assert_eq!(self.phase(), Phase::Idle, "only what rests breaks down");
         self.cell.phase.set(Phase::Broken);
         // SAFETY: idle: the state exists and nobody refers to it; it counts as gone already.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe {
-            self.cell.state().drop_in_place();
-        }));
+        quietly(|| unsafe { self.cell.state().drop_in_place() })
     }
+}
+
+/// Runs a drop; false if it panicked, of which the panic hook has told.
+fn quietly(drop: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(drop))
+        .map_err(discard)
+        .is_ok()
 }
 
 impl<S> Drop for Arena<S> {

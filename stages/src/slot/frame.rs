@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
+use super::waker::WakeKey;
 use crate::cx::Cx;
 
 /// Free frames that a pool keeps; more are given back to the allocator.
@@ -17,6 +18,8 @@ const FREE_MAX: usize = 1024;
 pub(super) struct Frame<S: 'static> {
     /// Of the shard's table of frames.
     index: u32,
+    /// The name of this use, for wakers.
+    key: Cell<WakeKey>,
     poll: Cell<Option<PollFn<S>>>,
     end: Cell<Option<EndFn<S>>>,
     cx: UnsafeCell<MaybeUninit<Cx<'static, S>>>,
@@ -46,6 +49,17 @@ impl<S> FramePtr<S> {
         self.head().index
     }
 
+    #[inline]
+    pub(super) fn key(self) -> WakeKey {
+        self.head().key.get()
+    }
+
+    /// The next use has another name.
+    pub(super) fn rename(self, key: WakeKey) {
+        self.head().key.set(key);
+    }
+
+    #[inline]
     pub(super) fn cx(self) -> *mut Cx<'static, S> {
         UnsafeCell::raw_get(&raw const self.head().cx).cast()
     }
@@ -64,9 +78,13 @@ impl<S> FramePtr<S> {
     pub(super) unsafe fn put<F: Future<Output = ()>>(self, future: F) {
         // SAFETY: in bounds and aligned by the pool's layout.
         unsafe { self.future::<F>().write(future) };
-        let head = self.head();
-        head.poll.set(Some(poll_as::<S, F>));
-        head.end.set(Some(end_as::<S, F>));
+        self.head().end.set(Some(end_as::<S, F>)); // also if its first poll panics
+    }
+
+    /// Notes how to poll the future that `put` put into the frame, once it has to be kept.
+    #[inline]
+    pub(super) fn keep<F: Future<Output = ()>>(self) {
+        self.head().poll.set(Some(poll_as::<S, F>));
     }
 
     /// Polls the future, whose type the caller knows.
@@ -136,6 +154,8 @@ const fn future_offset<S: 'static>(future: Layout) -> usize {
 /// The frames of one stage type on one shard.
 pub(crate) struct FramePool<S: 'static> {
     layout: Cell<Layout>,
+    /// The free frame used last: still in cache.
+    warm: Cell<Option<FramePtr<S>>>,
     free: RefCell<Vec<FramePtr<S>>>,
     /// Frames handed out or free.
     made: Cell<usize>,
@@ -145,6 +165,7 @@ impl<S> FramePool<S> {
     pub(crate) fn new() -> Self {
         Self {
             layout: Cell::new(Layout::new::<Frame<S>>()),
+            warm: Cell::new(None),
             free: RefCell::default(),
             made: Cell::new(0),
         }
@@ -163,17 +184,24 @@ impl<S> FramePool<S> {
         self.layout.set(grown.expect("a future fits into memory"));
     }
 
-    /// Hands out a frame; `number` gives a new one its index.
+    /// Hands out a frame; `number` gives a new one its index and the name of its first use.
     #[inline]
-    pub(super) fn take(&self, number: impl FnOnce() -> u32) -> FramePtr<S> {
-        if let Some(frame) = self.free.borrow_mut().pop() {
-            return frame;
+    pub(super) fn take(&self, number: impl FnOnce() -> (u32, WakeKey)) -> FramePtr<S> {
+        match self.warm.take() {
+            Some(frame) => frame,
+            None => self.take_cold(number),
         }
-        self.make(number())
     }
 
     #[cold]
-    fn make(&self, index: u32) -> FramePtr<S> {
+    #[inline(never)]
+    fn take_cold(&self, number: impl FnOnce() -> (u32, WakeKey)) -> FramePtr<S> {
+        let free = self.free.borrow_mut().pop();
+        free.unwrap_or_else(|| self.make(number()))
+    }
+
+    #[cold]
+    fn make(&self, (index, key): (u32, WakeKey)) -> FramePtr<S> {
         let layout = self.layout.get();
         // SAFETY: the layout holds a `Frame`, so its size is not zero.
         let memory = NonNull::new(unsafe { alloc(layout) }.cast::<Frame<S>>());
@@ -182,6 +210,7 @@ impl<S> FramePool<S> {
         unsafe {
             frame.as_ptr().write(Frame {
                 index,
+                key: Cell::new(key),
                 poll: Cell::new(None),
                 end: Cell::new(None),
                 cx: UnsafeCell::new(MaybeUninit::uninit()),
@@ -197,6 +226,9 @@ impl<S> FramePool<S> {
     /// It came from this pool, neither a future nor a `Cx` is in it, and nobody uses it again.
     #[inline]
     pub(super) unsafe fn give(&self, frame: FramePtr<S>) -> Option<u32> {
+        let Some(frame) = self.warm.replace(Some(frame)) else {
+            return None;
+        };
         let mut free = self.free.borrow_mut();
         if free.len() < FREE_MAX {
             free.push(frame);
@@ -213,7 +245,8 @@ impl<S> FramePool<S> {
 
 impl<S> Drop for FramePool<S> {
     fn drop(&mut self) {
-        for frame in self.free.get_mut().drain(..) {
+        let warm = self.warm.take();
+        for frame in self.free.get_mut().drain(..).chain(warm) {
             // SAFETY: as in `give`. Frames still handed out are leaked rather than freed under
             // somebody; the arena gives them all back before.
             unsafe { dealloc(frame.0.as_ptr().cast(), self.layout.get()) };

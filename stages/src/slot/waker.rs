@@ -1,6 +1,7 @@
 //! Wakers: the name of a frame in one word. Cloning copies it, dropping does nothing.
 
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::ptr;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
@@ -62,11 +63,11 @@ unsafe fn wake(data: *const ()) {
 
 unsafe fn nothing(_: *const ()) {}
 
-/// The waker of that name.
+/// The waker of that name. Dropping it would do nothing; not doing so saves a call.
 #[inline]
-pub(crate) fn waker(key: WakeKey) -> Waker {
+pub(crate) fn waker(key: WakeKey) -> ManuallyDrop<Waker> {
     // SAFETY: the functions take any word, from any thread, any number of times.
-    unsafe { Waker::from_raw(RawWaker::new(word(key), &VTABLE)) }
+    ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(word(key), &VTABLE)) })
 }
 
 thread_local! {

@@ -160,7 +160,7 @@ impl fmt::Display for Summary<'_> {
             closes.join(", ")
         };
         writeln!(f, "closed       {closes}")?;
-        if let Some(stages) = self.stages {
+        if let Some(stages) = &self.stages {
             writeln!(
                 f,
                 "stages       {} ended, {} live; {} messages handled, {} of them in place; {} panics",
