@@ -234,7 +234,7 @@ impl<S: Stage> TypeShard<S> {
             };
             core.waited(queued);
             *done += 1;
-            if *done % CLOCK_POLLS == 0 {
+            if done.is_multiple_of(CLOCK_POLLS) {
                 let now = core.clock();
                 let began = *began.get_or_insert(now);
                 if now.since(began) >= SLICE_TIME {

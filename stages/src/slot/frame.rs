@@ -226,9 +226,7 @@ impl<S> FramePool<S> {
     /// It came from this pool, neither a future nor a `Cx` is in it, and nobody uses it again.
     #[inline]
     pub(super) unsafe fn give(&self, frame: FramePtr<S>) -> Option<u32> {
-        let Some(frame) = self.warm.replace(Some(frame)) else {
-            return None;
-        };
+        let frame = self.warm.replace(Some(frame))?;
         let mut free = self.free.borrow_mut();
         if free.len() < FREE_MAX {
             free.push(frame);
