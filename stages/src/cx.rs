@@ -266,7 +266,7 @@ impl Core {
         if to.system != self.system.number {
             // Another system: it knows nothing of our chains.
             if let Err(error) = crate::registry::tell(to, message) {
-                call.reply.refuse(error.into());
+                call.reply.refuse((&error).into());
             }
             return;
         }

@@ -83,8 +83,10 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
-impl<M> From<TellError<M>> for RequestError {
-    fn from(error: TellError<M>) -> Self {
+impl<M> From<&TellError<M>> for RequestError {
+    /// Of a reference: a message that is dropped before its request is refused answers it, by the
+    /// token in it.
+    fn from(error: &TellError<M>) -> Self {
         if error.is_full() {
             Self::Full
         } else {
@@ -104,7 +106,7 @@ pub enum CreateError {
     /// The shard has as many stages of the type as it may have
     /// ([`StageType::stages_max`](crate::StageType::stages_max)).
     TooMany(usize),
-    /// The factory panicked.
+    /// The factory (or what else makes the stage) panicked.
     Panicked,
     /// The shard's mailbox is full.
     Full,

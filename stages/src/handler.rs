@@ -90,6 +90,18 @@ impl Handler for StageShard {
         self.core.get().frames.wake_any(token as u32);
     }
 
+    fn on_read_closed(&mut self, cx: &mut Engine<'_>, id: RouterId) {
+        let tag = cx.tag(id);
+        let key = StageKey::from_tag(tag);
+        let later = self.core.enter(cx, |core| {
+            let here = tag != 0 && key.shard() == core.shard;
+            here && core.stages(key.stage_type()).read_closed(core, key, id)
+        });
+        if !later {
+            cx.close(id);
+        }
+    }
+
     fn on_disconnect(&mut self, cx: &mut Engine<'_>, id: RouterId, reason: &CloseReason) {
         let tag = cx.tag(id);
         if tag != 0 {
@@ -107,7 +119,14 @@ impl Handler for StageShard {
         }
         let key = StageKey::from_tag(tag);
         self.core.enter(cx, |core| {
-            if key.shard() == core.shard && !core.stages(key.stage_type()).bind(core, key, id) {
+            let bound = if key.shard() == core.shard {
+                core.stages(key.stage_type()).bind(core, key, id)
+            } else {
+                // By way of the shard where it was born, or bound anew before it had left.
+                let moved = core.engine.with(|engine| engine.rehome(id, key.shard()));
+                moved.is_some_and(|moved| moved.is_ok())
+            };
+            if !bound {
                 core.engine.with(|engine| {
                     engine.set_tag(id, 0);
                     engine.close(id);

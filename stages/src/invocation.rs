@@ -29,6 +29,8 @@ pub(crate) enum Item<S: Stage> {
     Timer(TimerId),
     Disconnect(RouterId, Box<CloseReason>),
     Enter(TaskId, Enter<S>),
+    /// A connection's peer has finished sending: closed when what it sent before is handled.
+    ReadClosed(RouterId),
     Stop,
 }
 
@@ -115,6 +117,10 @@ impl<S: Stage> TypeShard<S> {
                 (id, reason),
             ),
             Item::Enter(task, enter) => self.start_enter(core, at, task, enter),
+            Item::ReadClosed(id) => {
+                core.engine.with(|engine| engine.close(id));
+                Poll::Ready(())
+            }
             Item::Stop => {
                 at.head().ending.set(Ending::Wanted);
                 Poll::Ready(())

@@ -72,7 +72,7 @@ impl<S: Stage> TypeShard<S> {
         // From here on nobody finds it: what is dropped may tell it something, in vain.
         core.contained("the drop of a stage's state", || self.arena.remove(at));
         for (item, _) in backlog {
-            let own = matches!(item, Item::Create | Item::Stop);
+            let own = matches!(item, Item::Create | Item::ReadClosed(_) | Item::Stop);
             core.counters.dropped.add(u64::from(!own));
             if let Item::Packet(packet) = item {
                 self.packets.borrow_mut().try_remove(packet as usize);

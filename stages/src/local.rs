@@ -187,10 +187,8 @@ impl<'a> Local<'a> {
         shard: usize,
         make: impl FnOnce() -> S + Send + 'static,
     ) -> Creating<S> {
-        self.core().create_on(shard, move |core| {
-            let stages = core.stages_of::<S>()?;
-            stages.insert(core, make())
-        })
+        self.core()
+            .create_on(shard, move |core| core.insert_made(make))
     }
 
     /// The stage of that type and id; its factory makes it if there is none. On the shard that the
@@ -304,6 +302,16 @@ impl Core {
         Ok(downcast_stages(self.stages(number)))
     }
 
+    /// Puts a stage on this shard that `make` makes.
+    pub(crate) fn insert_made<S: Stage>(
+        &self,
+        make: impl FnOnce() -> S,
+    ) -> Result<StageKey, CreateError> {
+        let stages = self.stages_of::<S>()?;
+        let made = self.contained("what makes a stage", make);
+        stages.insert(self, made.ok_or(CreateError::Panicked)?)
+    }
+
     #[inline]
     pub(crate) fn tell<S: Stage>(
         &self,
@@ -391,7 +399,11 @@ impl Core {
     ) {
         if stage.system == self.system.number {
             let key = stage.key;
-            drop(self.ask_shard(key.shard(), move |core| call(core, key)));
+            if key.shard() == self.shard {
+                call(self, key);
+            } else {
+                self.post_at_last(key.shard(), StagePost::run(move |core| call(core, key)));
+            }
         }
     }
 
@@ -409,7 +421,7 @@ impl Core {
     }
 
     fn bind_here(&self, id: RouterId, stage: StageKey) {
-        self.unbind(id);
+        let was_paused = self.leave_stage(id);
         // Also what `on_adopted` finds, as the tag goes with the connection.
         let tagged = self
             .engine
@@ -423,23 +435,32 @@ impl Core {
             let moved = self.engine.with(|engine| engine.rehome(id, stage.shard()));
             moved.is_some_and(|moved| moved.is_ok())
         };
-        if !bound {
-            self.engine.with(|engine| engine.close(id));
-        }
+        self.engine.with(|engine| {
+            if !bound {
+                engine.close(id);
+            } else if was_paused {
+                // Noted behind the move: what was held back comes at the new stage.
+                engine.resume_reading(id);
+            }
+        });
     }
 
     fn unbind(&self, id: RouterId) {
+        if self.leave_stage(id) {
+            self.engine.with(|engine| engine.resume_reading(id));
+        }
+    }
+
+    /// Takes a connection from its stage; true if that had it paused.
+    fn leave_stage(&self, id: RouterId) -> bool {
         let tag = self.engine.with(|engine| {
             let tag = engine.tag(id);
             engine.set_tag(id, 0);
             tag
         });
-        if let Some(tag) = tag.filter(|&tag| tag != 0) {
-            let key = StageKey::from_tag(tag);
-            if key.shard() == self.shard {
-                self.stages(key.stage_type()).unbind(key, id);
-            }
-        }
+        let tag = tag.unwrap_or(0);
+        let key = StageKey::from_tag(tag);
+        tag != 0 && key.shard() == self.shard && self.stages(key.stage_type()).unbind(key, id)
     }
 }
 

@@ -212,3 +212,61 @@ impl Drop for Pool {
         drop(jobs); // each answers `Stopped`
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn threads(pool: &Pool) -> usize {
+        pool.shared.work.lock().threads
+    }
+
+    #[test]
+    fn threads_end_when_idle_and_come_again() {
+        let pool = Pool::with_idle("idle", 4, 100, Duration::from_millis(5));
+        for _ in 0..3 {
+            let (tell, told) = mpsc::channel();
+            for n in 0..20 {
+                let tell = tell.clone();
+                assert!(pool.push(Box::new(move || tell.send(n).expect("it is awaited"))));
+                assert!((1..=4).contains(&threads(&pool)));
+            }
+            let mut done: Vec<u32> = (0..20)
+                .map(|_| told.recv_timeout(PATIENCE).expect("done"))
+                .collect();
+            done.sort_unstable();
+            assert_eq!(done, (0..20).collect::<Vec<_>>());
+            while threads(&pool) > 0 {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_pool_drops_what_waits_and_ends_its_threads() {
+        let pool = Pool::new("ending", 1, 100);
+        let (begin, begun) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        assert!(pool.push(Box::new(move || {
+            begin.send(()).expect("it is awaited");
+            let _ = released.recv_timeout(PATIENCE);
+        })));
+        begun.recv_timeout(PATIENCE).expect("it runs");
+        let (reply, asked) = Reply::pair();
+        assert!(pool.push(Box::new(move || drop(reply.send(Ok(1))))));
+        let mut offload = std::pin::pin!(Offload { asked });
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(offload.as_mut().poll(&mut cx), Poll::Pending);
+        let shared = Arc::downgrade(&pool.shared);
+        drop(pool);
+        let stopped = Poll::Ready(Err(OffloadError::Stopped));
+        assert_eq!(offload.as_mut().poll(&mut cx), stopped);
+        drop(release);
+        while shared.strong_count() > 0 {
+            std::thread::yield_now();
+        }
+    }
+}

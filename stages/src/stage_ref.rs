@@ -106,7 +106,7 @@ impl<S: Stage> StageRef<S> {
     pub fn ask<T: Send + 'static>(self, message: impl FnOnce(Reply<T>) -> S::Msg) -> Asked<T> {
         let (reply, asked) = Reply::pair();
         if let Err(error) = self.tell(message(reply)) {
-            asked.refuse(error.into());
+            asked.refuse((&error).into());
         }
         asked
     }

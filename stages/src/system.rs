@@ -464,15 +464,24 @@ impl Stages {
         }
     }
 
+    /// The stage of that type and id, if there is one.
+    pub fn get<S: Stage>(&self, id: u64) -> Creating<S, Option<StageRef<S>>> {
+        match self.system.place::<S>(id) {
+            Ok((number, shard)) => self.on_shard(shard, move |core| {
+                let found = core.find(number, id);
+                Ok(found.map(|key| StageRef::new(core.system.number, key)))
+            }),
+            Err(error) => refused(error),
+        }
+    }
+
     /// Puts a stage on a shard, which makes it there.
     pub fn spawn_on<S: Stage>(
         &self,
         shard: usize,
         make: impl FnOnce() -> S + Send + 'static,
     ) -> Creating<S> {
-        self.create(shard, move |core| {
-            core.stages_of::<S>()?.insert(core, make())
-        })
+        self.create(shard, move |core| core.insert_made(make))
     }
 
     fn create<S: Stage>(
@@ -480,10 +489,19 @@ impl Stages {
         shard: usize,
         create: impl FnOnce(&Core) -> Result<StageKey, CreateError> + Send + 'static,
     ) -> Creating<S> {
+        self.on_shard(shard, move |core| {
+            create(core).map(|key| StageRef::new(core.system.number, key))
+        })
+    }
+
+    fn on_shard<S: Stage, T: Send + 'static>(
+        &self,
+        shard: usize,
+        call: impl FnOnce(&Core) -> Result<T, CreateError> + Send + 'static,
+    ) -> Creating<S, T> {
         let (reply, asked) = Reply::pair();
         let post = StagePost::run(move |core| {
-            let number = core.system.number;
-            let _ = reply.send(create(core).map(|key| StageRef::new(number, key)));
+            let _ = reply.send(call(core));
         });
         match self.system.post(shard, post) {
             Ok(()) => Creating::new(asked),
@@ -563,7 +581,7 @@ impl Stages {
     }
 }
 
-fn refused<S>(error: CreateError) -> Creating<S> {
+fn refused<S, T>(error: CreateError) -> Creating<S, T> {
     let (reply, asked) = Reply::pair();
     let _ = reply.send(Err(error));
     Creating::new(asked)

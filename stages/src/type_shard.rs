@@ -35,7 +35,11 @@ pub(crate) trait AnyStages: Any {
     /// there is no such stage.
     fn packet(&self, core: &Core, key: StageKey, from: RouterId, message: Message<'_>) -> bool;
     fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool;
-    fn unbind(&self, key: StageKey, id: RouterId);
+    /// True if the stage had the connection paused: whoever takes it has to resume reading.
+    fn unbind(&self, key: StageKey, id: RouterId) -> bool;
+    /// Has a connection whose peer finished sending closed in the stage's order; false if nothing
+    /// of the stage is before that.
+    fn read_closed(&self, core: &Core, key: StageKey, id: RouterId) -> bool;
     fn disconnected(&self, core: &Core, key: StageKey, id: RouterId, reason: CloseReason);
     /// A timer of a stage is due.
     fn timer_is_due(&self, core: &Core, key: StageKey, id: TimerId);
@@ -280,13 +284,26 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         true
     }
 
-    fn unbind(&self, key: StageKey, id: RouterId) {
-        if let Some(at) = self.find(key) {
+    fn unbind(&self, key: StageKey, id: RouterId) -> bool {
+        self.find(key).is_some_and(|at| {
             at.head().extras(|extras| {
                 extras.connections.retain(|&bound| bound != id);
+                let paused = extras.paused.len();
                 extras.paused.retain(|&paused| paused != id);
-            });
+                extras.paused.len() < paused
+            })
+        })
+    }
+
+    fn read_closed(&self, core: &Core, key: StageKey, id: RouterId) -> bool {
+        let Some(at) = self.find(key) else {
+            return false;
+        };
+        let is_first = at.phase() == Phase::Idle && at.head().len.get() == 0;
+        if !is_first {
+            self.queue(core, at, Item::ReadClosed(id));
         }
+        !is_first
     }
 
     fn disconnected(&self, core: &Core, key: StageKey, id: RouterId, reason: CloseReason) {

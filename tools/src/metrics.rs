@@ -148,9 +148,7 @@ where
         let stats = (self.engine)();
         encode_numbers(&stats, &mut encoder)?;
         encode_closes(&stats, &mut encoder)?;
-        let about = "Length of the shard's turns, without the sleep, in seconds";
-        let turns = stats.shards.iter().map(|stats| &stats.turn_time);
-        encode_times(&mut encoder, ("turn_time_seconds", about), turns)
+        encode_turn_time(&stats, &mut encoder)
     }
 }
 
@@ -205,12 +203,12 @@ fn encode_stages(shards: &[StageStats], encoder: &mut DescriptorEncoder<'_>) -> 
         let name = format!("stages_{name}");
         encode_number(encoder, (&name, about), name == "stages_live", values)?;
     }
-    let about = "Length of polls of handlers, one of 64 measured, in seconds";
+    let help = "Length of the polls of stages' handlers, one of 64 sampled, in seconds";
     let polls = shards.iter().map(|stats| &stats.poll_time);
-    encode_times(encoder, ("stages_poll_time_seconds", about), polls)?;
-    let about = "Time in backlogs, one of 64 measured, in seconds";
-    let waits = shards.iter().map(|stats| &stats.queue_time);
-    encode_times(encoder, ("stages_queue_time_seconds", about), waits)
+    encode_histogram(encoder, ("stages_poll_time_seconds", help), polls)?;
+    let help = "Time in the backlogs of stages, one of 64 sampled, in seconds";
+    let queues = shards.iter().map(|stats| &stats.queue_time);
+    encode_histogram(encoder, ("stages_queue_time_seconds", help), queues)
 }
 
 fn encode_closes(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -229,22 +227,28 @@ fn encode_closes(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fm
     Ok(())
 }
 
-/// A histogram of times with a row per shard.
-fn encode_times<'a>(
+/// A histogram of durations with a row per shard.
+fn encode_histogram<'a>(
     encoder: &mut DescriptorEncoder<'_>,
     (name, help): (&str, &str),
-    times: impl Iterator<Item = &'a Histogram>,
+    shards: impl Iterator<Item = &'a Histogram>,
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    for (shard, times) in times.enumerate() {
-        let buckets = bucket_bounds(times);
-        let sum = times.sum_ns as f64 / 1e9;
+    for (shard, histogram) in shards.enumerate() {
+        let buckets = bucket_bounds(histogram);
+        let sum = histogram.sum_ns as f64 / 1e9;
         let labels = [("shard", shard.to_string())];
         let mut row = metric.encode_family(&labels)?;
-        let exemplars = None;
-        row.encode_histogram::<[(&str, &str); 0]>(sum, times.count(), &buckets, exemplars)?;
+        let (count, exemplars) = (histogram.count(), None);
+        row.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, exemplars)?;
     }
     Ok(())
+}
+
+fn encode_turn_time(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Length of the shard's turns, without the sleep, in seconds";
+    let shards = stats.shards.iter().map(|stats| &stats.turn_time);
+    encode_histogram(encoder, ("turn_time_seconds", help), shards)
 }
 
 /// Upper bounds in seconds and counts. The last bucket has no bound.
@@ -329,8 +333,8 @@ mod tests {
     fn stages() -> Vec<StageStats> {
         let mut one = StageStats::default();
         (one.live, one.messages) = (11, 2_000);
-        one.poll_time.buckets[3] = 31;
-        one.queue_time.buckets[4] = 7;
+        one.poll_time.buckets[10] = 5;
+        one.queue_time.buckets[20] = 2;
         vec![one, StageStats::default()]
     }
 
@@ -365,8 +369,9 @@ mod tests {
             "proscenium_stages_messages_total{shard=\"0\"} 2000",
             "proscenium_stages_messages_total{shard=\"1\"} 0",
             "# TYPE proscenium_stages_poll_time_seconds histogram",
-            "proscenium_stages_poll_time_seconds_count{shard=\"0\"} 31",
-            "proscenium_stages_queue_time_seconds_count{shard=\"0\"} 7",
+            "proscenium_stages_poll_time_seconds_count{shard=\"0\"} 5",
+            "proscenium_stages_queue_time_seconds_count{shard=\"0\"} 2",
+            "proscenium_stages_queue_time_seconds_count{shard=\"1\"} 0",
             "proscenium_closes_total{shard=\"1\",reason=\"peer_closed\"} 8",
             "# TYPE proscenium_turn_time_seconds histogram",
             "proscenium_turn_time_seconds_count{shard=\"0\"} 6",
@@ -378,7 +383,8 @@ mod tests {
                 "no line {line} in\n{body}"
             );
         }
-        let infinite = body.lines().find(|line| line.contains("+Inf")).unwrap();
+        let infinite = |line: &&str| line.contains("_turn_time_") && line.contains("+Inf");
+        let infinite = body.lines().find(infinite).unwrap();
         assert!(infinite.ends_with(" 6"), "{infinite}");
         for (name, _) in ShardStats::default().fields() {
             assert!(

@@ -142,6 +142,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     ) -> R {
         self.core.now = self.driver.now();
         let result = call(&mut self.handler, &mut Context::new(&mut self.core));
+        self.runnable |= !self.core.ops.is_empty();
         self.run_ops();
         result
     }
@@ -286,7 +287,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.take_mail(MAIL_BATCH);
         self.fire_timers();
         let run = self.handler.run(&mut Context::new(&mut self.core));
-        self.runnable = run == Run::Ready;
+        // What is done for the handler now may tell it something (an end, messages held back): it
+        // gets another run.
+        self.runnable = run == Run::Ready || !self.core.ops.is_empty();
         self.run_ops();
         // What a flush told the handler comes after its run: it gets another one.
         self.runnable |= self.flush_dirty();

@@ -31,6 +31,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     };
     let mut steps = Steps::default();
     workspace(&mut steps, all);
+    stages(&mut steps, all);
     loom(&mut steps);
     check_peers(&mut steps);
     if all {
@@ -66,6 +67,15 @@ fn workspace(steps: &mut Steps, all: bool) {
         command.env("PROSCENIUM_ALL", "1");
     }
     steps.run("workspace", &mut command);
+}
+
+/// The stages as embedders build them: without the simulation, which the workspace's run has on.
+fn stages(steps: &mut Steps, all: bool) {
+    let mut command = cargo(&["test", "-p", "proscenium-stages", "--no-fail-fast"]);
+    if all {
+        command.env("PROSCENIUM_ALL", "1");
+    }
+    steps.run("stages", &mut command);
 }
 
 /// The mailbox under every interleaving; loom needs the crate compiled for it.
@@ -113,8 +123,12 @@ fn seeds(steps: &mut Steps) {
     let args = [
         "test",
         "--release",
+        "-p",
+        "proscenium",
+        "-p",
+        "proscenium-stages",
         "--features",
-        "sim",
+        "proscenium/sim,proscenium-stages/sim",
         "--no-fail-fast",
         "--test",
         "sim_*",
@@ -163,7 +177,8 @@ fn address_sanitizer(steps: &mut Steps) {
         "--lib",
         "--tests",
     ];
-    args.extend(["-p", "proscenium-engine", "-p", "proscenium"]);
+    args.extend(["-p", "proscenium-engine", "-p", "proscenium-stages"]);
+    args.extend(["-p", "proscenium"]);
     let mut command = cargo_of(&toolchain, "sanitizer", &args);
     // Fewer seeds: it is several times slower.
     command

@@ -1,0 +1,235 @@
+//! No heap allocation per message: counted on the shard's thread, for framed echo through stages
+//! and for what stages of one shard tell each other.
+
+#[path = "support/counting.rs"]
+mod counting;
+mod support;
+
+use std::io::{BufReader, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use counting::{Counting, allocations};
+use proscenium_engine::{Body, Engine, RouterId, Shard};
+use proscenium_stages::{Cx, Stage, StageRef, StageShard, StageType, Stages};
+use support::{connect, frame, loopback, read_frame, tcp};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const MESSAGES: u64 = 100_000;
+const WARM_UP: u64 = 20_000;
+/// Stretches of [`MESSAGES`] among which one must be without an allocation.
+const WINDOWS_MAX: usize = 5;
+/// Requests that a client has under way.
+const IN_FLIGHT: usize = 30;
+const CLIENTS: usize = 4;
+
+type Count = Arc<AtomicU64>;
+
+/// What an echo does between receiving and sending.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    AtOnce,
+    /// Lets everything else run first.
+    Yield,
+    /// Waits for a timer.
+    Sleep,
+}
+
+struct Echo {
+    way: Way,
+    count: Count,
+}
+
+impl Stage for Echo {
+    type Msg = ();
+
+    async fn on_message(&mut self, _: &mut Cx<'_, Self>, (): ()) {}
+
+    async fn on_packet(&mut self, cx: &mut Cx<'_, Self>, from: RouterId, body: Body) {
+        match self.way {
+            Way::AtOnce => {}
+            Way::Yield => {
+                let mut yielded = false;
+                std::future::poll_fn(|task| {
+                    if std::mem::replace(&mut yielded, true) {
+                        return std::task::Poll::Ready(());
+                    }
+                    task.waker().wake_by_ref();
+                    std::task::Poll::Pending
+                })
+                .await;
+            }
+            Way::Sleep => cx.sleep(Duration::from_micros(1)).await,
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let _ = cx.send(from, &body); // a peer that has gone at the end is no matter here
+    }
+}
+
+/// Sends batches of messages of mixed lengths, each when the last one has been answered, until
+/// the server closes.
+fn client(address: SocketAddr) {
+    let mut stream = connect(address);
+    let lengths = [0, 1, 64, 1000, 1024, 4000];
+    let batch: Vec<u8> = (0..IN_FLIGHT)
+        .flat_map(|n| frame(&vec![n as u8; lengths[n % lengths.len()]]))
+        .collect();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    while stream.write_all(&batch).is_ok() {
+        for _ in 0..IN_FLIGHT {
+            let Ok(Some(_)) = read_frame(&mut reader) else {
+                return;
+            };
+        }
+    }
+}
+
+fn turn_until(shard: &mut Shard<StageShard>, count: &Count, messages: u64) {
+    while count.load(Ordering::Relaxed) < messages {
+        shard.turn(Duration::from_millis(100)).unwrap();
+    }
+}
+
+/// Messages handled and allocations meanwhile, after a warm-up, in the best of a few windows.
+fn measure(shard: &mut Shard<StageShard>, count: &Count, messages: u64) -> (u64, u64) {
+    turn_until(shard, count, messages / 5);
+    // The pools grow until they have seen the most that is ever under way at once. A window in
+    // which that happens is followed by another; one that allocates by the message never ends.
+    let mut window = || {
+        let (before, from) = (allocations(), count.load(Ordering::Relaxed));
+        turn_until(shard, count, from + messages);
+        (count.load(Ordering::Relaxed) - from, allocations() - before)
+    };
+    let mut best = window();
+    for _ in 1..WINDOWS_MAX {
+        if best.1 > 0 {
+            best = std::cmp::min_by_key(best, window(), |(_, counted)| *counted);
+        }
+    }
+    best
+}
+
+fn end(mut shard: Shard<StageShard>) {
+    shard.handle().shutdown(Duration::from_millis(10));
+    while shard.stopped().is_none() {
+        shard.turn(Duration::from_millis(10)).unwrap();
+    }
+}
+
+fn echo(way: Way, messages: u64) {
+    let count = Count::default();
+    let of = Arc::clone(&count);
+    let stages = Stages::builder()
+        .register(StageType::<Echo>::new("echo"))
+        .on_connect(move |local, id, _| {
+            let count = Arc::clone(&of);
+            local.bind(id, local.spawn(Echo { way, count }).unwrap());
+        })
+        .build();
+    let engine = Engine::builder().listen(loopback());
+    let mut shard = engine.host(stages.shards()(0)).unwrap();
+    let address = tcp(&shard.local_addrs()[0]);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| std::thread::spawn(move || client(address)))
+        .collect();
+    let (handled, counted) = measure(&mut shard, &count, messages);
+    assert!(handled >= messages);
+    assert_eq!(counted, 0, "{way:?}: allocations in {handled} messages");
+    end(shard);
+    for client in clients {
+        client.join().unwrap();
+    }
+}
+
+#[test]
+fn echo_through_stages_allocates_nothing() {
+    echo(Way::AtOnce, MESSAGES);
+}
+
+#[test]
+fn echo_that_suspends_allocates_nothing() {
+    echo(Way::Yield, MESSAGES);
+}
+
+#[test]
+fn echo_that_sleeps_allocates_nothing() {
+    echo(Way::Sleep, WARM_UP);
+}
+
+/// Sends what it gets on to the next.
+struct Member {
+    next: Option<StageRef<Member>>,
+    by_address: bool,
+    count: Count,
+}
+
+enum Msg {
+    Next(StageRef<Member>),
+    Pass([u64; 4]),
+}
+
+impl Stage for Member {
+    type Msg = Msg;
+
+    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, message: Msg) {
+        match message {
+            Msg::Next(next) => self.next = Some(next),
+            Msg::Pass(words) => {
+                self.count.fetch_add(1, Ordering::Relaxed);
+                let next = self.next.expect("told before");
+                let told = if self.by_address {
+                    next.tell(Msg::Pass(words))
+                } else {
+                    cx.tell(next, Msg::Pass(words))
+                };
+                told.unwrap();
+            }
+        }
+    }
+}
+
+fn ring(by_address: bool) {
+    let count = Count::default();
+    let of = Arc::clone(&count);
+    let members = StageType::new("member").factory(move |_| Member {
+        next: None,
+        by_address,
+        count: Arc::clone(&of),
+    });
+    let stages = Stages::builder().register(members).build();
+    let mut shard = Engine::builder().host(stages.shards()(0)).unwrap();
+    stages.attach(&shard.handle());
+    let made: Vec<_> = (0..100)
+        .map(|id| stages.get_or_create::<Member>(id))
+        .collect();
+    while stages.total().live < 100 {
+        shard.turn(Duration::from_millis(10)).unwrap();
+    }
+    let members: Vec<_> = made
+        .into_iter()
+        .map(|made| made.wait(Duration::ZERO).unwrap())
+        .collect();
+    for (at, member) in members.iter().enumerate() {
+        let next = members[(at + 1) % members.len()];
+        member.tell(Msg::Next(next)).unwrap();
+        member.tell(Msg::Pass([at as u64; 4])).unwrap();
+    }
+    let (handled, counted) = measure(&mut shard, &count, 1_000_000);
+    assert!(handled >= 1_000_000);
+    assert_eq!(counted, 0, "allocations in {handled} messages");
+    end(shard);
+}
+
+#[test]
+fn telling_on_one_shard_allocates_nothing() {
+    ring(false);
+}
+
+#[test]
+fn telling_by_address_on_one_shard_allocates_nothing() {
+    ring(true);
+}

@@ -1,0 +1,185 @@
+//! Connections that are bound to stages, over real sockets and threads.
+
+#[path = "support/desk.rs"]
+mod desk;
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use desk::{Book, Desk, Order, Ref, What, desks};
+use proscenium_engine::{Engine, RouterId};
+use proscenium_stages::{StagePost, Stages};
+use support::{PATIENCE, address_of, connect, eventually, frame, loopback, read_frame, receive};
+
+/// Desks, and connections that are bound to the first of them.
+struct Office {
+    engine: Engine<StagePost>,
+    stages: Stages,
+    book: Book,
+    desks: Vec<Ref>,
+}
+
+impl Office {
+    fn new(shards: usize, desks_wanted: u64, backlog: u32) -> Self {
+        let book = Book::default();
+        let first = Arc::new(Mutex::new(None::<Ref>));
+        let (at_connect, bound_to) = (book.clone(), Arc::clone(&first));
+        let stages = Stages::builder()
+            .register(desks(&book, backlog))
+            .on_connect(move |local, id, _| {
+                at_connect.write(u64::MAX, local.shard(), id, What::Connect);
+                if let Some(desk) = *bound_to.lock().unwrap() {
+                    local.bind(id, desk);
+                }
+            })
+            .build();
+        let engine = Engine::builder().shards(shards).listen(loopback());
+        let engine = stages.start(engine).unwrap();
+        let desks: Vec<Ref> = (0..desks_wanted)
+            .map(|id| stages.get_or_create::<Desk>(id).wait(PATIENCE).unwrap())
+            .collect();
+        *first.lock().unwrap() = Some(desks[0]);
+        Self {
+            engine,
+            stages,
+            book,
+            desks,
+        }
+    }
+
+    fn connected(&self) -> (TcpStream, RouterId) {
+        let before = self.book.connects().len();
+        let stream = connect(address_of(&self.engine));
+        let id = eventually("it is accepted", || {
+            self.book.connects().get(before).copied()
+        });
+        (stream, id)
+    }
+
+    fn until_ended(&self, id: RouterId) -> (u64, &'static str) {
+        eventually("the stage is told of the end", || {
+            self.book.ends(id).first().copied()
+        })
+    }
+}
+
+fn write_numbers(stream: &mut TcpStream, range: std::ops::Range<u32>) {
+    let bytes: Vec<u8> = range
+        .flat_map(|number| frame(number.to_string().as_bytes()))
+        .collect();
+    stream.write_all(&bytes).unwrap();
+}
+
+#[track_caller]
+fn read_numbers(stream: &mut TcpStream, range: std::ops::Range<u32>) {
+    for number in range {
+        assert_eq!(receive(stream), number.to_string().as_bytes());
+    }
+}
+
+#[test]
+fn connections_of_all_shards_come_to_their_stage_and_both_ends_are_told_of_the_end() {
+    let office = Office::new(3, 1, 1024);
+    let connected: Vec<_> = (0..9).map(|_| office.connected()).collect();
+    for (mut stream, id) in connected {
+        write_numbers(&mut stream, 0..500);
+        read_numbers(&mut stream, 0..500);
+        let packets = office.book.packets(id);
+        assert!(
+            packets
+                .iter()
+                .all(|(desk, shard, _)| (*desk, *shard) == (0, 0))
+        );
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(read_frame(&mut stream).unwrap(), None);
+        assert_eq!(office.until_ended(id), (0, "peer_closed"));
+    }
+    assert_eq!(office.stages.total().panics, 0);
+    assert!(office.engine.shutdown(PATIENCE).is_clean());
+}
+
+#[test]
+fn a_connection_that_goes_round_loses_nothing() {
+    let office = Office::new(3, 6, 1 << 16);
+    let (mut stream, id) = office.connected();
+    let mut writer = stream.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        for part in 0..200 {
+            write_numbers(&mut writer, part * 20..part * 20 + 20);
+            std::thread::yield_now();
+        }
+    });
+    let mut desk = 0;
+    let mut seen = Vec::new();
+    while seen.len() < 4000 {
+        // Order between desks is not promised: each handles what came to it.
+        seen.push(String::from_utf8(receive(&mut stream)).unwrap());
+        if seen.len() % 100 == 0 {
+            desk = (desk + 5) % 6;
+            office.desks[desk].tell(Order::Take(id)).unwrap();
+        }
+    }
+    writing.join().unwrap();
+    let mut numbers: Vec<u32> = seen.iter().map(|text| text.parse().unwrap()).collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..4000));
+    let mut last = std::collections::HashMap::new();
+    for (desk, shard, text) in office.book.packets(id) {
+        assert_eq!(desk as usize % 3, shard);
+        let number: i64 = text.parse().unwrap();
+        assert!(last.insert(desk, number).unwrap_or(-1) < number);
+    }
+    assert!(last.len() > 1, "it never moved");
+    drop(stream);
+    office.until_ended(id);
+    assert!(office.engine.shutdown(PATIENCE).is_clean());
+}
+
+#[test]
+fn a_busy_stage_holds_its_connections_back_and_recovers() {
+    const NUMBERS: u32 = 200_000;
+    let office = Office::new(2, 1, 16);
+    let (mut stream, id) = office.connected();
+    write_numbers(&mut stream, 0..1);
+    read_numbers(&mut stream, 0..1);
+    office.desks[0]
+        .tell(Order::Rest(Duration::from_millis(300)))
+        .unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let writing = std::thread::spawn(move || write_numbers(&mut writer, 1..NUMBERS));
+    eventually("it is paused", || {
+        (office.stages.total().paused > 0).then_some(())
+    });
+    read_numbers(&mut stream, 1..NUMBERS);
+    writing.join().unwrap();
+    assert_eq!(office.book.packets(id).len(), NUMBERS as usize);
+    assert_eq!(office.stages.total().full, 0);
+    drop(stream);
+    office.until_ended(id);
+    assert!(office.engine.shutdown(PATIENCE).is_clean());
+}
+
+#[test]
+fn the_end_of_a_stage_is_the_end_of_its_connections() {
+    for end in [true, false] {
+        let office = Office::new(2, 1, 1024);
+        let mut connected: Vec<_> = (0..4).map(|_| office.connected()).collect();
+        for (stream, _) in &mut connected {
+            write_numbers(stream, 0..3);
+            read_numbers(stream, 0..3);
+        }
+        if end {
+            office.stages.stop(office.desks[0]);
+        } else {
+            office.desks[0].tell(Order::Panic).unwrap();
+        }
+        for (mut stream, id) in connected {
+            assert_eq!(read_frame(&mut stream).unwrap(), None, "the peer is told");
+            assert_eq!(office.book.ends(id), [], "the stage was gone before");
+        }
+        assert!(office.engine.shutdown(PATIENCE).is_clean());
+    }
+}
