@@ -6,20 +6,30 @@ use std::cell::{Cell, RefCell};
 use crate::head::{Head, NONE};
 use crate::samples::Stamp;
 
-struct Node<T> {
-    item: Option<T>,
+/// Exactly one of `message` and `other` is there while the node is in use. They lie apart so that a
+/// message is moved by its own few words only.
+struct Node<M, O> {
+    message: Option<M>,
+    other: Option<O>,
     next: u32,
     queued: Stamp,
 }
 
+/// What waited.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Waiting<M, O> {
+    Message(M),
+    Other(O),
+}
+
 /// The nodes of all stages of a type on a shard.
-pub(crate) struct Backlogs<T> {
-    nodes: RefCell<Vec<Node<T>>>,
+pub(crate) struct Backlogs<M, O> {
+    nodes: RefCell<Vec<Node<M, O>>>,
     free: Cell<u32>,
     used: Cell<usize>,
 }
 
-impl<T> Backlogs<T> {
+impl<M, O> Backlogs<M, O> {
     pub(crate) fn new() -> Self {
         Self {
             nodes: RefCell::default(),
@@ -28,9 +38,22 @@ impl<T> Backlogs<T> {
         }
     }
 
-    /// Appends to the backlog of `head`.
-    #[inline(always)] // so that the item is made where it will lie
-    pub(crate) fn push(&self, head: &Head, item: T, queued: Stamp) {
+    /// Appends a message to the backlog of `head`.
+    #[inline(always)] // so that the message is made where it will lie
+    pub(crate) fn push(&self, head: &Head, message: M, queued: Stamp) {
+        self.append(head, queued, |node| {
+            // Nothing is there that would have to be dropped.
+            std::mem::forget(node.message.replace(message));
+        });
+    }
+
+    /// Appends anything else.
+    pub(crate) fn push_other(&self, head: &Head, other: O, queued: Stamp) {
+        self.append(head, queued, |node| node.other = Some(other));
+    }
+
+    #[inline(always)]
+    fn append(&self, head: &Head, queued: Stamp, fill: impl FnOnce(&mut Node<M, O>)) {
         self.used.set(self.used.get() + 1);
         if self.free.get() == NONE {
             self.grow();
@@ -41,7 +64,7 @@ impl<T> Backlogs<T> {
             unreachable!("the list of free nodes names nodes");
         };
         self.free.set(free.next);
-        free.item = Some(item);
+        fill(free);
         free.next = NONE;
         free.queued = queued;
         match nodes.get_mut(head.last.get() as usize) {
@@ -62,7 +85,8 @@ impl<T> Backlogs<T> {
         for index in first..first + more {
             let last = index + 1 == first + more;
             nodes.push(Node {
-                item: None,
+                message: None,
+                other: None,
                 next: if last { NONE } else { index as u32 + 1 },
                 queued: Stamp::default(),
             });
@@ -72,14 +96,18 @@ impl<T> Backlogs<T> {
 
     /// Takes the first item of the backlog of `head`.
     #[inline(always)] // likewise
-    pub(crate) fn pop(&self, head: &Head) -> Option<(T, Stamp)> {
+    pub(crate) fn pop(&self, head: &Head) -> Option<(Waiting<M, O>, Stamp)> {
         if head.len.get() == 0 {
             return None;
         }
         let mut nodes = self.nodes.borrow_mut();
         let index = head.first.get();
         let node = nodes.get_mut(index as usize)?;
-        let item = node.item.take().map(|item| (item, node.queued));
+        let queued = node.queued;
+        let waiting = match node.message.take() {
+            Some(message) => Waiting::Message(message),
+            None => Waiting::Other(node.other.take()?),
+        };
         head.first.set(node.next);
         node.next = self.free.replace(index);
         head.len.set(head.len.get() - 1);
@@ -91,12 +119,12 @@ impl<T> Backlogs<T> {
             self.free.set(NONE); // after a burst
             drop_all(&mut nodes);
         }
-        item
+        Some((waiting, queued))
     }
 }
 
 #[cold]
-fn drop_all<T>(nodes: &mut Vec<Node<T>>) {
+fn drop_all<M, O>(nodes: &mut Vec<Node<M, O>>) {
     *nodes = Vec::new();
 }
 
@@ -112,14 +140,21 @@ mod tests {
         let backlogs = Backlogs::new();
         let (a, b) = (Head::new(0), Head::new(0));
         for n in 0..10 {
-            backlogs.push(if n % 3 == 0 { &a } else { &b }, n, Stamp::default());
+            let head = if n % 3 == 0 { &a } else { &b };
+            if n == 6 {
+                backlogs.push_other(head, "six", Stamp::default());
+            } else {
+                backlogs.push(head, n, Stamp::default());
+            }
         }
         let all =
             |head: &Head| std::iter::from_fn(|| Some(backlogs.pop(head)?.0)).collect::<Vec<_>>();
-        assert_eq!(all(&a), [0, 3, 6, 9]);
+        let message = Waiting::Message;
+        let other = Waiting::Other("six");
+        assert_eq!(all(&a), [message(0), message(3), other, message(9)]);
         backlogs.push(&a, 10, Stamp::default());
-        assert_eq!(all(&b), [1, 2, 4, 5, 7, 8]);
-        assert_eq!(all(&a), [10]);
+        assert_eq!(all(&b), [1, 2, 4, 5, 7, 8].map(message));
+        assert_eq!(all(&a), [message(10)]);
         assert_eq!(all(&a), []);
         assert_eq!(backlogs.nodes.borrow().len(), 16);
         assert_eq!(backlogs.used.get(), 0);

@@ -9,7 +9,8 @@
 //! held while user code runs (`slot`, rule 4).
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,12 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) samples: Samples,
     types: Vec<Box<dyn AnyStages>>,
-    ready: RefCell<VecDeque<(u8, u32)>>,
+    /// Stages that became ready since the round began, by type and slot.
+    ready: RefCell<Vec<(u8, u32)>>,
+    /// The round under way: stages in the order in which they became ready, and how many of them
+    /// had their turn.
+    round: RefCell<Vec<(u8, u32)>>,
+    round_at: Cell<usize>,
     doomed: RefCell<Vec<StageKey>>,
     /// Stages made by their factories, by type and id. The ids may be chosen by strangers.
     ids: RefCell<HashMap<(u8, u64), StageKey>>,
@@ -86,6 +92,8 @@ impl Core {
             samples: Samples::default(),
             types,
             ready: RefCell::default(),
+            round: RefCell::default(),
+            round_at: Cell::new(0),
             doomed: RefCell::default(),
             ids: RefCell::default(),
             in_place: Cell::new(RUN_MESSAGES),
@@ -132,7 +140,7 @@ impl Core {
     /// The time as of this slice of events; zero outside of a turn.
     #[inline]
     pub(crate) fn now(&self) -> Time {
-        self.engine.with(|engine| engine.now()).unwrap_or_default()
+        self.engine.now()
     }
 
     /// Reads the clock.
@@ -150,7 +158,7 @@ impl Core {
     /// Notes that a stage has something to do.
     #[inline]
     pub(crate) fn ready(&self, stage_type: u8, slot: u32) {
-        self.ready.borrow_mut().push_back((stage_type, slot));
+        self.ready.borrow_mut().push((stage_type, slot));
     }
 
     /// Has the stage end as soon as no handler runs, whatever it is doing.
@@ -215,7 +223,7 @@ impl Core {
     pub(crate) fn run(&self) -> Run {
         self.in_place.set(RUN_MESSAGES);
         let woken = self.frames.woken();
-        if woken == 0 && self.ready.borrow().is_empty() && self.doomed.borrow().is_empty() {
+        if woken == 0 && !self.is_ready() && self.doomed.borrow().is_empty() {
             self.counters.publish(self); // what was handled in place, or refused
             return Run::Idle;
         }
@@ -224,31 +232,62 @@ impl Core {
         for key in std::mem::take(&mut *self.doomed.borrow_mut()) {
             self.stages(key.stage_type()).destroy(self, key);
         }
-        // At least one batch, however long the continuations took.
-        let ready = self.ready.borrow().len();
-        for stage in 0.. {
-            if stage > 0 && budget.is_spent() {
-                break;
-            }
-            let Some((stage_type, slot)) = self.ready.borrow_mut().pop_front() else {
-                break;
-            };
-            let done = self.stages(stage_type).run(self, slot, BATCH);
-            budget.spend(done.max(1));
-            // What was woken meanwhile does not wait for all of a long list.
-            if stage >= ready && self.frames.woken() > 0 {
-                break;
-            }
-        }
+        self.run_ready(&mut budget);
         self.counters.publish(self);
-        if self.frames.woken() > 0
-            || !self.ready.borrow().is_empty()
-            || !self.doomed.borrow().is_empty()
-        {
+        if self.frames.woken() > 0 || self.is_ready() || !self.doomed.borrow().is_empty() {
             Run::Ready
         } else {
             Run::Idle
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.round_at.get() < self.round.borrow().len() || !self.ready.borrow().is_empty()
+    }
+
+    /// Gives ready stages their turns, round by round: at least one turn, however long the
+    /// continuations took, and after a whole round what was woken meanwhile comes first.
+    fn run_ready(&self, budget: &mut Budget<'_>) {
+        let mut round = std::mem::take(&mut *self.round.borrow_mut());
+        let mut at = self.round_at.replace(0);
+        let mut is_first = true;
+        loop {
+            if at == round.len() {
+                at = 0;
+                round.clear();
+                if !is_first && (self.frames.woken() > 0 || budget.is_spent()) {
+                    break;
+                }
+                std::mem::swap(&mut round, &mut *self.ready.borrow_mut());
+                is_first = false;
+                if round.is_empty() {
+                    break;
+                }
+            }
+            // Around the round, not each stage: a panic ends it, and the next one goes on.
+            let turns = catch_unwind(AssertUnwindSafe(|| {
+                while let Some(&(stage_type, slot)) = round.get(at) {
+                    at += 1;
+                    let done = self.stages(stage_type).run(self, slot, BATCH);
+                    budget.spend(done.max(1));
+                    if budget.is_spent() {
+                        return true;
+                    }
+                }
+                false
+            }));
+            match turns {
+                Ok(false) => {}
+                Ok(true) => break,
+                Err(payload) => {
+                    let (stage_type, slot) = round[at - 1];
+                    self.stages(stage_type).panicked_in(self, slot, payload);
+                }
+            }
+        }
+        self.watch_nothing();
+        *self.round.borrow_mut() = round;
+        self.round_at.set(at);
     }
 
     /// Goes on with what was woken, at most `count` of it.
@@ -275,7 +314,8 @@ impl Core {
         if self.shutting_down.get() {
             return self.live();
         }
-        self.ready.borrow().len() + self.frames.woken()
+        let left = self.round.borrow().len() - self.round_at.get();
+        left + self.ready.borrow().len() + self.frames.woken()
     }
 
     pub(crate) fn live(&self) -> usize {

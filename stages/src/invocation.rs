@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use proscenium_engine::{Body, CloseReason, RouterId};
 
+use crate::backlog::Waiting;
 use crate::chain::Call;
 use crate::core::{CLOCK_POLLS, Core, SLICE_TIME};
 use crate::cx::Cx;
@@ -18,10 +19,9 @@ use crate::timers::{Tick, TimerId};
 use crate::type_shard::TypeShard;
 use crate::watch::Method;
 
-/// What waits in a backlog. Small, because every message is one: what is larger lies elsewhere.
+/// What waits in a backlog, besides messages.
 pub(crate) enum Item<S: Stage> {
     Create,
-    Message(S::Msg),
     Call(S::Msg, Arc<Call>),
     /// Its number in `TypeShard::packets`.
     Packet(u32),
@@ -41,7 +41,7 @@ impl<S: Stage> TypeShard<S> {
     #[inline]
     pub(crate) fn make_ready(&self, core: &Core, at: At<'_, S>) {
         if at.phase() == Phase::Idle && !at.head().queued.replace(true) {
-            core.ready(self.info.number, at.slot);
+            core.ready(self.number, at.slot);
         }
     }
 
@@ -69,7 +69,9 @@ impl<S: Stage> TypeShard<S> {
             stage_type: number,
             slot: at.slot,
         };
-        let context = |frame| Cx::new(core.ptr(), (number, at.slot, generation), frame, call);
+        let ptr = core.ptr();
+        let slot = at.slot;
+        let context = move |frame| Cx::new(ptr, (number, slot, generation), frame, call);
         let sampled = core.sample_poll();
         let polled = at.begin(core, &self.pool, owner, context, handler, argument);
         if let Some(began) = sampled {
@@ -82,7 +84,6 @@ impl<S: Stage> TypeShard<S> {
     #[inline(never)]
     pub(crate) fn start(&self, core: &Core, at: At<'_, S>, item: Item<S>) -> Poll<()> {
         match item {
-            Item::Message(message) => self.start_message(core, at, message),
             Item::Packet(packet) => {
                 let packet = self.packets.borrow_mut().try_remove(packet as usize);
                 packet.map_or(Poll::Ready(()), |(from, body)| {
@@ -249,8 +250,8 @@ impl<S: Stage> TypeShard<S> {
             }
             head.started.set(head.started.get().wrapping_add(1));
             let _ = match item {
-                Item::Message(message) => self.start_message(core, at, message),
-                item => {
+                Waiting::Message(message) => self.start_message(core, at, message),
+                Waiting::Other(item) => {
                     let polled = self.start(core, at, item);
                     core.watch(self.number, Method::Message, at.slot, head.id.get());
                     polled

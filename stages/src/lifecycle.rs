@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proscenium_engine::Time;
 
+use crate::backlog::Waiting;
 use crate::core::Core;
 use crate::error::CreateError;
 use crate::head::{Ending, Extras};
@@ -72,9 +73,10 @@ impl<S: Stage> TypeShard<S> {
         // From here on nobody finds it: what is dropped may tell it something, in vain.
         core.contained("the drop of a stage's state", || self.arena.remove(at));
         for (item, _) in backlog {
-            let own = matches!(item, Item::Create | Item::ReadClosed(_) | Item::Stop);
+            use Waiting::Other;
+            let own = matches!(item, Other(Item::Create | Item::ReadClosed(_) | Item::Stop));
             core.counters.dropped.add(u64::from(!own));
-            if let Item::Packet(packet) = item {
+            if let Other(Item::Packet(packet)) = item {
                 self.packets.borrow_mut().try_remove(packet as usize);
             }
             core.contained("the drop of a message", || drop(item));

@@ -29,6 +29,8 @@ pub(crate) trait AnyStages: Any {
     fn live(&self) -> usize;
     /// Runs at most `quota` items of the stage in `slot`; returns how many it ran.
     fn run(&self, core: &Core, slot: u32, quota: u32) -> u32;
+    /// The stage in `slot` panicked in its turn.
+    fn panicked_in(&self, core: &Core, slot: u32, payload: Box<dyn Any + Send>);
     /// Polls the suspended invocation of the stage in `slot`.
     fn resume(&self, core: &Core, slot: u32, frame: u32);
     /// A message of a connection that is bound to a stage: handles it in place if it may. False if
@@ -71,7 +73,7 @@ pub(crate) struct TypeShard<S: Stage> {
     pub(crate) info: Arc<TypeInfo>,
     pub(crate) arena: Arena<S>,
     pub(crate) pool: FramePool<S>,
-    pub(crate) backlogs: Backlogs<Item<S>>,
+    pub(crate) backlogs: Backlogs<S::Msg, Item<S>>,
     /// Packets that wait: larger than most messages, so they lie apart.
     pub(crate) packets: RefCell<Slab<(RouterId, Body)>>,
     pub(crate) factory: Option<Factory<S>>,
@@ -119,7 +121,8 @@ impl<S: Stage> TypeShard<S> {
     ) -> Result<(), TellError<S::Msg>> {
         match self.room(core, key) {
             Ok(at) => {
-                self.queue(core, at, Item::Message(message));
+                self.backlogs.push(at.head(), message, core.stamp());
+                self.make_ready(core, at);
                 Ok(())
             }
             Err(false) => Err(TellError::Gone(message)),
@@ -162,10 +165,9 @@ impl<S: Stage> TypeShard<S> {
         Ok(at)
     }
 
-    /// Appends to the backlog, whether it is full or not.
-    #[inline(always)]
+    /// Appends anything but a message to the backlog, whether it is full or not.
     pub(crate) fn queue(&self, core: &Core, at: At<'_, S>, item: Item<S>) {
-        self.backlogs.push(at.head(), item, core.stamp());
+        self.backlogs.push_other(at.head(), item, core.stamp());
         self.make_ready(core, at);
     }
 
@@ -212,9 +214,17 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         // What comes meanwhile, perhaps from itself, waits for its next turn.
         let quota = quota.min(at.head().len.get());
         let mut done = 0;
-        self.guarded(core, at, || self.run_items(core, at, quota, &mut done));
+        self.run_items(core, at, quota, &mut done);
+        self.settle(core, at);
         core.counters.messages.add(u64::from(done));
         done
+    }
+
+    fn panicked_in(&self, core: &Core, slot: u32, payload: Box<dyn Any + Send>) {
+        if let Some(at) = self.arena.at(slot) {
+            self.panicked(core, at, payload);
+            self.settle(core, at);
+        }
     }
 
     fn resume(&self, core: &Core, slot: u32, frame: u32) {

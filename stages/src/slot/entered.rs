@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ptr::NonNull;
 
-use proscenium_engine::Context;
+use proscenium_engine::{Context, Time};
 
 use super::waker::set_current;
 use crate::core::Core;
@@ -72,11 +72,23 @@ impl CorePtr {
 }
 
 /// The engine's context, for the time of one call of the engine.
-pub(crate) struct EngineSlot(Cell<Option<NonNull<Context<'static, StagePost>>>>);
+pub(crate) struct EngineSlot {
+    cx: Cell<Option<NonNull<Context<'static, StagePost>>>>,
+    now: Cell<Time>,
+}
 
 impl EngineSlot {
     pub(crate) const fn new() -> Self {
-        Self(Cell::new(None))
+        Self {
+            cx: Cell::new(None),
+            now: Cell::new(Time::ZERO),
+        }
+    }
+
+    /// The time as of the engine's last call.
+    #[inline]
+    pub(crate) fn now(&self) -> Time {
+        self.now.get()
     }
 
     /// Runs `call` with `cx` at hand for [`with`](Self::with), and `core` as the current one.
@@ -94,12 +106,13 @@ impl EngineSlot {
         );
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
-                self.0.0.set(self.1);
+                self.0.cx.set(self.1);
                 set_current(self.2);
             }
         }
+        self.now.set(cx.now());
         let cx = NonNull::from(cx).cast::<Context<'static, StagePost>>();
-        let _leave = Leave(self, self.0.replace(Some(cx)), set_current(Some(core)));
+        let _leave = Leave(self, self.cx.replace(Some(cx)), set_current(Some(core)));
         call()
     }
 
@@ -109,10 +122,10 @@ impl EngineSlot {
         struct Back<'a>(&'a EngineSlot, NonNull<Context<'static, StagePost>>);
         impl Drop for Back<'_> {
             fn drop(&mut self) {
-                self.0.0.set(Some(self.1));
+                self.0.cx.set(Some(self.1));
             }
         }
-        let mut cx = self.0.take()?;
+        let mut cx = self.cx.take()?;
         let _back = Back(self, cx);
         // SAFETY: `enter` holds the only reference while it runs and does not use it; taking it
         // out of the slot makes this the only use. The shortened lifetime is that of the call.
