@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proscenium_engine::Engine;
 use proscenium_stages::{
-    CreateError, Cx, OnPanic, Reply, RequestError, Stage, StageRef, StageType, Stages, jump_hash,
+    CreateError, Cx, OnPanic, Reply, Stage, StageRef, StageType, Stages, jump_hash,
 };
 use support::{PATIENCE, eventually, run_all};
 
