@@ -6,7 +6,6 @@ use std::task::Poll;
 
 use proscenium_engine::{Body, CloseReason, RouterId};
 
-use crate::backlog::Waiting;
 use crate::chain::Call;
 use crate::core::{CLOCK_POLLS, Core, SLICE_TIME};
 use crate::cx::Cx;
@@ -236,10 +235,6 @@ impl<S: Stage> TypeShard<S> {
             if *done >= quota {
                 return;
             }
-            let Some((item, queued)) = self.backlogs.pop(head) else {
-                return;
-            };
-            core.waited(queued);
             *done += 1;
             if done.is_multiple_of(CLOCK_POLLS) {
                 let now = core.clock();
@@ -248,15 +243,25 @@ impl<S: Stage> TypeShard<S> {
                     quota = *done; // this one is its last
                 }
             }
-            head.started.set(head.started.get().wrapping_add(1));
-            let _ = match item {
-                Waiting::Message(message) => self.start_message(core, at, message),
-                Waiting::Other(item) => {
-                    let polled = self.start(core, at, item);
+            let started = head.started.get().wrapping_add(1);
+            let ran = self.backlogs.pop(
+                head,
+                |message, queued| {
+                    head.started.set(started);
+                    core.waited(queued);
+                    let _ = self.start_message(core, at, message);
+                },
+                |item, queued| {
+                    head.started.set(started);
+                    core.waited(queued);
+                    let _ = self.start(core, at, item);
                     core.watch(self.number, Method::Message, at.slot, head.id.get());
-                    polled
-                }
-            };
+                },
+            );
+            if ran.is_none() {
+                *done -= 1;
+                return;
+            }
         }
     }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use proscenium_engine::Time;
 
-use crate::backlog::Waiting;
 use crate::core::Core;
 use crate::error::CreateError;
 use crate::head::{Ending, Extras};
@@ -69,14 +68,22 @@ impl<S: Stage> TypeShard<S> {
             core.delist(self.info.number, id);
         }
         self.let_go(core, at);
-        let backlog: Vec<_> = std::iter::from_fn(|| self.backlogs.pop(head)).collect();
+        let (mut messages, mut others) = (Vec::new(), Vec::new());
+        while let Some(()) = self.backlogs.pop(
+            head,
+            |message, _| messages.push(message),
+            |item, _| others.push(item),
+        ) {}
         // From here on nobody finds it: what is dropped may tell it something, in vain.
         core.contained("the drop of a stage's state", || self.arena.remove(at));
-        for (item, _) in backlog {
-            use Waiting::Other;
-            let own = matches!(item, Other(Item::Create | Item::ReadClosed(_) | Item::Stop));
+        core.counters.dropped.add(messages.len() as u64);
+        for message in messages {
+            core.contained("the drop of a message", || drop(message));
+        }
+        for item in others {
+            let own = matches!(item, Item::Create | Item::ReadClosed(_) | Item::Stop);
             core.counters.dropped.add(u64::from(!own));
-            if let Other(Item::Packet(packet)) = item {
+            if let Item::Packet(packet) = item {
                 self.packets.borrow_mut().try_remove(packet as usize);
             }
             core.contained("the drop of a message", || drop(item));
