@@ -187,7 +187,7 @@ impl Stage for Sender {
         while self.sent < COUNT {
             let next = self.sent + 1;
             let message = Numbered::From(self.number, next);
-            let told = if next % 3 == 0 {
+            let told = if next.is_multiple_of(3) {
                 self.to.tell(message)
             } else {
                 cx.tell(self.to, message)
@@ -199,7 +199,7 @@ impl Stage for Sender {
                     break;
                 }
             }
-            if next % 100 == 0 {
+            if next.is_multiple_of(100) {
                 break;
             }
         }

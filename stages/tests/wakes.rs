@@ -98,7 +98,8 @@ fn start(shards: usize) -> (Engine<proscenium_stages::StagePost>, Stages, Bed) {
 fn wake_twice(wakers: &[Waker]) {
     for waker in wakers {
         waker.wake_by_ref();
-        waker.clone().wake();
+        let by_value = waker.clone();
+        by_value.wake();
     }
 }
 

@@ -459,7 +459,7 @@ impl Witness {
                 let work = cx.offload_io(|| ());
                 cx.detach(async move { drop(work.await) }, then);
             }
-            2 => cx.detach(async { YieldNow(false).await }, then),
+            2 => cx.detach(YieldNow(false), then),
             _ => cx.detach(
                 async {
                     YieldNow(false).await;
