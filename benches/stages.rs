@@ -24,7 +24,8 @@ impl<const N: usize> Stage for Counter<N> {
                 if N > 0 {
                     let held = [n as u8; N];
                     if black_box(n) == u64::MAX {
-                        cx.sleep(Duration::from_secs(1)).await; // never, but the future has room for it
+                        // Never, but the future has room for it.
+                        cx.sleep(Duration::from_secs(1)).await;
                     }
                     black_box(&held);
                 }

@@ -23,9 +23,7 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::time::Duration;
 
-use proscenium::stages::{
-    Cx, Local, Reply, RequestError, Stage, StagePost, StageRef, StageType, Stages, StagesBuilder,
-};
+use proscenium::stages::{Cx, Local, Reply, Stage, StagePost, StageType, Stages, StagesBuilder};
 use proscenium::{Body, CloseReason, Engine, Listener, RouterId};
 
 /// What a client says.
@@ -76,7 +74,8 @@ fn answer(local: &Local<'_>, to: RouterId, line: impl Display) {
 /// A connection that is in no room. It hands its connection over to a room, and ends.
 #[derive(Default)]
 struct Session {
-    room: Option<StageRef<Room>>,
+    /// Its connection was handed over; what came before that is still to be handled.
+    over: bool,
 }
 
 impl Session {
@@ -88,12 +87,11 @@ impl Session {
     ) -> Result<(), String> {
         let found = cx.get_or_create::<Room>(room_id(room)).await;
         let stage = found.map_err(|error| error.to_string())?;
-        // If the connection ends while we wait, `on_disconnect` has to know where it was let in.
-        self.room = Some(stage);
-        let joined = cx.request(stage, |reply| RoomMsg::Join { who, name, reply });
-        let joined = joined.await.unwrap_or_else(|error| Err(error.to_string()));
-        let names = joined.inspect_err(|_| self.room = None)?;
+        let joined = cx.request(stage, |reply| Join { who, name, reply });
+        let names = joined.await.map_err(|error| error.to_string())??;
+        // Should the connection have ended meanwhile, the room is told of that at once.
         cx.bind(who, stage);
+        self.over = true;
         answer(cx, who, format_args!("joined {room}: {names}"));
         cx.stop(cx.me());
         Ok(())
@@ -109,7 +107,7 @@ impl Stage for Session {
 
     async fn on_packet(&mut self, cx: &mut Cx<'_, Self>, from: RouterId, body: Body) {
         let done = match Line::parse(&body) {
-            _ if self.room.is_some() => Err("wait for `joined` before you say more".to_owned()),
+            _ if self.over => Err("wait for `joined` before you say more".to_owned()),
             Ok(Line::Join { room, name }) => self.join(cx, from, (room, name.to_owned())).await,
             Ok(Line::Say(_) | Line::Leave) => Err("you are in no room".to_owned()),
             Err(why) => Err(why.to_owned()),
@@ -119,30 +117,16 @@ impl Stage for Session {
         }
     }
 
-    async fn on_disconnect(&mut self, cx: &mut Cx<'_, Self>, id: RouterId, _: CloseReason) {
-        if let Some(room) = self.room {
-            // It ended while the room let it in. The room may be too busy to be told just now.
-            let leave = |reply| RoomMsg::Leave { who: id, reply };
-            while let Err(RequestError::Full) = cx.request(room, leave).await {
-                cx.sleep(Duration::from_millis(10)).await;
-            }
-        }
+    async fn on_disconnect(&mut self, cx: &mut Cx<'_, Self>, _: RouterId, _: CloseReason) {
         cx.stop_self();
     }
 }
 
-pub(crate) enum RoomMsg {
-    /// Lets a connection in; answers with the names of all who are there.
-    Join {
-        who: RouterId,
-        name: String,
-        reply: Reply<Result<String, String>>,
-    },
-    /// A connection that was let in has ended before it was handed over.
-    Leave { who: RouterId, reply: Reply<()> },
-    /// How many are there.
-    #[allow(dead_code, reason = "asked by tests")]
-    Count(Reply<usize>),
+/// Asks a room to let a connection in; it answers with the names of all who are there.
+pub(crate) struct Join {
+    who: RouterId,
+    name: String,
+    reply: Reply<Result<String, String>>,
 }
 
 /// A room and who is in it; their connections live on its shard.
@@ -175,22 +159,11 @@ impl Room {
 }
 
 impl Stage for Room {
-    type Msg = RoomMsg;
+    type Msg = Join;
 
-    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, message: RoomMsg) {
-        match message {
-            RoomMsg::Join { who, name, reply } => {
-                if let Err(Ok(_)) = reply.send(self.join(cx, who, name)) {
-                    self.leave(cx, who); // the session has given up
-                }
-            }
-            RoomMsg::Leave { who, reply } => {
-                self.leave(cx, who);
-                let _ = reply.send(());
-            }
-            RoomMsg::Count(reply) => {
-                let _ = reply.send(self.members.len());
-            }
+    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, Join { who, name, reply }: Join) {
+        if let Err(Ok(_)) = reply.send(self.join(cx, who, name)) {
+            self.leave(cx, who); // the session has given up
         }
     }
 
@@ -202,11 +175,8 @@ impl Stage for Room {
             Ok(Line::Say(text)) => self.tell_all(cx, format!("{name}: {text}")),
             Ok(Line::Leave) => {
                 self.leave(cx, from);
-                answer(
-                    cx,
-                    from,
-                    format_args!("left {}", room_name(cx.id().unwrap_or(0))),
-                );
+                let room = room_name(cx.id().unwrap_or(0));
+                answer(cx, from, format_args!("left {room}"));
                 let _ = cx.spawn_bound(from, Session::default());
             }
             Ok(Line::Join { .. }) => answer(cx, from, "error you are in a room already"),

@@ -154,3 +154,14 @@ fn every_statistic_is_listed() {
         assert!(gauge || counter, "operations.md does not list {name}");
     }
 }
+
+#[cfg(feature = "stages")]
+#[test]
+fn every_statistic_of_stages_is_listed() {
+    let page = read("docs/guide/operations.md");
+    for (name, _, _) in proscenium::stages::StageStats::default().fields() {
+        let gauge = page.contains(&format!("`stages_{name}`"));
+        let counter = page.contains(&format!("`stages_{name}_total`"));
+        assert!(gauge || counter, "operations.md does not list {name}");
+    }
+}

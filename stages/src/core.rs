@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! run:  what was woken before this call ─► what is to be destroyed ─► ready stages, in order,
-//!       at most `BATCH` messages of each at a time ─► until the budget of messages or time is spent
+//!       at most `BATCH` messages of each at a time ─► until messages or time are spent
 //! ```
 //!
 //! Everything is `Cell` and `RefCell`, only shared references to a core exist, and no borrow is

@@ -166,8 +166,8 @@ fn look_for_idle(core: &Core, stage_type: u8, from: u32, pause: Duration) {
 }
 
 impl Core {
-    /// A connection that was bound to a stage, or on its way to it, has ended.
-    fn disconnected(&self, key: StageKey, id: RouterId, reason: CloseReason) {
+    /// A connection that was bound to a stage, or was to be, has ended.
+    pub(crate) fn disconnected(&self, key: StageKey, id: RouterId, reason: CloseReason) {
         let tell = move |core: &Self| {
             let stages = core.stages(key.stage_type());
             stages.disconnected(core, key, id, reason);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use proscenium_engine::{Body, Peer, PostError, RouterId, SendError, Time};
+use proscenium_engine::{Body, CloseReason, Peer, PostError, RouterId, SendError, Time};
 
 use crate::core::Core;
 use crate::error::{CreateError, RequestError, TellError};
@@ -250,7 +250,10 @@ impl<'a> Local<'a> {
     /// connection moves to the stage's. It was bound to another stage before: not any more, and
     /// what that one has in its backlog stays there. When the stage ends, the connection is closed.
     ///
-    /// If the stage is gone when the connection arrives there, the connection is closed.
+    /// If the stage is gone when the connection arrives there, the connection is closed. If the
+    /// connection is gone, the stage is told so as of any other that ends, with the reason
+    /// [`PeerClosed`](proscenium_engine::CloseReason::PeerClosed) whatever the true one was: no
+    /// stage waits for a connection that never comes.
     pub fn bind<S: Stage>(&self, id: RouterId, stage: StageRef<S>) {
         self.core().bind(id, stage.key);
     }
@@ -466,24 +469,29 @@ impl Core {
         let home = self.engine.with(|engine| engine.home(id)).flatten();
         match home {
             Some(home) if home == self.shard => self.bind_here(id, stage),
+            // It lives elsewhere: bound there, where it may have to move from.
             Some(home) => {
-                // It lives elsewhere: bound there, where it may have to move from.
-                self.post_at_last(home, StagePost::run(move |core| core.bind(id, stage)));
+                let bind = move |core: &Core| core.bind(id, stage);
+                self.post_at_last(home, StagePost::run(bind));
             }
-            None => {}
+            None => self.disconnected(stage, id, CloseReason::PeerClosed),
         }
     }
 
     fn bind_here(&self, id: RouterId, stage: StageKey) {
         let was_paused = self.leave_stage(id);
+        // Also what `on_adopted` finds, as the tag goes with the connection.
+        let tagged = self
+            .engine
+            .with(|engine| engine.set_tag(id, stage.to_tag()));
+        if tagged != Some(true) {
+            return self.disconnected(stage, id, CloseReason::PeerClosed);
+        }
         let bound = if stage.shard() == self.shard {
             self.stages(stage.stage_type()).bind(self, stage, id)
         } else {
-            // What `on_departed` finds as its tag goes with the connection.
-            let moved = self.engine.with(|engine| {
-                engine.set_tag(id, stage.to_tag()) && engine.rehome(id, stage.shard()).is_ok()
-            });
-            moved == Some(true)
+            let moved = self.engine.with(|engine| engine.rehome(id, stage.shard()));
+            moved.is_some_and(|moved| moved.is_ok())
         };
         self.engine.with(|engine| {
             if !bound {

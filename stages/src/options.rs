@@ -57,7 +57,10 @@ pub(crate) struct TypeOptions {
 /// let rooms = StageType::new("room")
 ///     .factory(|id| Room { id })
 ///     .backlog(256)
-///     .on_panic(OnPanic::Restart { first: Duration::from_millis(100), max: Duration::from_secs(10) })
+///     .on_panic(OnPanic::Restart {
+///         first: Duration::from_millis(100),
+///         max: Duration::from_secs(10),
+///     })
 ///     .passivate_after(Duration::from_secs(600));
 /// ```
 #[must_use]

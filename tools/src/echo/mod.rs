@@ -163,7 +163,7 @@ impl fmt::Display for Summary<'_> {
         if let Some(stages) = &self.stages {
             writeln!(
                 f,
-                "stages       {} ended, {} live; {} messages handled, {} of them in place; {} panics",
+                "stages       {} ended, {} live; {} handlers run, {} of them in place; {} panics",
                 grouped(stages.ended),
                 grouped(stages.live),
                 grouped(stages.messages),
