@@ -5,10 +5,8 @@ mod socket;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use listenfd::ListenFd;
 use proscenium_engine::{Address, CloseReason, DrainReport, EngineStats, Limits, Listener};
 
 use crate::cli::{EchoArgs, Interface};
@@ -37,9 +35,8 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), String> {
 
 /// The sockets that a supervisor passed, or a new one at `--listen`.
 fn listeners(args: &EchoArgs) -> Result<Vec<Listener>, String> {
-    let mut sockets = inherited().map_err(|error| {
-        format!("LISTEN_FDS: {error}; expected listening TCP or Unix stream sockets")
-    })?;
+    let mut sockets = Listener::from_environment()
+        .map_err(|error| format!("{error}; expected listening TCP or Unix stream sockets"))?;
     if sockets.is_empty() {
         let listener = Listener::parse(&args.listen);
         sockets.push(listener.map_err(|error| format!("--listen {error}"))?);
@@ -51,20 +48,6 @@ fn listeners(args: &EchoArgs) -> Result<Vec<Listener>, String> {
             .balance(args.balance.into())
     });
     Ok(configured.collect())
-}
-
-/// Listening sockets passed by a service supervisor (`sd_listen_fds(3)`).
-fn inherited() -> io::Result<Vec<Listener>> {
-    let mut passed = ListenFd::from_env();
-    let mut listeners = Vec::new();
-    for index in 0..passed.len() {
-        let fd: Option<OwnedFd> = match passed.take_tcp_listener(index) {
-            Ok(tcp) => tcp.map(OwnedFd::from),
-            Err(_) => passed.take_unix_listener(index)?.map(OwnedFd::from),
-        };
-        listeners.extend(fd.map(Listener::from_fd));
-    }
-    Ok(listeners)
 }
 
 fn limits(args: &EchoArgs) -> Limits {
