@@ -1,13 +1,14 @@
 //! `proscenium compare`: servers against each other, under the same load by the same client.
 //!
-//! [`stacks`] says which servers there are, [`plan`] what is run in which order, [`runs`] runs one
-//! server and one client ([`processes`]), under a CPU quota where there is one ([`quota`]).
+//! [`stacks`] says which servers there are, [`profiles`] how often and how long, [`plan`] what is
+//! run in which order, [`runs`] runs one server and one client ([`processes`]), under a CPU quota where there is one ([`quota`]).
 //! [`summary`] and [`goals`] add the runs up, [`report`] writes them down.
 
 mod args;
 mod goals;
 mod plan;
 mod processes;
+mod profiles;
 mod progress;
 mod quota;
 mod report;
@@ -46,7 +47,8 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
         .map_err(|error| format!("cannot find this program's own file: {error}"))?;
     let mut notes = Vec::new();
     let quota = find_quota(args, &mut notes);
-    let shapes = plan::shapes(args, quota.is_some())?;
+    let works = quota.as_ref().map(|_| ()).map_err(String::as_str);
+    let shapes = plan::shapes(args, works)?;
     let (server_cpus, client_cpus) = pinning(args, &mut notes)?;
     let time = machine::unix_seconds();
     let out = PathBuf::from(args.out.replace("{time}", &utc::file_name(time)));
@@ -62,7 +64,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
         own,
         server_cpus,
         client_cpus,
-        quota,
+        quota: quota.ok(),
         shards: args.shards,
         drain: args.drain,
         interrupted,
@@ -108,7 +110,13 @@ fn go(runner: &Runner, shapes: &[Shape], report: &mut Report, out: &Path) -> Res
     let mut progress = Progress::new(shapes);
     progress.announce();
     for shape in shapes {
-        alternate(runner, shape, &mut report.runs, &mut progress);
+        match &shape.skip {
+            Some(reason) => {
+                progress.skips(shape, reason);
+                report.runs.push(Run::skipped(shape, reason));
+            }
+            None => alternate(runner, shape, &mut report.runs, &mut progress),
+        }
         report.summaries.push(Summary::of(shape, &report.runs));
         report.goals = goals::judge(&report.summaries, &report.runs);
         report
@@ -154,27 +162,23 @@ fn is_hopeless(runs: &[Run], shape: &Shape, who: Contender) -> bool {
         || own().filter(|run| run.record.is_none()).count() >= FRUITLESS_MAX
 }
 
-fn find_quota(args: &CompareArgs, notes: &mut Vec<String>) -> Option<Quota> {
+/// The place to make quotas in, or why there is none.
+fn find_quota(args: &CompareArgs, notes: &mut Vec<String>) -> Result<Quota, String> {
     if args.quota == 0 {
-        notes.push("CPU quota: not asked for; every shape is unthrottled".to_owned());
-        return None;
+        let reason = "not asked for; every shape is unthrottled";
+        notes.push(format!("CPU quota: {reason}"));
+        return Err(reason.to_owned());
     }
-    match Quota::find() {
+    let quota = Quota::find();
+    let percent = args.quota;
+    notes.push(match &quota {
         Ok(quota) => {
-            let how = quota.describe(args.quota);
-            let percent = args.quota;
-            notes.push(format!(
-                "CPU quota of throttled servers: {percent} % of a CPU ({how})"
-            ));
-            Some(quota)
+            let how = quota.describe(percent);
+            format!("CPU quota of throttled servers: {percent} % of a CPU ({how})")
         }
-        Err(reason) => {
-            notes.push(format!(
-                "CPU quota: not possible on this system, its shapes are left out: {reason}"
-            ));
-            None
-        }
-    }
+        Err(_) => "CPU quota: not possible on this system, its shapes are skipped".to_owned(),
+    });
+    quota
 }
 
 /// The CPUs of the servers and of the client: the client has the second one for itself, a server

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::super::goals::Judged;
 use super::super::goals::Verdict;
 use super::super::plan::Metric;
+use super::super::runs::ALL;
 use super::super::statistics::Spread;
 use super::super::summary::{Line, Summary};
 use super::{Report, rate, show};
@@ -109,6 +110,17 @@ fn range(metric: Metric, spread: Spread) -> String {
 
 /// The table of one shape.
 pub(super) fn of_shape(summary: &Summary) -> Table {
+    let title = format!("{} · {}", summary.id, summary.title);
+    if let Some(reason) = &summary.skipped {
+        return Table {
+            title,
+            header: ["stack", "result"].map(str::to_owned).into(),
+            rows: vec![Row {
+                cells: vec![ALL.to_owned(), format!("skipped: {reason}")],
+                tone: Tone::Dim,
+            }],
+        };
+    }
     let metric = summary.metric;
     let about = match metric {
         Metric::Throughput => "msg/s",
@@ -164,7 +176,7 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
         }
     };
     Table {
-        title: format!("{} · {}", summary.id, summary.title),
+        title,
         header: header.iter().map(ToString::to_string).collect(),
         rows: summary.lines.iter().map(row).collect(),
     }
@@ -189,7 +201,8 @@ fn of_sweep(summaries: &[Summary]) -> Option<Table> {
         |percent| format!("server limited to {percent} % of a CPU"),
     );
     let mut header = vec!["connections × size × in flight".to_owned()];
-    header.extend(first.lines.iter().map(|line| line.stack.clone()));
+    let contenders = &first.shape.contenders;
+    header.extend(contenders.iter().map(ToString::to_string));
     header.push("result".to_owned());
     let row = |point: &&Summary| {
         let shape = &point.shape;
@@ -199,6 +212,14 @@ fn of_sweep(summaries: &[Summary]) -> Option<Table> {
             bytes(shape.size as u64).replace(".0 ", " "),
             grouped(shape.inflight.into())
         )];
+        if let Some(reason) = &point.skipped {
+            cells.extend(contenders.iter().map(|_| Line::NOTHING.to_owned()));
+            cells.push(format!("skipped: {reason}"));
+            return Row {
+                cells,
+                tone: Tone::Dim,
+            };
+        }
         let mut bad = Vec::new();
         for line in &point.lines {
             let value = or_nothing(line.metric, |spread| rate(spread.median));
@@ -333,6 +354,28 @@ mod tests {
         line.client_cpu_share = Spread::of([0.97]);
         let text = of_shape(&report.summaries[0]).text();
         assert!(text.contains("97 % client-bound 1/2"), "{text}");
+    }
+
+    #[test]
+    fn what_is_skipped_is_a_row_that_says_why() {
+        let mut report = report();
+        let mut shape = report.summaries[0].shape.clone();
+        shape.skip = Some("too much".to_owned());
+        let alone = of_shape(&Summary::of(&shape, &[])).text();
+        assert!(alone.contains("all    skipped: too much"), "{alone}");
+        shape.sweep = true;
+        report.summaries[0].shape.sweep = true;
+        report.summaries.insert(0, Summary::of(&shape, &[]));
+        let table = &all(&report)[0];
+        let last: Vec<&String> = table
+            .rows
+            .iter()
+            .filter_map(|row| row.cells.last())
+            .collect();
+        assert_eq!(table.rows.len(), 2);
+        assert_eq!(last[0], "skipped: too much");
+        assert_eq!(table.rows[0].cells.len(), table.rows[1].cells.len());
+        assert_eq!(table.header.len(), table.rows[1].cells.len());
     }
 
     #[test]
