@@ -75,7 +75,7 @@ fn goals() -> Vec<Goal> {
         Goal {
             acceptable: Some(0.95),
             ..goal(
-                "s2 throughput to raw",
+                "s2: throughput, × raw",
                 AT_S2,
                 S2,
                 Ratio(ours, raw),
@@ -83,18 +83,24 @@ fn goals() -> Vec<Goal> {
             )
         },
         goal(
-            "s2 throughput to asio",
+            "s2: throughput, × asio",
             AT_S2,
             S2,
             Ratio(ours, asio),
             AtLeast(1.4),
         ),
-        goal("s2 runs passed", AT_S2, S2, Passed(ours), AtLeast(1.0)),
-        goal("s2 peak memory, MB", AT_S2, S2, Memory(ours), AtMost(64.0)),
+        goal(
+            "s2: share of runs passed",
+            AT_S2,
+            S2,
+            Passed(ours),
+            AtLeast(1.0),
+        ),
+        goal("s2: peak memory, MB", AT_S2, S2, Memory(ours), AtMost(64.0)),
         Goal {
             rate: Some(1e6),
             ..goal(
-                "CPU per message at 1 M/s to raw",
+                "1 M/s offered: CPU per message, × raw",
                 &["cpu-1m"],
                 S2,
                 Ratio(ours, raw),
@@ -102,49 +108,49 @@ fn goals() -> Vec<Goal> {
             )
         },
         goal(
-            "10,000 × 64 B × 1 to raw",
+            "10,000 × 64 B × 1: throughput, × raw",
             AT_SMALL,
             SMALL,
             Ratio(ours, raw),
             AtLeast(0.97),
         ),
         goal(
-            "10,000 × 64 B × 1 to asio",
+            "10,000 × 64 B × 1: throughput, × asio",
             AT_SMALL,
             SMALL,
             Ratio(ours, asio),
             AtLeast(1.05),
         ),
         goal(
-            "100 × 64 B × 1000 to asio",
+            "100 × 64 B × 1000: throughput, × asio",
             AT_DEEP,
             DEEP,
             Ratio(ours, asio),
             AtLeast(0.9),
         ),
         goal(
-            "100 × 64 B × 1000 to tokio-codec",
+            "100 × 64 B × 1000: throughput, × tokio-codec",
             AT_DEEP,
             DEEP,
             Ratio(ours, TOKIO_CODEC),
             AtLeast(4.0),
         ),
         goal(
-            "10,000 idle connections, MB",
+            "10,000 idle connections: peak memory, MB",
             &["s1"],
             S2,
             Memory(ours),
             AtMost(16.0),
         ),
         goal(
-            "s2 through StreamSocket to callback",
+            "s2: StreamSocket, × callback",
             AT_S2,
             S2,
             Ratio(SOCKET, ours),
             AtLeast(0.8),
         ),
         goal(
-            "the client's rate to a bare client's",
+            "client: throughput, × bare client",
             &["client"],
             S2,
             Ratio(raw, BARE_CLIENT),
@@ -153,7 +159,7 @@ fn goals() -> Vec<Goal> {
         Goal {
             rate: Some(2e5),
             ..goal(
-                "CPU per message, two shards to one, 0.2 M/s",
+                "0.2 M/s offered: CPU per message on two shards, × one",
                 &["two-shards"],
                 S2,
                 Ratio(TWO_SHARDS, ours),
@@ -306,19 +312,19 @@ mod tests {
             (94.0, Verdict::Missed),
         ] {
             let judged = judged(ours, 400.0);
-            assert_eq!(verdict(&judged, "s2 throughput to raw"), expected);
+            assert_eq!(verdict(&judged, "s2: throughput, × raw"), expected);
             assert_eq!(
-                verdict(&judged, "s2 throughput to asio"),
+                verdict(&judged, "s2: throughput, × asio"),
                 Verdict::NotMeasured
             );
-            assert_eq!(verdict(&judged, "s2 runs passed"), Verdict::Met);
-            assert_eq!(verdict(&judged, "s2 peak memory, MB"), Verdict::Met);
+            assert_eq!(verdict(&judged, "s2: share of runs passed"), Verdict::Met);
+            assert_eq!(verdict(&judged, "s2: peak memory, MB"), Verdict::Met);
         }
     }
 
     #[test]
     fn less_is_better_for_cpu_time() {
-        let goal = "CPU per message at 1 M/s to raw";
+        let goal = "1 M/s offered: CPU per message, × raw";
         assert_eq!(verdict(&judged(100.0, 410.0), goal), Verdict::Met);
         assert_eq!(verdict(&judged(100.0, 440.0), goal), Verdict::Missed);
     }
@@ -331,7 +337,7 @@ mod tests {
             run("s2", PROSCENIUM, 1, None),
         ];
         let all = judge(&[Summary::of(&small, &runs)], &runs);
-        assert_eq!(verdict(&all, "s2 runs passed"), Verdict::Missed);
+        assert_eq!(verdict(&all, "s2: share of runs passed"), Verdict::Missed);
         small.ccu = 20;
         let all = judge(&[Summary::of(&small, &runs)], &runs);
         assert!(all.iter().all(|one| one.verdict == Verdict::NotMeasured));

@@ -71,7 +71,8 @@ fn fields(row: &StreamRow) -> io::Result<(StringRecord, StringRecord)> {
     Ok((next()?, next()?))
 }
 
-/// A row of a run that has no numbers: what was asked for, the rest empty, rather than zeros that nobody measured.
+/// A row of a run that has no numbers: what was asked for, the rest empty, rather than zeros that
+/// nobody measured.
 fn without_result(run: &Run, header: &StringRecord) -> StringRecord {
     let value = |column: &str| match column {
         "scenario_id" => run.scenario.to_owned(),

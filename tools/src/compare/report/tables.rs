@@ -31,7 +31,12 @@ pub(super) struct Table {
     pub(super) title: String,
     pub(super) header: Vec<String>,
     pub(super) rows: Vec<Row>,
+    /// What is to be said about it; may be empty.
+    pub(super) note: String,
 }
+
+/// The title of the table of goals.
+pub(super) const GOALS: &str = "Goals";
 
 impl Line {
     /// What stands where there is no number.
@@ -44,7 +49,7 @@ impl Line {
         }
         let reasons = self.failures.join("; ");
         let of = |runs| {
-            if runs == 1 {
+            if self.runs == 1 {
                 String::new()
             } else {
                 format!(" {runs}/{}", self.runs)
@@ -53,10 +58,18 @@ impl Line {
         match self.passed {
             0 if self.runs == 0 => "not run".to_owned(),
             0 => format!("failed: {reasons}"),
-            passed if passed == self.runs && self.rate_missed > 0 => {
-                format!("PASS{}, rate not held in {}", of(passed), self.rate_missed)
+            passed if passed == self.runs => {
+                let mut text = format!("PASS{}", of(passed));
+                for (count, what) in [
+                    (self.rate_missed, "rate not held"),
+                    (self.client_bound, "client-bound"),
+                ] {
+                    if count > 0 {
+                        let _ = write!(text, ", {what}{}", of(count));
+                    }
+                }
+                text
             }
-            passed if passed == self.runs => format!("PASS{}", of(passed)),
             passed => format!("FAIL {}/{}: {reasons}", self.runs - passed, self.runs),
         }
     }
@@ -119,6 +132,7 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
                 cells: vec![ALL.to_owned(), format!("skipped: {reason}")],
                 tone: Tone::Dim,
             }],
+            note: String::new(),
         };
     }
     let metric = summary.metric;
@@ -139,7 +153,7 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
     }
     header.push("peak RSS");
     if loaded {
-        header.extend(["p50", "p95", "p99", "p99.9", "max", "client"]);
+        header.extend(["p50", "p95", "p99", "p99.9", "max", "client CPU"]);
     }
     header.push("result");
     let row = |line: &Line| {
@@ -166,7 +180,7 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
                 None => cells.extend([Line::NOTHING; 5].map(str::to_owned)),
             }
             cells.push(or_nothing(line.client_cpu_share, |share| {
-                client(share, line)
+                format!("{:.0} %", share.median * 100.0)
             }));
         }
         cells.push(line.result());
@@ -179,17 +193,9 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
         title,
         header: header.iter().map(ToString::to_string).collect(),
         rows: summary.lines.iter().map(row).collect(),
+        note: String::new(),
     }
-}
-
-/// The client's share of its CPU, marked where the client was the limit.
-fn client(share: Spread, line: &Line) -> String {
-    let mark = match line.client_bound {
-        0 => String::new(),
-        all if all == line.passed => " client-bound".to_owned(),
-        some => format!(" client-bound {some}/{}", line.passed),
-    };
-    format!("{:.0} %{mark}", share.median * 100.0)
+    .without_empty_columns()
 }
 
 /// All points of a sweep in one table: a row for each point, a column for each stack.
@@ -245,18 +251,19 @@ fn of_sweep(summaries: &[Summary]) -> Option<Table> {
         title: format!("sweep · msg/s (× raw), {quota}"),
         header,
         rows: points.iter().map(row).collect(),
+        note: String::new(),
     })
 }
 
-/// The goals, if any was measured.
+/// The goals, if any was measured; those that were not are named below the table.
 fn of_goals(goals: &[Judged]) -> Option<Table> {
-    if goals
+    let (not_measured, measured): (Vec<&Judged>, Vec<&Judged>) = goals
         .iter()
-        .all(|goal| goal.verdict == Verdict::NotMeasured)
-    {
+        .partition(|goal| goal.verdict == Verdict::NotMeasured);
+    if measured.is_empty() {
         return None;
     }
-    let row = |goal: &Judged| Row {
+    let row = |goal: &&Judged| Row {
         cells: vec![
             goal.goal.to_owned(),
             goal.bound.clone(),
@@ -264,10 +271,7 @@ fn of_goals(goals: &[Judged]) -> Option<Table> {
             or_nothing(goal.measured, |spread| {
                 format!("{:.3}–{:.3}", spread.min, spread.max)
             }),
-            match goal.measured {
-                Some(_) => goal.shape.clone().unwrap_or_default(),
-                None => Line::NOTHING.to_owned(),
-            },
+            goal.shape.clone().unwrap_or_default(),
             goal.verdict.to_string(),
         ],
         tone: match goal.verdict {
@@ -277,14 +281,34 @@ fn of_goals(goals: &[Judged]) -> Option<Table> {
         },
     };
     let header = ["goal", "bound", "median", "range", "shape", "verdict"];
+    let names: Vec<&str> = not_measured.iter().map(|goal| goal.goal).collect();
     Some(Table {
-        title: "goals".to_owned(),
+        title: GOALS.to_owned(),
         header: header.map(str::to_owned).into(),
-        rows: goals.iter().map(row).collect(),
+        rows: measured.iter().map(row).collect(),
+        note: if names.is_empty() {
+            String::new()
+        } else {
+            format!("Not measured by these shapes: {}.", names.join("; "))
+        },
     })
 }
 
 impl Table {
+    /// Leaves out columns of numbers in which no row has one.
+    fn without_empty_columns(mut self) -> Self {
+        for column in (1..self.header.len() - 1).rev() {
+            let is_empty = |row: &Row| row.cells[column] == Line::NOTHING;
+            if self.rows.iter().all(is_empty) {
+                self.header.remove(column);
+                for row in &mut self.rows {
+                    row.cells.remove(column);
+                }
+            }
+        }
+        self
+    }
+
     /// The table in columns of equal width.
     pub(super) fn text(&self) -> String {
         let last = self.header.len() - 1;
@@ -312,6 +336,9 @@ impl Table {
             text.push_str(line.trim_end());
             text.push('\n');
         }
+        if !self.note.is_empty() {
+            let _ = writeln!(text, "  {}", self.note);
+        }
         text
     }
 }
@@ -330,6 +357,7 @@ mod tests {
                 cells: ["µµµ", "1,000", "PASS"].map(str::to_owned).into(),
                 tone: Tone::Plain,
             }],
+            note: String::new(),
         };
         assert_eq!(table.text(), "t\n  a        n  r\n  µµµ  1,000  PASS\n");
     }
@@ -347,13 +375,38 @@ mod tests {
     }
 
     #[test]
+    fn columns_without_a_number_are_left_out() {
+        let mut report = report();
+        let header = |report: &Report| of_shape(&report.summaries[0]).header.join("|");
+        assert!(!header(&report).contains("× asio"), "asio failed");
+        report.summaries[0].lines[0].to_asio = Spread::of([2.0]);
+        assert!(header(&report).contains("× asio"));
+    }
+
+    #[test]
+    fn goals_that_were_not_measured_are_named_below_the_others() {
+        let table = of_goals(&report().goals).unwrap();
+        assert!(table.rows.iter().all(|row| row.tone != Tone::Dim));
+        assert!(
+            table.note.contains("10,000 idle connections"),
+            "{}",
+            table.note
+        );
+        assert!(
+            !table.note.contains("s2: throughput, × raw"),
+            "{}",
+            table.note
+        );
+    }
+
+    #[test]
     fn a_client_that_was_the_limit_is_marked() {
         let mut report = report();
         let line = &mut report.summaries[0].lines[0];
         line.client_bound = 1;
         line.client_cpu_share = Spread::of([0.97]);
         let text = of_shape(&report.summaries[0]).text();
-        assert!(text.contains("97 % client-bound 1/2"), "{text}");
+        assert!(text.contains("97 %  PASS 2/2, client-bound 1/2"), "{text}");
     }
 
     #[test]
