@@ -438,7 +438,9 @@ impl Run {
         let book = self.book.borrow();
         let handled = book.handled.get(&id).copied().unwrap_or(0);
         let arrived = self.lossy || book.is_settled(id);
-        life.place == Place::Ended || (arrived && handled == client.messages)
+        // One that has half-closed is waited for until the end of its connection, too.
+        let alive = arrived && handled == client.messages && !client.finishes;
+        life.place == Place::Ended || alive
     }
 
     fn check_settled(&self) {
