@@ -2,8 +2,9 @@
 //!
 //! The engine turns socket bytes into whole messages, each tagged with the [`RouterId`] of its
 //! connection, hands them to your [`Handler`] on the thread that read them, and writes what the
-//! handler sends. This crate is the facade: everything of `proscenium-engine`, and the codecs of
-//! `proscenium-framing` as [`framing`].
+//! handler sends. This crate is the facade: everything of `proscenium-engine`, the codecs of
+//! `proscenium-framing` as [`framing`], and with the feature `stages` those of `proscenium-stages`
+//! as `stages`.
 //!
 //! ```no_run
 //! use proscenium::{Context, Engine, Handler, Listener, Message, RouterId};
@@ -51,20 +52,24 @@
 //!
 //! # Features
 //!
-//! - `sim`: the module `sim`, in which the same shards run on virtual time and an in-memory
-//!   network with seeded faults. For tests.
+//! - `stages`: the module `stages`, stateful services written as `async fn`, to which one thing
+//!   happens at a time: thousands of them on each shard, without locks.
+//! - `sim`: the module `sim`, in which the same shards (and stages) run on virtual time and an
+//!   in-memory network with seeded faults. For tests.
 //!
 //! The default is the engine alone. Linux only.
 //!
 //! # Further reading
 //!
-//! The guide is in `docs/guide/` of the repository: concepts, embedding, connections, limits,
-//! tuning, operations, simulation, tools. `ARCHITECTURE.md` shows the house on one page.
+//! The guide is in `docs/guide/` of the repository: concepts, embedding, stages, connections,
+//! limits, tuning, operations, simulation, tools. `ARCHITECTURE.md` shows the house on one page.
 
 #![forbid(unsafe_code)]
 
 pub use proscenium_engine::*;
 pub use proscenium_framing as framing;
+#[cfg(feature = "stages")]
+pub use proscenium_stages as stages;
 
 // The examples of the pages below are compiled and run by `cargo test --doc`.
 #[cfg(doctest)]
@@ -83,6 +88,9 @@ mod pages {
     struct Tuning;
     #[doc = include_str!("../docs/guide/operations.md")]
     struct Operations;
+    #[cfg(all(feature = "stages", feature = "sim"))]
+    #[doc = include_str!("../docs/guide/stages.md")]
+    struct Stages;
     #[cfg(feature = "sim")]
     #[doc = include_str!("../docs/guide/simulation.md")]
     struct Simulation;

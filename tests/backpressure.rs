@@ -7,9 +7,10 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use proscenium::{Limits, Listener, Overflow, SendError};
+use proscenium::{Connector, Context, Engine, Limits, Listener, Overflow, RouterId, SendError};
 use support::{
-    Behaviour, Server, ask, connect_narrow, eventually, frame, loopback, read_frame, try_read_frame,
+    Behaviour, Job, Server, ask, connect_narrow, eventually, frame, loopback, read_frame,
+    try_read_frame,
 };
 
 const KIB: usize = 1024;
@@ -388,5 +389,48 @@ fn a_stream_kept_full_by_on_drained_does_not_starve_others() {
     reading.join().unwrap();
     assert_eq!(server.log.until_closed(id).0, "local");
     drop(other);
+    server.end_clean();
+}
+
+/// Sends `total` messages as long as they are taken, and goes on when there is room; counts what
+/// comes.
+fn talker(total: u32, heard: &Arc<AtomicUsize>) -> Behaviour {
+    let said = Arc::new(AtomicUsize::new(0));
+    let talk = move |cx: &mut Context<'_, Job>, to: RouterId| {
+        let mut number = said.load(Ordering::Relaxed) as u32;
+        while number < total && cx.send(to, &numbered(number, 8 * KIB)).is_ok() {
+            number += 1;
+        }
+        said.store(number as usize, Ordering::Relaxed);
+    };
+    let (again, heard) = (talk.clone(), Arc::clone(heard));
+    Behaviour::on_message(move |_, _, message| {
+        let before = heard.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(number_of(&message) as usize, before);
+    })
+    .on_connect(talk)
+    .on_drained(again)
+}
+
+/// Both ends say much at once before they listen. If both stopped reading until what they said is
+/// taken, they would wait for each other for ever.
+#[test]
+fn two_engines_that_both_say_more_than_the_socket_takes_hear_each_other() {
+    const MESSAGES: u32 = 500;
+    let limits = small_queues().send_queue_max(8 * KIB * KIB);
+    let (at_server, at_client) = (Arc::default(), Arc::default());
+    let listener = narrow(Overflow::default());
+    let server = Server::with(limits.clone(), listener, talker(MESSAGES, &at_server));
+    let builder = Engine::builder().limits(limits);
+    let client = Server::start(builder, talker(MESSAGES, &at_client));
+    let connector = Connector::to(server.address()).socket_buffers(Some(4 * KIB), Some(8 * KIB));
+    client.handle.connect(0, connector).unwrap();
+    eventually("everything is heard", || {
+        let heard = [&at_server, &at_client].map(|heard| heard.load(Ordering::Relaxed));
+        (heard == [MESSAGES as usize; 2]).then_some(())
+    });
+    assert!(server.stats().pauses > 0, "the server had to wait");
+    assert!(client.stats().dropped > 0, "the client was told to wait");
+    client.end_clean();
     server.end_clean();
 }

@@ -4,11 +4,12 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use proscenium::{Engine, Framing, Limits};
 use support::{
-    Behaviour, Seen, Server, ask, eventually, expect_end, frame, loopback, read_frame, reset,
-    try_read_frame,
+    Behaviour, PATIENCE, Seen, Server, ask, connect_narrow, eventually, expect_end, frame,
+    loopback, read_frame, reset, try_read_frame,
 };
 
 fn echo(limits: Limits) -> Server {
@@ -24,13 +25,14 @@ fn an_oversized_frame_closes_its_connection_with_both_numbers() {
         let (mut bad, id) = server.accept();
         ask(&mut bad, b"good");
         bad.write_all(&announced.to_be_bytes()).unwrap();
+        expect_end(&mut bad);
+        drop(bad);
         let (reason, text) = server.log.until_closed(id);
         assert_eq!(reason, "bad_frame");
         assert!(
             text.contains(&announced.to_string()) && text.contains("1000"),
             "{text}"
         );
-        expect_end(&mut bad);
         ask(&mut bystander, b"still here");
     }
     let stats = server.until_stats(|stats| stats.connections == 1);
@@ -41,14 +43,75 @@ fn an_oversized_frame_closes_its_connection_with_both_numbers() {
 }
 
 #[test]
+fn good_frames_before_a_bad_one_are_answered() {
+    // A linger time that no test waits for: nothing here ends by it.
+    let limits = Limits::default().frame_max(100_000).linger(PATIENCE * 10);
+    let server = echo(limits);
+    // Short answers, and more than the socket takes at once.
+    for (count, length) in [(1, 0), (3, 10), (200, 100_000)] {
+        let (mut client, id) = server.accept();
+        let good = vec![length as u8; length];
+        let mut writer = client.try_clone().unwrap();
+        let bytes = [frame(&good).repeat(count), u32::MAX.to_be_bytes().to_vec()].concat();
+        let writing = std::thread::spawn(move || {
+            writer.write_all(&bytes).unwrap();
+            // Discarded, and no reason to reset what is still to be read.
+            writer.write_all(&[1; 1000]).unwrap();
+        });
+        for answer in 0..count {
+            assert!(read_frame(&mut client) == good, "{answer} of {count}");
+        }
+        assert_eq!(try_read_frame(&mut client).unwrap(), None);
+        writing.join().unwrap();
+        drop(client);
+        let (reason, text) = server.log.until_closed(id);
+        assert_eq!(reason, "bad_frame");
+        assert!(text.contains(&u32::MAX.to_string()), "{text}");
+    }
+    let stats = server.until_stats(|stats| stats.connections == 0);
+    assert_eq!((stats.closed("bad_frame"), stats.bytes_lost), (3, 0));
+    server.end_clean();
+}
+
+#[test]
+fn a_bad_frame_stays_the_reason_however_its_sender_ends() {
+    let limits = Limits::default()
+        .send_high(4 << 20)
+        .linger(Duration::from_millis(100));
+    let listener = loopback().socket_buffers(None, Some(16 << 10));
+    let server = Server::with(limits, listener, Behaviour::echo());
+    let (mut resets, resets_id) = server.accept();
+    resets.write_all(&u32::MAX.to_be_bytes()).unwrap();
+    reset(resets);
+    assert_eq!(server.log.until_closed(resets_id).0, "bad_frame");
+    let (mut stays, stays_id) = server.accept();
+    stays.write_all(&u32::MAX.to_be_bytes()).unwrap();
+    assert_eq!(server.log.until_closed(stays_id).0, "bad_frame");
+    // One that does not read its answers is cut off, which its peer can tell.
+    let mut narrow = connect_narrow(server.address(), 4096);
+    let narrow_id = server.id_of(&narrow);
+    let bytes = [
+        frame(&[7; 50_000]).repeat(40),
+        u32::MAX.to_be_bytes().to_vec(),
+    ]
+    .concat();
+    narrow.write_all(&bytes).unwrap();
+    assert_eq!(server.log.until_closed(narrow_id).0, "bad_frame");
+    let stats = server.until_stats(|stats| stats.connections == 0);
+    assert_eq!(stats.closed("bad_frame"), 3);
+    let _ = server.shutdown();
+}
+
+#[test]
 fn garbage_closes_its_connection() {
     let server = echo(Limits::default());
     let (mut bystander, _) = server.accept();
     let (mut http, http_id) = server.accept();
     http.write_all(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
         .unwrap();
-    assert_eq!(server.log.until_closed(http_id).0, "bad_frame");
     expect_end(&mut http);
+    drop(http);
+    assert_eq!(server.log.until_closed(http_id).0, "bad_frame");
     ask(&mut bystander, b"still here");
     drop(bystander);
     server.end_clean();
@@ -177,6 +240,8 @@ fn little_endian_lengths_and_raw_bytes() {
     // The same length read the other way round is far over the limit.
     le32.write_all(&257u32.to_be_bytes()).unwrap();
     let id = server.id_of(&le32);
+    expect_end(&mut le32);
+    drop(le32);
     assert_eq!(server.log.until_closed(id).0, "bad_frame");
 
     let mut raw = support::connect(support::tcp_address(&addresses[1]));

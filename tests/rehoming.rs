@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use proscenium::{Engine, Limits, RouterId, SendError};
+use proscenium::{Balance, Engine, Limits, RouterId, SendError};
 use support::{
     Behaviour, PATIENCE, Seen, Server, ask, connect_narrow, eventually, expect_end, frame,
     loopback, on_shard, read_frame, reset, try_read_frame,
@@ -196,6 +196,61 @@ fn a_connection_moves_away_and_home_and_can_be_reached_from_everywhere() {
         let sent = server.on(home, move |cx| cx.send(id, b"late"));
         (sent == Err(SendError::Gone)).then_some(())
     });
+    server.end_clean();
+}
+
+#[test]
+fn a_tag_moves_along_and_every_shard_knows_what_it_can_of_the_home() {
+    let server = serve(Limits::default(), Behaviour::echo());
+    let (client, id) = server.accept();
+    let home = id.shard();
+    let (away, third) = ((home + 1) % SHARDS, (home + 2) % SHARDS);
+    let known = |shard| server.on(shard, move |cx| (cx.tag(id), cx.home(id)));
+    assert_eq!(known(home), (0, Some(home)));
+    assert_eq!(known(away), (0, Some(home)));
+    assert!(!server.on(away, move |cx| cx.set_tag(id, 1)), "not here");
+    assert!(server.on(home, move |cx| cx.set_tag(id, u64::MAX)));
+    assert_eq!(known(home), (u64::MAX, Some(home)));
+    move_to(&server, id, away);
+    until_at(&server, id, away);
+    assert_eq!(known(away), (u64::MAX, Some(away)));
+    assert_eq!(known(home), (0, Some(away)));
+    assert_eq!(known(third), (0, Some(home)));
+    let departed = |seen: &Seen| match seen {
+        Seen::Departed { tag, .. } => Some(*tag),
+        _ => None,
+    };
+    assert_eq!(server.log.find(departed), Some(u64::MAX));
+    assert!(server.on(away, move |cx| cx.set_tag(id, 7)));
+    // By way of its birth shard, and home again.
+    for to in [third, home] {
+        move_to(&server, id, to);
+        until_at(&server, id, to);
+        eventually("the tag", || (known(to) == (7, Some(to))).then_some(()));
+    }
+    // Ended, but the handler has not been told yet: neither.
+    let ended = server.on(home, move |cx| {
+        cx.abort(id);
+        (cx.tag(id), cx.set_tag(id, 8), cx.home(id))
+    });
+    assert_eq!(ended, (0, false, None));
+    let tag = eventually("the end", || {
+        server.log.find(|seen| match seen {
+            Seen::Disconnected { tag, .. } => Some(*tag),
+            _ => None,
+        })
+    });
+    assert_eq!(tag, 7, "as it was when it ended");
+    assert_eq!(known(home), (0, None));
+    assert_eq!(known(third), (0, Some(home)));
+    let nobody = RouterId::from_u64((SHARDS as u64) << 56 | 1);
+    let found = server.on(home, move |cx| (cx.tag(nobody), cx.home(nobody)));
+    assert_eq!(found, (0, None));
+    let (client2, next) = server.accept();
+    let shard = next.shard();
+    assert_eq!(server.on(shard, move |cx| cx.tag(next)), 0, "a new one");
+    drop((client, client2));
+    server.until_stats(|stats| stats.connections == 0);
     server.end_clean();
 }
 
@@ -412,5 +467,78 @@ fn a_connection_whose_messages_pile_up_between_shards_is_closed_not_thinned_out(
     }
     assert!(next <= sent);
     server.until_stats(|stats| stats.connections == 0 && stats.closed("forward_overflow") == 1);
+    server.end_clean();
+}
+
+#[test]
+fn no_shard_takes_more_connections_than_it_may_and_no_place_is_lost() {
+    const MAX: usize = 4;
+    let builder = Engine::builder()
+        .shards(SHARDS)
+        .limits(Limits::default().connections_max(MAX))
+        .listen(loopback().balance(Balance::RoundRobin));
+    let server = Server::start(builder, Behaviour::echo());
+    let full = Err(SendError::Full);
+    let rehome = |at: usize, id: RouterId, to: usize| {
+        let moved = server.on(at, move |cx| cx.rehome(id, to));
+        if moved.is_ok() {
+            until_at(&server, id, to);
+        }
+        moved
+    };
+    // Twice, to find places that were not given back.
+    for _ in 0..2 {
+        // Three on each shard: one place is free.
+        let mut clients = [(); 9].map(|()| server.accept());
+        clients.sort_by_key(|(_, id)| id.shard());
+        let on = |shard: usize, n: usize| clients[3 * shard + n].1;
+        // All at once: one of them fits, whatever is on its way.
+        let all = [on(0, 0), on(0, 1), on(0, 2)];
+        let moved = server.on(0, move |cx| all.map(|id| cx.rehome(id, 1)));
+        assert_eq!(moved, [Ok(()), full, full]);
+        until_at(&server, all[0], 1);
+        let count = |shard: usize| server.on(shard, |cx| cx.connections());
+        eventually("2, 4, 3", || {
+            ([count(0), count(1), count(2)] == [2, 4, 3]).then_some(())
+        });
+        // A guest that goes by the shard of its birth needs a place there too.
+        assert_eq!(rehome(1, on(0, 0), 2), Ok(()));
+        assert_eq!([count(0), count(1), count(2)], [2, 3, 4]);
+        assert_eq!(rehome(0, on(0, 1), 2), full);
+        assert_eq!(rehome(1, on(1, 0), 0), Ok(()));
+        assert_eq!(rehome(1, on(1, 1), 0), Ok(()));
+        assert_eq!([count(0), count(1), count(2)], [4, 1, 4]);
+        assert_eq!(
+            rehome(2, on(0, 0), 1),
+            full,
+            "there is none where it was born"
+        );
+        assert_eq!(rehome(2, on(2, 0), 1), Ok(()));
+        // What was asked for last counts, and here means: nowhere.
+        let id = on(2, 0);
+        let last = server.on(1, move |cx| [2, 0, 2, 1].map(|to| cx.rehome(id, to)));
+        assert_eq!(last, [Ok(()), full, Ok(()), Ok(())]);
+        assert_eq!(rehome(1, on(2, 0), 1), Ok(()));
+        // One that ends on its way gives its place back.
+        let aborted = on(2, 1);
+        server.on(2, move |cx| {
+            cx.rehome(aborted, 1).unwrap();
+            cx.abort(aborted);
+        });
+        for (client, id) in &mut clients {
+            if *id != aborted {
+                ask(client, b"still here");
+            }
+        }
+        drop(clients);
+        server.until_stats(|stats| stats.connections == 0 && stats.away == 0);
+    }
+    // Every shard can be full again, and no fuller.
+    let clients = [(); SHARDS * MAX].map(|()| server.accept());
+    let mut refused = server.connect();
+    expect_end(&mut refused);
+    assert_eq!(server.stats().connections, (SHARDS * MAX) as u64);
+    drop((clients, refused));
+    server.until_stats(|stats| stats.connections == 0);
     server.end_clean();
 }

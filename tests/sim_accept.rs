@@ -9,14 +9,14 @@ mod support;
 use std::time::Duration;
 
 use proscenium::sim::{Faults, SimNet, SimPeer};
-use proscenium::{Balance, Listener};
+use proscenium::{Balance, Limits, Listener};
 use recorder::Stage;
 use support::{ADDRESS, HOUR, SECOND, check_empty, for_seeds, frame};
 
-fn stage(net: &SimNet, shards: usize, balance: Balance) -> Stage {
+fn stage(net: &SimNet, shards: usize, balance: Balance, limits: Limits) -> Stage {
     Stage::new(net, |builder| {
         let listener = Listener::tcp(ADDRESS).unwrap().balance(balance);
-        builder.shards(shards).listen(listener)
+        builder.shards(shards).listen(listener).limits(limits)
     })
 }
 
@@ -34,7 +34,9 @@ fn descriptors_run_out(net: &SimNet) {
     } else {
         Balance::ReusePort
     };
-    let mut stage = stage(net, random.between(1, 3) as usize, balance);
+    let retry = Duration::from_millis(random.between(10, 500));
+    let limits = Limits::default().accept_retry(retry);
+    let mut stage = stage(net, random.between(1, 3) as usize, balance, limits);
     let mut peers: Vec<SimPeer> = Vec::new();
     for _ in 0..random.between(1, 30) {
         peers.push(stage.connect());
@@ -50,10 +52,10 @@ fn descriptors_run_out(net: &SimNet) {
     let total = stage.total();
     assert_eq!(total.accepted + total.accept_shed, peers.len() as u64);
     assert_eq!(total.connections, total.accepted, "nobody waits any more");
-    // One attempt per 50 ms and listener at the most, not one per turn.
+    // One attempt per rest and listener at the most, not one per turn.
     let listeners = stage.engine.handle().shards() as u128;
-    let most = peers.len() as u128 + listeners * (net.now().as_nanos() / 50_000_000 + 1) as u128;
-    assert!(u128::from(total.accept_failed) <= most);
+    let rests = u128::from(net.now().as_nanos()) / retry.as_nanos() + 1;
+    assert!(u128::from(total.accept_failed) <= peers.len() as u128 + listeners * rests);
     assert!(total.accept_failed >= total.accept_shed);
 
     let mut served = 0;
@@ -89,7 +91,7 @@ fn accepting_goes_on_after_descriptors_have_run_out() {
 #[test]
 fn round_robin_deals_exactly_evenly() {
     let net = SimNet::new(1, Faults::none());
-    let mut stage = stage(&net, 3, Balance::RoundRobin);
+    let mut stage = stage(&net, 3, Balance::RoundRobin, Limits::default());
     let _peers: Vec<SimPeer> = (0..300).map(|_| stage.connect()).collect();
     stage.world.run_for(SECOND);
     let stats = stage.engine.handle().stats();
@@ -100,7 +102,7 @@ fn round_robin_deals_exactly_evenly() {
 #[test]
 fn every_shard_accepts_where_they_share_the_port() {
     let net = SimNet::new(1, Faults::none());
-    let mut stage = stage(&net, 3, Balance::ReusePort);
+    let mut stage = stage(&net, 3, Balance::ReusePort, Limits::default());
     let _peers: Vec<SimPeer> = (0..300).map(|_| stage.connect()).collect();
     stage.world.run_for(SECOND);
     let stats = stage.engine.handle().stats();
@@ -132,4 +134,28 @@ fn unix_sockets_are_dealt_out_and_have_no_address() {
     peers[3].write(&frame(b"x"));
     stage.world.run_for(SECOND);
     assert_eq!(peers[3].unread(), 5);
+}
+
+#[test]
+fn a_listener_rests_as_long_as_it_was_told_to() {
+    for retry in [SECOND / 100, SECOND] {
+        let net = SimNet::from_seed(7);
+        let mut faults = Faults::none();
+        faults.accept_failure = 1.0;
+        net.set_faults(faults);
+        let limits = Limits::default().accept_retry(retry);
+        let mut stage = stage(&net, 1, Balance::ReusePort, limits);
+        // Shedding takes a waiting peer each time: there has to be another.
+        let peers: Vec<_> = (0..3000).map(|_| stage.connect()).collect();
+        stage.world.run_for(20 * SECOND);
+        let failed = stage.total().accept_failed as f64;
+        let rests = 20.0 / retry.as_secs_f64();
+        // Timers are up to 0.3 ms late.
+        let most = rests + 1.0;
+        assert!(
+            failed <= most && failed >= 0.95 * rests - 1.0,
+            "{failed} in {rests} rests"
+        );
+        drop(peers);
+    }
 }

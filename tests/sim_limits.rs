@@ -11,22 +11,10 @@ use std::time::Duration;
 
 use proscenium::sim::{Faults, SimNet, SimPeer};
 use proscenium::{Balance, Limits, Listener, Overflow, PostError, RouterId, SendError};
-use recorder::{Stage, Told};
+use recorder::{Stage, Told, calm};
 use support::{
     ADDRESS, HOUR, Pace, SECOND, body, check_empty, check_limits, for_seeds, frame, take_frames,
 };
-
-fn calm() -> SimNet {
-    SimNet::new(1, Faults::none())
-}
-
-fn stage(limits: Limits) -> Stage {
-    Stage::new(&calm(), |builder| {
-        builder
-            .limits(limits)
-            .listen(Listener::tcp(ADDRESS).unwrap())
-    })
-}
 
 /// Peers come and go; the shards never hold more than they may, and every one accepted is either
 /// kept or refused, and refused only while the shard is full.
@@ -77,7 +65,7 @@ fn no_shard_has_more_connections_than_its_limit() {
 
 #[test]
 fn one_address_cannot_open_connections_faster_than_the_rate() {
-    let mut stage = stage(Limits::default().accepts_per_second(10).accept_burst(5));
+    let mut stage = Stage::listening(Limits::default().accepts_per_second(10).accept_burst(5));
     let target = stage.engine.local_addrs()[0].clone();
     let flood = |stage: &Stage, host: u8, ports: std::ops::Range<u16>| -> Vec<SimPeer> {
         let from = |port| SocketAddr::from(([10, 1, 0, host], port));
@@ -106,7 +94,7 @@ fn when_memory_for_incomplete_frames_runs_out_the_oldest_goes() {
     let limits = Limits::default()
         .frame_max(64 << 10)
         .reassembly_bytes_max(300 << 10);
-    let mut stage = stage(limits.clone());
+    let mut stage = Stage::listening(limits.clone());
     let mut hoarders = Vec::new();
     for _ in 0..12 {
         let (mut peer, id) = stage.connected();
@@ -198,7 +186,7 @@ fn incomplete_frames_never_take_more_memory_than_their_limit() {
 
 #[test]
 fn a_full_mailbox_refuses_and_what_it_took_comes_in_order() {
-    let mut stage = stage(Limits::default().mailbox_max(5));
+    let mut stage = Stage::listening(Limits::default().mailbox_max(5));
     let handle = stage.engine.handle();
     stage.world.run_for(SECOND);
     let posted: Vec<bool> = (0..9).map(|n| handle.post(0, n).is_ok()).collect();
@@ -280,7 +268,7 @@ fn a_refusal_for_want_of_the_shards_memory_is_taken_back_even_if_nothing_is_queu
         .send_high(50_000)
         .send_queue_max(60_000)
         .send_bytes_max(15_000);
-    let mut stage = stage(limits);
+    let mut stage = Stage::listening(limits);
     let (_big, big) = stage.connected();
     let (_idle, idle) = stage.connected();
     stage.engine.with(0, |_, cx| {
@@ -295,12 +283,18 @@ fn a_refusal_for_want_of_the_shards_memory_is_taken_back_even_if_nothing_is_queu
 
 #[test]
 fn frames_over_the_limit_cost_their_sender_the_connection_and_nobody_else() {
-    let mut stage = stage(Limits::default().frame_max(100));
+    let mut stage = Stage::listening(Limits::default().frame_max(100));
     let (mut good, good_id) = stage.connected();
     for length in [101u32, 0x8000_0000, u32::MAX] {
         let (mut bad, id) = stage.connected();
         bad.write(&frame(b"fine"));
         bad.write(&length.to_be_bytes());
+        stage.world.run_for(SECOND);
+        let mut back = Vec::new();
+        bad.read(&mut back);
+        assert_eq!(take_frames(&mut back), [b"fine"]);
+        assert!(bad.is_read_closed());
+        bad.finish();
         stage.world.run_for(SECOND);
         assert_eq!(
             stage.end_of(id).map(|(_, reason)| reason),
@@ -351,7 +345,7 @@ fn a_message_longer_than_the_watermark_fits_into_an_empty_queue_whatever_the_pol
 
 #[test]
 fn a_stale_id_is_gone_after_its_slot_is_used_again() {
-    let mut stage = stage(Limits::default());
+    let mut stage = Stage::listening(Limits::default());
     let (old, old_id) = stage.connected();
     drop(old);
     stage.world.run_for(SECOND);

@@ -10,7 +10,7 @@ mod wanderer;
 
 use std::time::Duration;
 
-use proscenium::sim::{Faults, SimNet, SimPeer, SimRandom, SimWorld};
+use proscenium::sim::{SimNet, SimPeer, SimRandom, SimWorld};
 use proscenium::{Connector, DrainReport, Engine, Handle, Limits, Listener, PostError};
 use recorder::{Stage, Told};
 use support::{
@@ -151,15 +151,9 @@ fn no_connection_is_forgotten_on_its_way_between_shards() {
     );
 }
 
-fn calm() -> Stage {
-    Stage::new(&SimNet::new(1, Faults::none()), |builder| {
-        builder.listen(Listener::tcp(ADDRESS).unwrap())
-    })
-}
-
 #[test]
 fn handlers_are_told_and_given_time_to_finish_their_work() {
-    let mut stage = calm();
+    let mut stage = Stage::listening(Limits::default());
     let (mut peer, id) = stage.connected();
     stage.engine.with(0, |handler, cx| {
         (handler.work, handler.timer_finishes) = (3, 3);
@@ -192,7 +186,7 @@ fn handlers_are_told_and_given_time_to_finish_their_work() {
 
 #[test]
 fn work_that_never_ends_is_reported_and_sockets_are_still_flushed() {
-    let mut stage = calm();
+    let mut stage = Stage::listening(Limits::default());
     let (mut peer, id) = stage.connected();
     stage.engine.with(0, |handler, cx| {
         handler.work = 3;
@@ -215,7 +209,7 @@ fn work_that_never_ends_is_reported_and_sockets_are_still_flushed() {
 
 #[test]
 fn what_a_peer_does_not_take_until_the_deadline_is_reported_as_lost() {
-    let mut stage = calm();
+    let mut stage = Stage::listening(Limits::default());
     let (peer, id) = stage.connected();
     let (_other, other) = stage.connected();
     stage
@@ -240,12 +234,8 @@ fn what_a_peer_does_not_take_until_the_deadline_is_reported_as_lost() {
 
 #[test]
 fn attempts_under_way_are_given_up_without_an_end_of_a_connection_that_never_was() {
-    let mut faults = Faults::none();
-    faults.unanswered = 1.0;
-    let net = SimNet::new(1, faults);
-    let mut stage = Stage::new(&net, |builder| builder);
-    let address = std::net::SocketAddr::from(([10, 0, 0, 2], 9));
-    let _server = net.listen(address).unwrap();
+    let (mut stage, address) = Stage::unanswered();
+    let _server = stage.net.listen(address).unwrap();
     stage.engine.with(0, |_, cx| {
         cx.connect(&Connector::to(address));
     });
@@ -260,12 +250,12 @@ fn attempts_under_way_are_given_up_without_an_end_of_a_connection_that_never_was
         _ => None,
     });
     assert_eq!(disconnects, []);
-    assert_eq!(net.connections(), 0);
+    assert_eq!(stage.net.connections(), 0);
 }
 
 #[test]
 fn a_stopped_engine_refuses_what_is_posted() {
-    let mut stage = calm();
+    let mut stage = Stage::listening(Limits::default());
     let handle = stage.engine.handle();
     handle.shutdown(SECOND);
     handle.shutdown(HOUR); // changes nothing

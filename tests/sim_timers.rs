@@ -8,22 +8,10 @@ mod support;
 
 use std::time::Duration;
 
-use proscenium::sim::{Faults, SimNet};
-use proscenium::{Backoff, Connector, EngineBuilder, Limits, Listener, Overflow, Time};
-use recorder::{Stage, Told};
+use proscenium::sim::SimNet;
+use proscenium::{Backoff, Connector, Limits, Listener, Overflow, Time};
+use recorder::{Stage, Told, calm};
 use support::{ADDRESS, HOUR, SECOND, for_seeds, frame, take_frames};
-
-fn calm() -> SimNet {
-    SimNet::new(1, Faults::none())
-}
-
-fn listening(limits: Limits) -> impl FnOnce(EngineBuilder) -> EngineBuilder {
-    |builder| {
-        builder
-            .limits(limits)
-            .listen(Listener::tcp(ADDRESS).unwrap())
-    }
-}
 
 /// `at` lies in `after..after + slack` since `from`.
 fn assert_after(at: Time, from: Time, after: Duration, slack: Duration) {
@@ -39,7 +27,7 @@ const TICK: Duration = Duration::from_millis(1);
 #[test]
 fn a_silent_connection_ends_after_the_idle_timeout_and_one_with_heartbeats_never() {
     let idle = 30 * SECOND;
-    let mut stage = Stage::new(&calm(), listening(Limits::default().idle_timeout(idle)));
+    let mut stage = Stage::listening(Limits::default().idle_timeout(idle));
     let (_silent, silent) = stage.connected();
     let (mut lively, living) = stage.connected();
     let began = stage.net.now();
@@ -63,7 +51,7 @@ fn a_silent_connection_ends_after_the_idle_timeout_and_one_with_heartbeats_never
 #[test]
 fn the_idle_clock_stands_still_while_reading_is_paused() {
     let idle = 30 * SECOND;
-    let mut stage = Stage::new(&calm(), listening(Limits::default().idle_timeout(idle)));
+    let mut stage = Stage::listening(Limits::default().idle_timeout(idle));
     let (mut peer, id) = stage.connected();
     stage.engine.with(0, |_, cx| assert!(cx.pause_reading(id)));
     peer.write(&frame(b"later"));
@@ -82,7 +70,7 @@ fn the_idle_clock_stands_still_while_reading_is_paused() {
 
 #[test]
 fn a_peer_that_does_not_end_its_side_is_given_the_linger_time() {
-    let mut stage = Stage::new(&calm(), listening(Limits::default().linger(5 * SECOND)));
+    let mut stage = Stage::listening(Limits::default().linger(5 * SECOND));
     let (mut peer, id) = stage.connected();
     stage.engine.handle().send(id, &b"last words"[..]).unwrap();
     stage.engine.handle().close(id).unwrap();
@@ -103,7 +91,7 @@ fn a_peer_that_does_not_end_its_side_is_given_the_linger_time() {
 
 #[test]
 fn a_peer_that_ends_its_side_in_time_was_closed_by_us() {
-    let mut stage = Stage::new(&calm(), listening(Limits::default()));
+    let mut stage = Stage::listening(Limits::default());
     let (mut peer, id) = stage.connected();
     stage.engine.handle().close(id).unwrap();
     stage.world.run_for(SECOND);
@@ -116,15 +104,9 @@ fn a_peer_that_ends_its_side_in_time_was_closed_by_us() {
 
 #[test]
 fn an_attempt_that_nobody_answers_fails_at_its_deadline() {
-    let mut faults = Faults::none();
-    faults.unanswered = 1.0;
-    let net = SimNet::new(1, faults);
-    let mut stage = Stage::new(&net, |builder| builder);
-    let target = stage
-        .net
-        .listen(std::net::SocketAddr::from(([10, 0, 0, 2], 9)))
-        .unwrap();
-    let connector = Connector::to(target.local_addr().clone()).deadline(3 * SECOND);
+    let (mut stage, address) = Stage::unanswered();
+    let _server = stage.net.listen(address).unwrap();
+    let connector = Connector::to(address).deadline(3 * SECOND);
     stage.world.run_for(SECOND);
     let began = stage.net.now();
     stage.engine.with(0, |_, cx| {
@@ -208,12 +190,8 @@ fn a_connection_that_this_side_closed_is_not_made_again_even_if_the_peer_lingers
 
 #[test]
 fn a_cancelled_attempt_is_heard_of_no_more() {
-    let mut faults = Faults::none();
-    faults.unanswered = 1.0;
-    let net = SimNet::new(1, faults);
-    let mut stage = Stage::new(&net, |builder| builder);
-    let address = std::net::SocketAddr::from(([10, 0, 0, 2], 9));
-    let _server = net.listen(address).unwrap();
+    let (mut stage, address) = Stage::unanswered();
+    let _server = stage.net.listen(address).unwrap();
     let connector = Connector::to(address).reconnect(Backoff::default());
     let connect = stage.engine.with(0, |_, cx| cx.connect(&connector));
     stage.world.run_for(SECOND);
@@ -224,7 +202,7 @@ fn a_cancelled_attempt_is_heard_of_no_more() {
     stage.world.run_for(SECOND);
     let total = stage.total();
     assert_eq!((total.connections, total.timers), (0, 0));
-    assert_eq!(net.connections(), 0);
+    assert_eq!(stage.net.connections(), 0);
 }
 
 /// Timers against a list: each fires once, never early, in order, and late only by what the

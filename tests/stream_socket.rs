@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use proscenium::{Address, Connector, Event, Listener, StreamSocket};
+use proscenium::{
+    Address, Backoff, ConnectError, Connector, Event, Listener, RouterId, StreamSocket,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -120,6 +122,52 @@ fn connects_out_with_the_same_object() {
                 server.flush();
             }
         }
+    }
+}
+
+#[test]
+fn failed_attempts_to_connect_are_events() {
+    // A port that was just given back: nobody listens there.
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nowhere.local_addr().unwrap();
+    drop(nowhere);
+    let backoff = Backoff {
+        first: Duration::from_millis(1),
+        max: Duration::from_millis(2),
+    };
+    for shards in [1, 3] {
+        let mut socket = StreamSocket::builder()
+            .shards(shards)
+            .receive_max(2)
+            .open()
+            .unwrap();
+        let once = socket.connect(&Connector::to(address)).unwrap();
+        let again = Connector::to(address).reconnect(backoff);
+        let again = [(); 3].map(|()| socket.connect(&again).unwrap());
+        let (mut final_ones, mut told_again) = (0, [0; 3]);
+        while final_ones == 0 || told_again.contains(&0) || told_again.contains(&1) {
+            let event = socket.recv_timeout(PATIENCE).unwrap();
+            let Some((RouterId::NONE, Event::ConnectFailed(failed))) = event else {
+                panic!("{event:?}");
+            };
+            let ConnectError::Io(error) = &failed.error else {
+                panic!("{failed:?}");
+            };
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+            match again.iter().position(|one| *one == failed.connect) {
+                Some(one) => {
+                    assert!(failed.retry.is_some());
+                    told_again[one] += 1;
+                }
+                None => {
+                    assert_eq!((failed.connect, failed.retry), (once, None));
+                    final_ones += 1;
+                }
+            }
+        }
+        assert_eq!(final_ones, 1);
+        let report = socket.shutdown(PATIENCE).unwrap();
+        assert!(report.is_clean(), "{report}");
     }
 }
 

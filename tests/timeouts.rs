@@ -4,12 +4,13 @@ mod support;
 
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use proscenium::{Limits, Listener};
 use support::{
-    Behaviour, Seen, Server, ask, connect_narrow, eventually, expect_end, loopback, read_frame,
-    try_read_frame,
+    Behaviour, Job, PATIENCE, Seen, Server, ask, connect_narrow, eventually, expect_end, loopback,
+    read_frame, try_read_frame,
 };
 
 #[test]
@@ -51,6 +52,57 @@ fn a_connection_that_speaks_is_not_idle() {
     assert_eq!(server.log.disconnects(id), 0);
     drop((silent, speaking));
     assert_eq!(server.log.until_closed(id).0, "peer_closed");
+    server.end_clean();
+}
+
+/// How many connections to itself this process may have, at most `wanted`.
+fn connections_to_ourselves(wanted: usize) -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let soft = files.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+    soft.map_or(wanted, |soft: usize| wanted.min((soft - 200) / 2))
+}
+
+#[test]
+fn a_shard_that_was_stuck_reads_what_has_come_before_it_calls_anybody_idle() {
+    let idle = Duration::from_secs(1);
+    let limits = Limits::default().idle_timeout(idle);
+    let server = Server::with(limits, loopback(), Behaviour::echo());
+    // More than one slice handles, and than the kernel tells of at once.
+    let mut clients: Vec<_> = (0..connections_to_ourselves(1500))
+        .map(|_| server.connect())
+        .collect();
+    eventually("all are accepted", || {
+        (server.stats().accepted == clients.len() as u64).then_some(())
+    });
+    let log = server.log.clone();
+    let (release, released) = mpsc::channel();
+    let (tell, told) = mpsc::channel();
+    let stuck = Job::new(move |_| {
+        tell.send(log.all()).unwrap();
+        released.recv_timeout(PATIENCE).unwrap();
+    });
+    server.handle.post(0, stuck).unwrap();
+    // On a slow machine some were idle for too long before that: those may go.
+    let gone = told.recv_timeout(PATIENCE).unwrap();
+    let gone = gone
+        .iter()
+        .filter(|seen| matches!(seen, Seen::Disconnected { .. }));
+    let gone = gone.count();
+    for client in &mut clients {
+        let _ = client.write_all(&support::frame(b"I am here"));
+    }
+    std::thread::sleep(idle + idle / 4);
+    release.send(()).unwrap();
+    let answered = clients
+        .iter_mut()
+        .filter_map(|client| try_read_frame(client).ok()?);
+    assert!(answered.count() + gone >= clients.len());
+    // Those that fall silent now are found all the same.
+    let stats = server.until_stats(|stats| stats.connections == 0);
+    assert!(stats.closed("idle_timeout") > 0);
     server.end_clean();
 }
 

@@ -1,7 +1,7 @@
-//! How many connections one address may open: a token bucket per address.
+//! How many connections one address may open: a token bucket per address, or per /64 of IPv6.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::time::Time;
 
@@ -21,6 +21,18 @@ pub(crate) struct AcceptRate {
     // std's hash: the peer picks the key.
     buckets: HashMap<IpAddr, Bucket>,
     shared: Bucket,
+}
+
+/// What a peer cannot change at will: an IPv4 address, also one that is written as IPv6 (a socket
+/// for both has those), or the network of an IPv6 address, of which a host has 2^64.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        address => address,
+    }
 }
 
 const TOKEN: u64 = 1_000_000_000;
@@ -46,6 +58,7 @@ impl AcceptRate {
         if self.per_second == 0 {
             return true;
         }
+        let address = source(address);
         let (rate, full) = (self.per_second, self.full);
         if self.buckets.len() >= ADDRESSES_MAX && !self.buckets.contains_key(&address) {
             self.buckets
@@ -97,6 +110,19 @@ mod tests {
         assert_eq!(admitted(&mut rate, a, later), 2);
         assert_eq!(admitted(&mut rate, a, later + Duration::from_secs(60)), 3);
         assert!((0..1000).all(|_| AcceptRate::new(0, 0).admit(a, start)));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_has_one_bucket_and_an_ipv4_address_its_own_however_written() {
+        let mut rate = AcceptRate::new(1, 2);
+        let now = Time::from_nanos(1);
+        let mut admitted = |address: &str| rate.admit(address.parse().unwrap(), now);
+        assert!(admitted("2001:db8:0:1::1") && admitted("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert!(!admitted("2001:db8:0:1::2"));
+        assert!(admitted("2001:db8:0:2::1"));
+        assert!(admitted("::ffff:10.0.0.1") && admitted("10.0.0.1"));
+        assert!(!admitted("10.0.0.1") && !admitted("::ffff:10.0.0.1"));
+        assert!(admitted("::ffff:10.0.0.2"));
     }
 
     #[test]

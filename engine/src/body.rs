@@ -187,6 +187,7 @@ impl<'a> Message<'a> {
                 chunk,
                 start,
                 end: start + self.bytes.len(),
+                lease: self.lease,
             },
         }
     }
@@ -213,6 +214,8 @@ enum Source {
         chunk: Rc<Chunk>,
         start: usize,
         end: usize,
+        /// In which memory: not [`Lease::Copy`].
+        lease: Lease,
     },
     Owned(Bytes),
 }
@@ -228,10 +231,24 @@ impl Body {
     /// The bytes, independent of the shard: copied if they are leased, as they are otherwise.
     pub fn into_bytes(self) -> Bytes {
         match self.source {
-            Source::Leased { chunk, start, end } => {
-                Bytes::copy_from_slice(&chunk.bytes()[start..end])
-            }
+            Source::Leased {
+                chunk, start, end, ..
+            } => Bytes::copy_from_slice(&chunk.bytes()[start..end]),
             Source::Owned(bytes) => bytes,
+        }
+    }
+
+    /// The message that was leased, or the bytes that are nobody else's memory.
+    #[inline]
+    pub(crate) fn received(&self) -> Result<Message<'_>, &Bytes> {
+        match &self.source {
+            Source::Leased {
+                chunk,
+                start,
+                end,
+                lease,
+            } => Ok(Message::new(chunk, *start..*end, *lease)),
+            Source::Owned(bytes) => Err(bytes),
         }
     }
 
@@ -247,7 +264,9 @@ impl Deref for Body {
     #[inline]
     fn deref(&self) -> &[u8] {
         match &self.source {
-            Source::Leased { chunk, start, end } => &chunk.bytes()[*start..*end],
+            Source::Leased {
+                chunk, start, end, ..
+            } => &chunk.bytes()[*start..*end],
             Source::Owned(bytes) => bytes,
         }
     }

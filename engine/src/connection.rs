@@ -124,8 +124,11 @@ pub(crate) struct Connection {
     pub(crate) ending: Option<CloseReason>,
     /// Sends of this shard that wait until those which are still under way have arrived.
     pub(crate) held: Option<Box<SendQueue>>,
-    /// Move on to this shard once the last move is settled.
+    /// It is to move to this shard, where it has a place (and one where it was born, if it goes
+    /// by there): when the handler's call is over, or once the last move is settled.
     pub(crate) moves_on: Option<u8>,
+    /// `Context::set_tag`.
+    pub(crate) tag: u64,
 }
 
 impl Connection {
@@ -156,6 +159,7 @@ impl Connection {
             ending: None,
             held: None,
             moves_on: None,
+            tag: 0,
         }
     }
 }
@@ -344,11 +348,22 @@ impl Connections {
         self.here
     }
 
+    /// Whether a new connection can have a name: its slot's number has to fit into it.
+    pub(crate) fn has_slot(&self) -> bool {
+        self.slots.vacant_key() < RouterId::SLOTS_MAX
+    }
+
+    /// Connections that were born here and live elsewhere.
+    pub(crate) fn away(&self) -> usize {
+        self.slots.len() - self.here
+    }
+
     /// Inserts a new connection that `make` builds from its id.
     pub(crate) fn insert(&mut self, make: impl FnOnce(RouterId) -> Connection) -> u32 {
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("slots are limited by RouterId::SLOTS_MAX");
-        self.generation = self.generation.wrapping_add(1);
+        // Never 0, so that no id is `RouterId::NONE`.
+        self.generation = self.generation.wrapping_add(1).max(1);
         entry.insert(Slot::Here(make(RouterId::new(
             self.shard,
             slot,
@@ -384,15 +399,28 @@ impl Connections {
     /// The slot of a connection that lives here.
     #[inline]
     pub(crate) fn find(&self, id: RouterId) -> Option<u32> {
-        let slot = if id.shard() == usize::from(self.shard) {
-            id.slot()
-        } else {
-            *self.adopted.get(id.shard())?.get(id.slot() as usize)?
+        let slot = match id.slot_on(self.shard) {
+            Some(slot) => slot,
+            None => self.guest(id)?,
         };
         match self.slots.get(slot as usize) {
             Some(Slot::Here(connection)) if connection.id == id => Some(slot),
             _ => None,
         }
+    }
+
+    /// The local slot of a connection of another shard, if it ever lived here.
+    fn guest(&self, id: RouterId) -> Option<u32> {
+        let slot = *self.adopted.get(id.shard())?.get(id.slot() as usize)?;
+        Some(slot)
+    }
+
+    /// The connection of this id, if it lives here and has not ended.
+    #[inline]
+    pub(crate) fn here(&self, id: RouterId) -> Option<&Connection> {
+        let slot = self.find(id)?;
+        self.get(slot)
+            .filter(|connection| connection.state != State::Dead)
     }
 
     /// Where a connection that was born here lives now, if that is elsewhere.
@@ -409,10 +437,9 @@ impl Connections {
     /// The connection of this id, if it lives here, with its slot: the look-up of every send.
     #[inline]
     pub(crate) fn find_mut(&mut self, id: RouterId) -> Option<(u32, &mut Connection)> {
-        let slot = if id.shard() == usize::from(self.shard) {
-            id.slot()
-        } else {
-            *self.adopted.get(id.shard())?.get(id.slot() as usize)?
+        let slot = match id.slot_on(self.shard) {
+            Some(slot) => slot,
+            None => self.guest(id)?,
         };
         match self.slots.get_mut(slot as usize) {
             Some(Slot::Here(connection)) if connection.id == id => Some((slot, connection)),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::body::Message;
+use crate::body::{Body, Message};
 use crate::connection::{Pause, State};
 use crate::error::{CloseReason, PostError, SendError};
 use crate::handle::Handle;
@@ -12,7 +12,7 @@ use crate::handler::{ConnectId, Peer};
 use crate::mailbox::ShardWaker;
 use crate::options::Connector;
 use crate::router_id::RouterId;
-use crate::shard::core::{Core, Op, Timer};
+use crate::shard::core::{Core, Timer};
 use crate::time::Time;
 use crate::timer::TimerKey;
 
@@ -76,6 +76,20 @@ impl<'a, P> Context<'a, P> {
     #[inline]
     pub fn forward(&mut self, to: RouterId, message: &Message<'_>) -> Result<(), SendError> {
         self.core.forward(to, message)
+    }
+
+    /// Sends a kept message on: as with [`forward`](Self::forward) if it is leased, which its
+    /// lease outlives until it is written; as with [`send_shared`](Self::send_shared) if it owns
+    /// its bytes.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    #[inline]
+    pub fn forward_body(&mut self, to: RouterId, body: &Body) -> Result<(), SendError> {
+        match body.received() {
+            Ok(message) => self.core.forward(to, &message),
+            Err(bytes) => self.core.send_shared(to, bytes),
+        }
     }
 
     /// Lets `encode` write the body, of at most `max` bytes, straight into the send buffer, and
@@ -165,6 +179,49 @@ impl<'a, P> Context<'a, P> {
             .map(|connection| connection.peer)
     }
 
+    /// Keeps a word with a connection of this shard, for the embedder alone: an index or a key of
+    /// what it knows of the connection. It begins as 0 and moves along when the connection does.
+    /// False if it is gone or lives elsewhere.
+    pub fn set_tag(&mut self, id: RouterId, tag: u64) -> bool {
+        match self.core.connections.find_mut(id) {
+            Some((_, connection)) if connection.state != State::Dead => {
+                connection.tag = tag;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What [`set_tag`](Self::set_tag) kept with a connection of this shard; 0 if nothing, or if
+    /// it is gone or lives elsewhere. In [`on_disconnect`](crate::Handler::on_disconnect) and
+    /// [`on_departed`](crate::Handler::on_departed) the tag of the connection in question can
+    /// still be read.
+    #[inline]
+    pub fn tag(&self, id: RouterId) -> u64 {
+        match self.core.connections.here(id) {
+            Some(connection) => connection.tag,
+            None => match self.core.leaving {
+                Some((leaving, tag)) if leaving == id => tag,
+                _ => 0,
+            },
+        }
+    }
+
+    /// The shard where a connection lives, as far as this shard knows: this one, or where it moved
+    /// to if it was born here. Of one that was born elsewhere and is not here, only the shard of
+    /// its birth is known, which passes on what it is sent. `None`: it was born here and is gone,
+    /// or no shard of this engine can have made that id.
+    pub fn home(&self, id: RouterId) -> Option<usize> {
+        let here = self.core.shard;
+        if self.core.connections.here(id).is_some() {
+            return Some(here);
+        }
+        if id.shard() == here {
+            return self.core.connections.moved_to(id);
+        }
+        (id.shard() < self.shards()).then_some(id.shard())
+    }
+
     /// Calls [`on_timer`](crate::Handler::on_timer) with `token` after `delay`: never before,
     /// and at most about 0.3 ms after, plus what the shard is busy with.
     pub fn set_timer(&mut self, delay: Duration, token: u64) -> TimerKey {
@@ -195,7 +252,9 @@ impl<'a, P> Context<'a, P> {
     /// [`on_connect`](crate::Handler::on_connect) or
     /// [`on_connect_failed`](crate::Handler::on_connect_failed) follows.
     pub fn connect(&mut self, connector: &Connector) -> ConnectId {
-        self.core.connect(connector.clone())
+        let id = self.core.shared.name_connect();
+        self.core.connect(id, connector.clone());
+        id
     }
 
     /// Gives an attempt to connect up, and any further ones. A connection already made stays, but
@@ -207,27 +266,16 @@ impl<'a, P> Context<'a, P> {
     /// Moves a connection of this shard to another one, with what it has received and not yet
     /// dispatched and what is not yet sent. It keeps its id, and the order of messages in both
     /// directions holds. The handler there is told by
-    /// [`on_adopted`](crate::Handler::on_adopted).
+    /// [`on_adopted`](crate::Handler::on_adopted). Of several calls the last one counts; moving to
+    /// where it is takes back a move that has not begun.
     ///
     /// # Errors
-    /// `Gone` if it does not live here (any more), there is no such shard, or the engine shuts
-    /// down.
+    /// `Gone` if it does not live here (any more), it is being closed, there is no such shard, or
+    /// the engine shuts down. `Full` if `to` has as many connections as it may
+    /// ([`Limits::connections_max`](crate::Limits)), those on their way there included; the same
+    /// holds for the birth shard of a connection that goes by there.
     pub fn rehome(&mut self, id: RouterId, to: usize) -> Result<(), SendError> {
-        if to >= self.shards() || self.core.shutting_down {
-            return Err(SendError::Gone);
-        }
-        let here = self.core.shard;
-        let current = self.core.current;
-        let Some((slot, _)) = self.core.open_mut(id) else {
-            return Err(SendError::Gone);
-        };
-        if to != here {
-            if slot == current {
-                self.core.stop_dispatch = true;
-            }
-            self.core.ops.push(Op::Rehome { id, to });
-        }
-        Ok(())
+        self.core.begin_move(id, to)
     }
 
     /// A number from the shard's generator: seeded, so that simulations replay. Not for secrets.

@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::bound::{Bound, UnixPaths};
 use crate::context::Context;
 use crate::driver::epoll::EpollDriver;
 use crate::driver::{Driver, RawSocket, socket};
@@ -17,13 +16,12 @@ use crate::handle::{Handle, Shared};
 use crate::handler::Handler;
 use crate::limits::Limits;
 use crate::mailbox::{Consumer, Mailbox};
-use crate::options::{Address, Balance, ListenSource, Listener};
+use crate::options::{Address, Listener};
 use crate::router_id::RouterId;
 use crate::shard::envelope::Envelope;
 use crate::shard::{DrainReport, Listening, Shard as ShardOn};
-use crate::stats::SharedStats;
 use crate::time::Time;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{Stall, StallHook, Watchdog};
 
 /// What [`Engine`]'s `Drop` gives the shards to end in good order.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
@@ -60,6 +58,7 @@ pub struct EngineBuilder {
     name: String,
     seed: Option<u64>,
     stall: Duration,
+    on_stall: Option<StallHook>,
 }
 
 impl EngineBuilder {
@@ -72,6 +71,7 @@ impl EngineBuilder {
             name: "proscenium".to_owned(),
             seed: None,
             stall: Duration::from_millis(500),
+            on_stall: None,
         }
     }
 
@@ -115,6 +115,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Has `call` called beside the log line, once per stall and while it lasts: for what knows
+    /// more of what runs on a shard than the engine does. It runs on the watchdog's thread, which
+    /// looks at no shard meanwhile and which the engine's end waits for: it must not block. The
+    /// last call of this counts.
+    pub fn on_stall(mut self, call: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
+        self.on_stall = Some(StallHook::new(call));
+        self
+    }
+
     /// Seeds the generators of the shards ([`Context::random`]); default: from the clock.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -125,8 +134,24 @@ impl EngineBuilder {
     /// on each of these threads, with the shard's number, and makes its handler.
     ///
     /// # Errors
-    /// Contradicting limits, addresses that cannot be bound, no more descriptors or threads.
-    pub fn start<H, F>(mut self, make: F) -> io::Result<Engine<H::Post>>
+    /// Contradicting limits, addresses that cannot be bound, no more descriptors or threads. Then
+    /// no shard is left running.
+    pub fn start<H, F>(self, make: F) -> io::Result<Engine<H::Post>>
+    where
+        H: Handler,
+        F: Fn(usize) -> H + Send + Sync + 'static,
+    {
+        self.start_by(make, |name, body| {
+            std::thread::Builder::new().name(name).spawn(body)
+        })
+    }
+
+    /// [`start`](Self::start) with a `spawn` that tests can let fail.
+    fn start_by<H, F>(
+        mut self,
+        make: F,
+        spawn: impl Fn(String, ShardThread) -> io::Result<JoinHandle<DrainReport>>,
+    ) -> io::Result<Engine<H::Post>>
     where
         H: Handler,
         F: Fn(usize) -> H + Send + Sync + 'static,
@@ -139,37 +164,42 @@ impl EngineBuilder {
             unix_paths,
             epoch,
         } = self.prepare()?;
-        let watchdog = Watchdog::start(&shared, epoch, self.stall)?;
+        let watchdog = Watchdog::start(&shared, epoch, self.stall, self.on_stall.take())?;
         let make = Arc::new(make);
         let seed = self.base_seed();
-        let mut threads = Vec::new();
+        let mut engine = Engine {
+            handle: Handle::new(&shared),
+            addresses,
+            threads: Vec::new(),
+            unix_paths,
+            watchdog,
+        };
         for (number, (driver, mailbox)) in parts.into_iter().enumerate() {
             let (shared, make) = (Arc::clone(&shared), Arc::clone(&make));
             let listening = listening.clone();
             let cpu = self.cpus.get(number % self.cpus.len().max(1)).copied();
-            let thread = std::thread::Builder::new()
-                .name(format!("{}-{number}", self.name))
-                .spawn(move || {
-                    if let Some(cpu) = cpu
-                        && let Err(error) = socket::pin_thread(cpu)
-                    {
-                        tracing::warn!(%error, cpu, "cannot bind the shard's thread to its CPU");
-                    }
-                    let _guard = PanicGuard(Arc::clone(&shared));
-                    let handler = make(number);
-                    let shard =
-                        ShardOn::new(number, driver, handler, mailbox, &shared, listening, seed);
-                    run(shard)
-                })?;
-            threads.push(thread);
+            let body = move || {
+                if let Some(cpu) = cpu
+                    && let Err(error) = socket::pin_thread(cpu)
+                {
+                    tracing::warn!(%error, cpu, "cannot bind the shard's thread to its CPU");
+                }
+                let _guard = PanicGuard(Arc::clone(&shared));
+                let handler = make(number);
+                let shard =
+                    ShardOn::new(number, driver, handler, mailbox, &shared, listening, seed);
+                run(shard)
+            };
+            match spawn(format!("{}-{number}", self.name), Box::new(body)) {
+                Ok(thread) => engine.threads.push(thread),
+                Err(error) => {
+                    // Those that run wait for the others to end; dropping the engine for them.
+                    (number..self.shards).for_each(|_| engine.handle.begin_ending());
+                    return Err(error);
+                }
+            }
         }
-        Ok(Engine {
-            handle: Handle::new(&shared),
-            addresses,
-            threads,
-            unix_paths,
-            watchdog,
-        })
+        Ok(engine)
     }
 
     /// Binds the listeners and makes one shard that the caller drives in a loop of its own.
@@ -243,13 +273,7 @@ impl EngineBuilder {
             addresses.push(bound.address);
             listening.push(bound.listening);
         }
-        let stats = (0..self.shards).map(|_| SharedStats::default()).collect();
-        let shared = Shared {
-            mailboxes,
-            stats,
-            limits: self.limits.clone(),
-            ending: std::sync::atomic::AtomicUsize::new(0),
-        };
+        let shared = Shared::new(mailboxes, self.limits.clone());
         let parts = drivers.into_iter().zip(consumers).collect();
         Ok(Prepared {
             epoch,
@@ -262,6 +286,9 @@ impl EngineBuilder {
     }
 }
 
+/// What a shard's thread does.
+type ShardThread = Box<dyn FnOnce() -> DrainReport + Send>;
+
 /// Everything that the shards of an engine need to begin.
 struct Prepared<P> {
     /// The zero of all shards' clocks.
@@ -271,77 +298,6 @@ struct Prepared<P> {
     addresses: Vec<Address>,
     listening: Vec<Listening>,
     unix_paths: UnixPaths,
-}
-
-/// A listener with its sockets: one for each shard, or only the first one's.
-struct Bound {
-    sockets: Vec<OwnedFd>,
-    address: Address,
-    listening: Listening,
-    unix_path: Option<PathBuf>,
-}
-
-impl Bound {
-    fn new(listener: Listener, shards: usize) -> io::Result<Self> {
-        let Listener {
-            source,
-            backlog,
-            balance,
-            options,
-        } = listener;
-        let (first, share, unix_path) = match source {
-            ListenSource::Inherited(fd) => (socket::adopt_listener(fd)?, false, None),
-            ListenSource::Bind(address) => {
-                let tcp = matches!(address, Address::Tcp(_));
-                let share = tcp && balance == Balance::ReusePort && shards > 1;
-                let first = socket::bind(&address, backlog, share)?;
-                let unix_path = match address {
-                    Address::Unix(path) => Some(path),
-                    Address::Tcp(_) => None,
-                };
-                (first, share, unix_path)
-            }
-        };
-        let address = socket::local_address(first.as_fd())?;
-        let mut sockets = vec![first];
-        while share && sockets.len() < shards {
-            sockets.push(socket::bind(&address, backlog, true)?);
-        }
-        let listening = Listening {
-            options,
-            deal: !share,
-        };
-        Ok(Self {
-            sockets,
-            address,
-            listening,
-            unix_path,
-        })
-    }
-}
-
-/// Socket files to remove at the end.
-#[derive(Debug, Default)]
-struct UnixPaths(Vec<(PathBuf, u64)>);
-
-impl UnixPaths {
-    fn push(&mut self, path: PathBuf) {
-        let inode = std::fs::metadata(&path).map_or(0, |found| found.ino());
-        self.0.push((path, inode));
-    }
-}
-
-impl Drop for UnixPaths {
-    fn drop(&mut self) {
-        for (path, inode) in &self.0 {
-            // A successor may have put its own there meanwhile.
-            let is_ours = std::fs::metadata(path).is_ok_and(|found| found.ino() == *inode);
-            if is_ours {
-                // Gone already is as good.
-                let _ = std::fs::remove_file(path);
-            }
-        }
-    }
 }
 
 /// When a handler panics, its shard is gone: the others are shut down rather than left with a hole.
@@ -362,8 +318,11 @@ fn run<H: Handler>(mut shard: ShardOn<EpollDriver, H>) -> DrainReport {
     loop {
         if let Err(error) = shard.turn(Duration::MAX) {
             // Only a broken invariant of ours gets here: the epoll descriptor itself failed.
-            tracing::error!(%error, "the shard's driver failed; the shard ends");
-            return DrainReport::default();
+            tracing::error!(%error, "the shard's driver failed; the engine ends");
+            let report = shard.fail(error);
+            // As after a panic: rather no engine than one with a hole.
+            shard.handle().shutdown(DROP_DEADLINE);
+            return report;
         }
         if let Some(report) = shard.stopped() {
             return report.clone();
@@ -416,7 +375,8 @@ impl<P: Send + 'static> Engine<P> {
         self.join()
     }
 
-    /// Waits until the engine was shut down by a [`Handle`] or a handler.
+    /// Waits until the engine was shut down by a [`Handle`] or a handler, or because the driver of
+    /// a shard failed (see [`DrainReport::shards_failed`]).
     ///
     /// # Panics
     /// If a handler panicked.
@@ -559,5 +519,48 @@ impl<H: Handler> fmt::Debug for Shard<H> {
         f.debug_struct("Shard")
             .field("addresses", &self.addresses)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::Message;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Handler for Counted {
+        type Post = ();
+        fn on_message(&mut self, _: &mut Context<'_, ()>, _: RouterId, _: Message<'_>) {}
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn shards_that_run_are_stopped_when_a_thread_cannot_be_had() {
+        for fails_at in 0..3 {
+            let alive = Arc::new(AtomicUsize::new(0));
+            let handlers = Arc::clone(&alive);
+            let make = move |_| {
+                handlers.fetch_add(1, Ordering::SeqCst);
+                Counted(Arc::clone(&handlers))
+            };
+            let listener = Listener::tcp("127.0.0.1:0").unwrap();
+            let builder = Engine::builder().shards(3).listen(listener);
+            let started = builder.start_by(make, |name, body| {
+                if name.ends_with(&fails_at.to_string()) {
+                    return Err(io::Error::from(io::ErrorKind::WouldBlock));
+                }
+                std::thread::Builder::new().name(name).spawn(body)
+            });
+            let error = started.err().map(|error| error.kind());
+            assert_eq!(error, Some(io::ErrorKind::WouldBlock));
+            assert_eq!(alive.load(Ordering::SeqCst), 0, "failed at {fails_at}");
+        }
     }
 }

@@ -22,7 +22,8 @@ pub enum CloseReason {
     /// We closed it: [`Context::close`](crate::Context::close) or the handle's `close`.
     Local,
     /// The peer sent bytes that are not a frame of the listener's framing, or a frame over its
-    /// limit; the error names what was expected and what came.
+    /// limit; the error names what was expected and what came. What was queued for it is still
+    /// written, as after a graceful close, whose time limit holds.
     BadFrame(FrameError),
     /// Its send queue passed the high watermark under
     /// [`Overflow::Close`](crate::Overflow::Close).
@@ -81,16 +82,13 @@ impl CloseReason {
     }
 
     /// The same reason once more; of an operating-system error, its code.
-    pub(crate) fn duplicate(&self) -> Self {
+    pub fn duplicate(&self) -> Self {
         match self {
             Self::PeerClosed => Self::PeerClosed,
             Self::PeerClosedMidFrame { received } => Self::PeerClosedMidFrame {
                 received: *received,
             },
-            Self::Broken(error) => Self::Broken(match error.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::from(error.kind()),
-            }),
+            Self::Broken(error) => Self::Broken(duplicate(error)),
             Self::Local => Self::Local,
             Self::BadFrame(error) => Self::BadFrame(*error),
             Self::SlowConsumer { queued, limit } => Self::SlowConsumer {
@@ -109,6 +107,14 @@ impl CloseReason {
     /// The reason's name in statistics and metrics.
     pub const fn name(&self) -> &'static str {
         Self::NAMES[self.index()]
+    }
+}
+
+/// The same error once more, as far as it can be had: its code, or its kind.
+fn duplicate(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::from(error.kind()),
     }
 }
 
@@ -190,6 +196,15 @@ pub enum PostError<T> {
     Stopped(T),
 }
 
+impl<T> PostError<T> {
+    /// What was not posted.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Full(posted) | Self::Stopped(posted) => posted,
+        }
+    }
+}
+
 impl<T> fmt::Display for PostError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -216,6 +231,18 @@ pub enum ConnectError {
     },
     /// The engine is shutting down.
     Shutdown,
+}
+
+impl ConnectError {
+    /// The same error once more; of an operating-system error, its code.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Self::Io(error) => Self::Io(duplicate(error)),
+            Self::TimedOut => Self::TimedOut,
+            Self::ConnectionLimit { limit } => Self::ConnectionLimit { limit: *limit },
+            Self::Shutdown => Self::Shutdown,
+        }
+    }
 }
 
 impl fmt::Display for ConnectError {

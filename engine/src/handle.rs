@@ -1,12 +1,13 @@
 //! [`Handle`]: what other threads hold of an engine.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::error::{PostError, SendError};
+use crate::handler::ConnectId;
 use crate::limits::Limits;
 use crate::mailbox::{Mailbox, PushError, ShardWaker};
 use crate::options::Connector;
@@ -21,9 +22,39 @@ pub(crate) struct Shared<P> {
     pub(crate) limits: Limits,
     /// Shards that have begun to shut down, so that no connection leaves them any more.
     pub(crate) ending: AtomicUsize,
+    /// The next number of a connector.
+    pub(crate) connects: AtomicU32,
+    /// For each shard, how many connections live there or are about to come.
+    pub(crate) places: Vec<AtomicUsize>,
 }
 
 impl<P> Shared<P> {
+    pub(crate) fn new(mailboxes: Vec<Arc<Mailbox<Envelope<P>>>>, limits: Limits) -> Self {
+        Self {
+            stats: mailboxes.iter().map(|_| SharedStats::default()).collect(),
+            places: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
+            mailboxes,
+            limits,
+            ending: AtomicUsize::new(0),
+            connects: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes a place for a connection on `shard`; false if there is none.
+    pub(crate) fn take_place(&self, shard: usize) -> bool {
+        let places = &self.places[shard];
+        let taken = places.fetch_add(1, Ordering::Relaxed) < self.limits.connections_max;
+        if !taken {
+            places.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    pub(crate) fn free_place(&self, shard: usize) {
+        let before = self.places[shard].fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "a place of shard {shard} was freed twice");
+    }
+
     pub(crate) fn send(&self, to: RouterId, body: Bytes) -> Result<(), SendError> {
         let mailbox = self.mailboxes.get(to.shard()).ok_or(SendError::Gone)?;
         mailbox
@@ -36,6 +67,11 @@ impl<P> Shared<P> {
             return Err(PostError::Stopped(posted));
         };
         mailbox.try_push(Envelope::Post(posted)).map_err(post_error)
+    }
+
+    /// A name for a connector that no other one of this engine has.
+    pub(crate) fn name_connect(&self) -> ConnectId {
+        ConnectId(self.connects.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(crate) fn close(&self, id: RouterId) -> Result<(), SendError> {
@@ -117,6 +153,11 @@ impl<P> Handle<P> {
         Self {
             shared: Arc::clone(shared),
         }
+    }
+
+    /// See [`Shared::begin_ending`].
+    pub(crate) fn begin_ending(&self) {
+        self.shared.begin_ending();
     }
 
     /// How many shards the engine has.
@@ -220,14 +261,16 @@ impl<P> Handle<P> {
         pushed.map_err(|error| refused(&error))
     }
 
-    /// Makes an outgoing connection on `shard`; its handler is told how it went.
+    /// Makes an outgoing connection on `shard`; its handler is told how it went, with the name
+    /// that this returns.
     ///
     /// # Errors
     /// `Full` or `Gone`, as for [`send`](Self::send).
-    pub fn connect(&self, shard: usize, connector: Connector) -> Result<(), SendError> {
+    pub fn connect(&self, shard: usize, connector: Connector) -> Result<ConnectId, SendError> {
         let mailbox = self.shared.mailboxes.get(shard).ok_or(SendError::Gone)?;
-        let pushed = mailbox.try_push(Envelope::Connect(Box::new(connector)));
-        pushed.map_err(|error| refused(&error))
+        let id = self.shared.name_connect();
+        let pushed = mailbox.try_push(Envelope::Connect(id, Box::new(connector)));
+        pushed.map_err(|error| refused(&error)).map(|()| id)
     }
 
     /// A waker for [`on_wake`](crate::Handler::on_wake) on `shard`; `None` if there is no such

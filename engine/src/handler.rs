@@ -8,7 +8,8 @@ use crate::context::Context;
 use crate::error::{CloseReason, ConnectError};
 use crate::router_id::RouterId;
 
-/// Names an outgoing connection (with all its reconnects), as [`Context::connect`] returned it.
+/// Names an outgoing connection (with all its reconnects), as [`Context::connect`] returned it;
+/// no other one of the engine has that name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectId(pub(crate) u32);
 

@@ -22,6 +22,7 @@ mod accept_rate;
 #[doc(hidden)]
 pub mod bench_support;
 mod body;
+mod bound;
 mod connection;
 mod context;
 mod driver;
@@ -58,7 +59,8 @@ pub use options::{
 };
 pub use router_id::RouterId;
 pub use shard::DrainReport;
-pub use stats::{EngineStats, HISTOGRAM_BUCKETS, Histogram, ShardStats};
-pub use stream_socket::{Event, StreamSocket, StreamSocketBuilder};
+pub use stats::{EngineStats, HISTOGRAM_BUCKETS, Histogram, ShardStats, SharedHistogram};
+pub use stream_socket::{Event, FailedConnect, StreamSocket, StreamSocketBuilder};
 pub use time::Time;
 pub use timer::TimerKey;
+pub use watchdog::Stall;

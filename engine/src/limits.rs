@@ -11,12 +11,14 @@ const MIB: usize = 1024 * KIB;
 pub enum Overflow {
     /// Stop reading from this peer until the queue is below the low watermark: whoever does not
     /// read its answers cannot ask more. Sends of others are accepted up to
-    /// [`Limits::send_queue_max`], then refused with `Full`.
+    /// [`Limits::send_queue_max`], then refused with `Full`. For one end of a connection only, see
+    /// [`Connector::overflow`](crate::Connector::overflow). The default of listeners.
     #[default]
     PauseReading,
     /// Refuse the new message with `Full` and count it as dropped; the connection goes on. A
     /// message that would pass the high watermark is taken all the same while the queue is below
-    /// the low one: else a message longer than the watermark could never be sent.
+    /// the low one: else a message longer than the watermark could never be sent. The default of
+    /// connectors.
     DropNewest,
     /// Close the connection with [`CloseReason::SlowConsumer`](crate::CloseReason::SlowConsumer);
     /// not while its queue is below the low watermark, see above.
@@ -63,16 +65,21 @@ macro_rules! limits {
 }
 
 limits! {
-    /// Connections of one shard, accepted and outgoing. One more is closed at once and counted.
-    /// Default 100,000.
+    /// Connections of one shard, accepted, outgoing, moved here and about to. One more is closed at
+    /// once and counted, or not made, or not moved. One that moved away counts where it lives, but
+    /// keeps its slot (of about 256 B) where it was born. Default 100,000.
     connections_max: usize = 100_000;
-    /// Accepted connections per second and peer address (IP), averaged over
+    /// Accepted connections per second and peer address (an IPv4 address, or the /64 network of an
+    /// IPv6 address, all of which one host may have), averaged over
     /// [`accept_burst`](Self#structfield.accept_burst); more are closed at once and counted.
     /// 0 = no limit, the default.
     accepts_per_second: u32 = 0;
     /// How many connections of one address may come at once under `accepts_per_second`.
     /// Default 100.
     accept_burst: u32 = 100;
+    /// How long a listener rests after accepting failed, mostly for want of descriptors, before it
+    /// tries again. Not zero. Default 50 ms.
+    accept_retry: Duration = Duration::from_millis(50);
     /// Greatest body length of a frame in bytes, both directions. Default 2 MiB.
     frame_max: usize = 2 * MIB;
     /// Bytes read from one connection at once, the size of a receive chunk; the rest waits until
@@ -100,7 +107,8 @@ limits! {
     /// Messages in a shard's mailbox; beyond, the producer gets `Full`. Default 16,384.
     mailbox_max: usize = 16 * 1024;
     /// A connection from which nothing arrives for so long is closed. Time during which *we*
-    /// paused reading does not count. Zero = never, the default.
+    /// paused reading does not count, nor does a shard that is late call anybody idle whose bytes
+    /// wait in the socket. Zero = never, the default.
     idle_timeout: Duration = Duration::ZERO;
     /// After a graceful close: how long the peer may take to read what is queued and to close its
     /// side. Default 2 s.
@@ -175,6 +183,9 @@ impl Limits {
                 ));
             }
         }
+        if self.accept_retry.is_zero() {
+            return Err("limits: accept_retry is 0, but must be longer".to_owned());
+        }
         if self.connections_max >= crate::RouterId::SLOTS_MAX {
             let most = crate::RouterId::SLOTS_MAX - 1;
             let given = self.connections_max;
@@ -198,5 +209,7 @@ mod tests {
             error.contains("send_high") && error.contains("send_low"),
             "{error}"
         );
+        let limits = Limits::default().accept_retry(Duration::ZERO);
+        assert!(limits.validate().unwrap_err().contains("accept_retry"));
     }
 }

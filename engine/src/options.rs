@@ -154,13 +154,6 @@ macro_rules! connection_setters {
             self
         }
 
-        /// Sets what happens when a send queue passes its high watermark.
-        #[must_use]
-        pub fn overflow(mut self, overflow: Overflow) -> Self {
-            self.options.overflow = overflow;
-            self
-        }
-
         /// Sets `TCP_NODELAY`; default on.
         #[must_use]
         pub fn nodelay(mut self, on: bool) -> Self {
@@ -262,6 +255,14 @@ impl Listener {
         self
     }
 
+    /// Sets what happens when the send queue of a connection passes its high watermark; default
+    /// [`Overflow::PauseReading`].
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.options.overflow = overflow;
+        self
+    }
+
     /// Sets how connections are spread over the shards.
     #[must_use]
     pub fn balance(mut self, balance: Balance) -> Self {
@@ -332,7 +333,10 @@ impl Connector {
             address: address.into(),
             deadline: Duration::from_secs(10),
             reconnect: None,
-            options: ConnectionOptions::default(),
+            options: ConnectionOptions {
+                overflow: Overflow::DropNewest,
+                ..ConnectionOptions::default()
+            },
         }
     }
 
@@ -357,6 +361,21 @@ impl Connector {
     #[must_use]
     pub fn reconnect(mut self, backoff: Backoff) -> Self {
         self.reconnect = Some(backoff);
+        self
+    }
+
+    /// Sets what happens when the send queue passes its high watermark; default
+    /// [`Overflow::DropNewest`], unlike that of a [`Listener`]: a send that is too much is refused
+    /// with `Full`, `on_drained` says when there is room, and reading goes on.
+    ///
+    /// `PauseReading` holds back a peer that asks more than it takes answers to. It is for one end
+    /// of a connection: if both ends use it and both send without being asked, each can come to
+    /// stop reading until the other reads, which is never, and no idle timeout ends it. Here it
+    /// belongs to relays and the like that only send in answer to what they receive, to peers that
+    /// always read.
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.options.overflow = overflow;
         self
     }
 

@@ -17,6 +17,9 @@ impl RouterId {
     /// Greatest number of connection slots of a shard.
     pub const SLOTS_MAX: usize = 1 << 24;
 
+    /// Names no connection, ever.
+    pub const NONE: Self = Self(0);
+
     pub(crate) const fn new(shard: u8, slot: u32, generation: u32) -> Self {
         debug_assert!((slot as usize) < Self::SLOTS_MAX);
         Self(((shard as u64) << 56) | ((slot as u64) << 32) | generation as u64)
@@ -29,6 +32,18 @@ impl RouterId {
 
     pub(crate) const fn slot(self) -> u32 {
         (self.0 >> 32) as u32 & 0x00ff_ffff
+    }
+
+    /// The slot, if the connection was born on `shard`. One comparison tells both: with another
+    /// shard's number it is over the greatest slot.
+    #[inline]
+    pub(crate) const fn slot_on(self, shard: u8) -> Option<u32> {
+        let place = ((self.0 >> 32) as u32) ^ ((shard as u32) << 24);
+        if place < Self::SLOTS_MAX as u32 {
+            Some(place)
+        } else {
+            None
+        }
     }
 
     pub(crate) const fn generation(self) -> u32 {
@@ -73,5 +88,10 @@ mod tests {
         );
         assert_eq!(RouterId::from_u64(id.to_u64()), id);
         assert_eq!(RouterId::new(1, 2, 3).to_string(), "1.2.3");
+        for shard in [0, 1, 254, 255] {
+            let expected = (shard == 255).then_some(0x00ff_fffe);
+            assert_eq!(id.slot_on(shard), expected);
+            assert_eq!(RouterId::new(shard, 7, 1).slot_on(shard), Some(7));
+        }
     }
 }

@@ -46,7 +46,6 @@ use crate::handler::Handler;
 use crate::mailbox::Mailbox;
 use crate::options::{Address, Balance, ListenSource, Listener};
 use crate::shard::{DrainReport, Listening, Shard};
-use crate::stats::SharedStats;
 use crate::time::Time;
 
 type SimShard<H> = Rc<RefCell<Shard<SimDriver, H>>>;
@@ -180,13 +179,7 @@ impl EngineBuilder {
                 deal: !share,
             });
         }
-        let stats = (0..self.shards).map(|_| SharedStats::default()).collect();
-        let shared = Arc::new(Shared {
-            mailboxes,
-            stats,
-            limits: self.limits,
-            ending: std::sync::atomic::AtomicUsize::new(0),
-        });
+        let shared = Arc::new(Shared::new(mailboxes, self.limits));
         let mut shards = Vec::new();
         for (number, (driver, mailbox)) in parts.into_iter().enumerate() {
             let handler = make(number);

@@ -147,6 +147,8 @@ counters! {
     adopted,
     /// Connections that left for another shard.
     departed,
+    /// Connections that were born here and live on other shards now. Each keeps its slot here.
+    away,
     /// Messages passed on to the shard a connection had moved to.
     forwarded,
     /// Turns.
@@ -201,7 +203,8 @@ impl Histogram {
         self.buckets.iter().sum()
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds the values of another one.
+    pub fn add(&mut self, other: &Self) {
         for (to, from) in self.buckets.iter_mut().zip(&other.buckets) {
             *to += from;
         }
@@ -209,8 +212,10 @@ impl Histogram {
     }
 }
 
+/// A [`Histogram`] that one thread writes and any thread reads, without a lock. Values recorded by
+/// several threads at the same time may be lost.
 #[derive(Debug)]
-struct SharedHistogram {
+pub struct SharedHistogram {
     buckets: [AtomicU64; HISTOGRAM_BUCKETS],
     sum_ns: AtomicU64,
 }
@@ -225,7 +230,8 @@ impl Default for SharedHistogram {
 }
 
 impl SharedHistogram {
-    fn record(&self, nanos: u64) {
+    /// Counts a value.
+    pub fn record(&self, nanos: u64) {
         let bucket = (u64::BITS - nanos.leading_zeros()) as usize;
         let bucket = &self.buckets[bucket.min(HISTOGRAM_BUCKETS - 1)];
         bucket.store(bucket.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -233,7 +239,8 @@ impl SharedHistogram {
         self.sum_ns.store(sum, Ordering::Relaxed);
     }
 
-    fn read(&self) -> Histogram {
+    /// The values so far.
+    pub fn read(&self) -> Histogram {
         let mut histogram = Histogram::default();
         for (to, from) in histogram.buckets.iter_mut().zip(&self.buckets) {
             *to = from.load(Ordering::Relaxed);

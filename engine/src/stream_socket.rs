@@ -1,15 +1,15 @@
 //! [`StreamSocket`]: the engine as a queue to pull from, for programs that want no callbacks.
 
+mod threads;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use self::threads::Threads;
 use crate::body::{Body, Message};
 use crate::context::Context;
 use crate::engine::{Engine, EngineBuilder, Shard};
@@ -17,14 +17,10 @@ use crate::error::{CloseReason, ConnectError, SendError};
 use crate::handle::Handle;
 use crate::handler::{ConnectId, Handler, Peer, Run};
 use crate::limits::Limits;
-use crate::mailbox::{Consumer, Mailbox, PushError, ShardWaker, Wake};
 use crate::options::{Address, Connector, Listener};
 use crate::router_id::RouterId;
 use crate::shard::DrainReport;
 use crate::stats::EngineStats;
-
-/// How long a close waits for room in a mailbox before it looks whether the engine still runs.
-const CLOSE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What [`StreamSocket::recv`] brings, with the connection it concerns.
 #[derive(Debug)]
@@ -38,6 +34,20 @@ pub enum Event {
     Drained,
     /// The connection ended; its id is `Gone`.
     Disconnected(CloseReason),
+    /// An outgoing connection was not made. The id beside it is [`RouterId::NONE`].
+    ConnectFailed(FailedConnect),
+}
+
+/// An attempt of [`StreamSocket::connect`] that failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct FailedConnect {
+    /// What `connect` returned.
+    pub connect: ConnectId,
+    /// Why.
+    pub error: ConnectError,
+    /// After which delay it is tried again; `None`: it is not.
+    pub retry: Option<Duration>,
 }
 
 /// A stream socket for any number of connections, accepted and outgoing: `recv` yields
@@ -132,33 +142,9 @@ impl StreamSocketBuilder {
                 mode: Mode::Inline(Box::new(shard)),
             });
         }
-        let wake = Box::new(Unpark(std::thread::current()));
-        let (queue, receiver) = Mailbox::new(self.receive_max, wake);
-        let starved = Arc::new(AtomicBool::new(false));
-        let shards = {
-            let (queue, starved) = (Arc::clone(&queue), Arc::clone(&starved));
-            self.engine.shards(self.shards).start(move |_| Remote {
-                queue: Arc::clone(&queue),
-                starved: Arc::clone(&starved),
-                late: VecDeque::new(),
-                paused: Vec::new(),
-            })?
-        };
-        let handle = shards.handle();
-        let wakers = (0..handle.shards())
-            .filter_map(|shard| handle.waker(shard, 0))
-            .collect();
-        let next_shard = 0;
-        let threads = Threads {
-            engine: shards,
-            handle,
-            receiver,
-            starved,
-            wakers,
-            next_shard,
-        };
+        let engine = self.engine.shards(self.shards);
         Ok(StreamSocket {
-            mode: Mode::Threads(threads),
+            mode: Mode::Threads(Threads::start(engine, self.receive_max)?),
         })
     }
 }
@@ -186,7 +172,7 @@ impl StreamSocket {
     pub fn local_addrs(&self) -> &[Address] {
         match &self.mode {
             Mode::Inline(shard) => shard.local_addrs(),
-            Mode::Threads(threads) => threads.engine.local_addrs(),
+            Mode::Threads(threads) => threads.local_addrs(),
         }
     }
 
@@ -253,7 +239,7 @@ impl StreamSocket {
     pub fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
         match &mut self.mode {
             Mode::Inline(shard) => shard.send(to, body),
-            Mode::Threads(threads) => threads.handle.send(to, Bytes::copy_from_slice(body)),
+            Mode::Threads(threads) => threads.handle().send(to, Bytes::copy_from_slice(body)),
         }
     }
 
@@ -264,7 +250,7 @@ impl StreamSocket {
     pub fn send_shared(&mut self, to: RouterId, body: &Bytes) -> Result<(), SendError> {
         match &mut self.mode {
             Mode::Inline(shard) => shard.with(|_, cx| cx.send_shared(to, body)),
-            Mode::Threads(threads) => threads.handle.send(to, body.clone()),
+            Mode::Threads(threads) => threads.handle().send(to, body.clone()),
         }
     }
 
@@ -277,23 +263,16 @@ impl StreamSocket {
         }
     }
 
-    /// Makes an outgoing connection; [`Event::Connected`] follows. If it cannot be made (and
-    /// `connector` does not try again), nothing follows: see `connect_failed` in
-    /// [`stats`](Self::stats), or use a [`Handler`].
+    /// Makes an outgoing connection. [`Event::Connected`] follows, with the returned name in the
+    /// origin of its peer, or [`Event::ConnectFailed`]. With more than one shard, failures after
+    /// which it is tried again are not told while the receive queue is full.
     ///
     /// # Errors
     /// `Full` if the shard's mailbox is full (more than one shard).
-    pub fn connect(&mut self, connector: &Connector) -> Result<(), SendError> {
+    pub fn connect(&mut self, connector: &Connector) -> Result<ConnectId, SendError> {
         match &mut self.mode {
-            Mode::Inline(shard) => {
-                shard.with(|_, cx| cx.connect(connector));
-                Ok(())
-            }
-            Mode::Threads(threads) => {
-                let shard = threads.next_shard % threads.handle.shards();
-                threads.next_shard = shard + 1;
-                threads.handle.connect(shard, connector.clone())
-            }
+            Mode::Inline(shard) => Ok(shard.with(|_, cx| cx.connect(connector))),
+            Mode::Threads(threads) => threads.connect(connector),
         }
     }
 
@@ -309,7 +288,7 @@ impl StreamSocket {
     pub fn handle(&self) -> Handle<()> {
         match &self.mode {
             Mode::Inline(shard) => shard.handle(),
-            Mode::Threads(threads) => threads.handle.clone(),
+            Mode::Threads(threads) => threads.handle().clone(),
         }
     }
 
@@ -335,13 +314,7 @@ impl StreamSocket {
                     }
                 }
             }
-            Mode::Threads(threads) => {
-                let Threads {
-                    engine, receiver, ..
-                } = threads;
-                drop(receiver);
-                Ok(engine.shutdown(deadline))
-            }
+            Mode::Threads(threads) => Ok(threads.shutdown(deadline)),
         }
     }
 }
@@ -404,7 +377,12 @@ impl Handler for Inline {
         error: &ConnectError,
         retry: Option<Duration>,
     ) {
-        tracing::warn!(?connect, %error, ?retry, "an outgoing connection was not made");
+        let event = Event::ConnectFailed(FailedConnect {
+            connect,
+            error: error.duplicate(),
+            retry,
+        });
+        self.events.push_back((RouterId::NONE, Some(event)));
     }
 
     fn run(&mut self, _: &mut Context<'_, ()>) -> Run {
@@ -413,194 +391,5 @@ impl Handler for Inline {
         } else {
             Run::Leave
         }
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(&self) {
-        self.0.unpark();
-    }
-}
-
-/// What crosses from the shards' threads; an [`Event`] whose body is its own.
-enum Crossing {
-    Connected(Peer),
-    Message(Bytes),
-    Drained,
-    /// The peer finished sending: to be closed once everything before has been received, so that
-    /// it can still be answered.
-    Finished,
-    Disconnected(CloseReason),
-}
-
-struct Threads {
-    engine: Engine<()>,
-    handle: Handle<()>,
-    receiver: Consumer<(RouterId, Crossing)>,
-    /// Some shard found the queue full and waits to be woken.
-    starved: Arc<AtomicBool>,
-    wakers: Vec<ShardWaker>,
-    next_shard: usize,
-}
-
-impl Threads {
-    fn receive(&mut self, wait: Duration) -> io::Result<Option<(RouterId, Event)>> {
-        if let Some(event) = self.next_event() {
-            return Ok(Some(event));
-        }
-        if wait.is_zero() {
-            return Ok(None);
-        }
-        if self.engine.is_finished() {
-            // What the shards pushed last is there by now.
-            let last = self.next_event();
-            return match last {
-                Some(event) => Ok(Some(event)),
-                None => Err(io::Error::from(io::ErrorKind::BrokenPipe)),
-            };
-        }
-        // Pairs with the fence in `Remote::push`: either we see the flag, or the shard sees that
-        // the queue is empty.
-        fence(Ordering::SeqCst);
-        self.feed_starved();
-        if self.receiver.prepare_sleep() {
-            // Bounded, to notice an engine that was shut down by a handle.
-            std::thread::park_timeout(wait.min(Duration::from_millis(100)));
-            self.receiver.awake();
-        }
-        Ok(self.next_event())
-    }
-
-    fn next_event(&mut self) -> Option<(RouterId, Event)> {
-        loop {
-            let (id, crossing) = self.pop()?;
-            let event = match crossing {
-                Crossing::Connected(peer) => Event::Connected(peer),
-                Crossing::Message(body) => Event::Message(Body::from(body)),
-                Crossing::Drained => Event::Drained,
-                Crossing::Disconnected(reason) => Event::Disconnected(reason),
-                Crossing::Finished => {
-                    self.close(id);
-                    continue;
-                }
-            };
-            return Some((id, event));
-        }
-    }
-
-    /// Behind everything sent so far. Shards never wait for us, so the room comes.
-    fn close(&self, id: RouterId) {
-        while let Err(SendError::Full) = self.handle.close_timeout(id, CLOSE_PATIENCE) {
-            if self.engine.is_finished() {
-                return;
-            }
-        }
-    }
-
-    fn pop(&mut self) -> Option<(RouterId, Crossing)> {
-        let popped = self.receiver.pop();
-        self.feed_starved();
-        popped
-    }
-
-    /// Wakes the shards that found the queue full, once it is half empty.
-    fn feed_starved(&self) {
-        let mailbox = self.receiver.mailbox();
-        if self.starved.load(Ordering::Relaxed)
-            && mailbox.len() <= mailbox.capacity() / 2
-            && self.starved.swap(false, Ordering::AcqRel)
-        {
-            for waker in &self.wakers {
-                waker.wake();
-            }
-        }
-    }
-}
-
-/// The handler of a shard on its own thread.
-struct Remote {
-    queue: Arc<Mailbox<(RouterId, Crossing)>>,
-    starved: Arc<AtomicBool>,
-    /// Events that found the queue full, in order. Bounded: their connections are paused.
-    late: VecDeque<(RouterId, Crossing)>,
-    paused: Vec<RouterId>,
-}
-
-impl Remote {
-    fn push(&mut self, cx: &mut Context<'_, ()>, id: RouterId, crossing: Crossing) {
-        if self.late.is_empty() {
-            match self.queue.try_push((id, crossing)) {
-                Err(PushError::Full(item)) => self.late.push_back(item),
-                _ => return,
-            }
-        } else {
-            self.late.push_back((id, crossing));
-        }
-        if cx.pause_reading(id) {
-            self.paused.push(id);
-        }
-        self.starved.store(true, Ordering::Release);
-        // Pairs with the fence in `Threads::receive`: the receiver may have emptied the queue
-        // before it could see the flag.
-        fence(Ordering::SeqCst);
-        if self.queue.is_empty() {
-            self.catch_up(cx);
-        }
-    }
-
-    fn catch_up(&mut self, cx: &mut Context<'_, ()>) {
-        while let Some(item) = self.late.pop_front() {
-            if let Err(PushError::Full(item)) = self.queue.try_push(item) {
-                self.late.push_front(item);
-                self.starved.store(true, Ordering::Release);
-                return;
-            }
-        }
-        for id in self.paused.drain(..) {
-            cx.resume_reading(id);
-        }
-    }
-}
-
-impl Handler for Remote {
-    type Post = ();
-
-    fn on_connect(&mut self, cx: &mut Context<'_, ()>, id: RouterId, peer: &Peer) {
-        self.push(cx, id, Crossing::Connected(*peer));
-    }
-
-    fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
-        self.push(
-            cx,
-            from,
-            Crossing::Message(Bytes::copy_from_slice(&message)),
-        );
-    }
-
-    fn on_drained(&mut self, cx: &mut Context<'_, ()>, id: RouterId) {
-        self.push(cx, id, Crossing::Drained);
-    }
-
-    fn on_read_closed(&mut self, cx: &mut Context<'_, ()>, id: RouterId) {
-        self.push(cx, id, Crossing::Finished);
-    }
-
-    fn on_disconnect(&mut self, cx: &mut Context<'_, ()>, id: RouterId, reason: &CloseReason) {
-        self.push(cx, id, Crossing::Disconnected(reason.duplicate()));
-    }
-
-    fn on_wake(&mut self, cx: &mut Context<'_, ()>, _: u64) {
-        self.catch_up(cx);
-    }
-
-    /// A shard that waits for the receiver looks again each turn, should a wake have crossed with
-    /// its own look.
-    fn run(&mut self, cx: &mut Context<'_, ()>) -> Run {
-        if !self.late.is_empty() && self.queue.len() <= self.queue.capacity() / 2 {
-            self.catch_up(cx);
-        }
-        Run::Idle
     }
 }

@@ -73,6 +73,7 @@ pub enum Seen {
         id: RouterId,
         reason: &'static str,
         text: String,
+        tag: u64,
     },
     ConnectFailed {
         connect: ConnectId,
@@ -88,6 +89,7 @@ pub enum Seen {
         shard: usize,
         id: RouterId,
         to: usize,
+        tag: u64,
     },
     Timer(u64),
     Woken(u64),
@@ -257,6 +259,7 @@ impl Handler for Probe {
             id,
             reason: reason.name(),
             text: reason.to_string(),
+            tag: cx.tag(id),
         });
     }
 
@@ -281,8 +284,8 @@ impl Handler for Probe {
     }
 
     fn on_departed(&mut self, cx: &mut Context<'_, Job>, id: RouterId, to: usize) {
-        let shard = cx.shard();
-        self.log.push(Seen::Departed { shard, id, to });
+        let (shard, tag) = (cx.shard(), cx.tag(id));
+        self.log.push(Seen::Departed { shard, id, to, tag });
     }
 
     fn on_shutdown(&mut self, cx: &mut Context<'_, Job>) {

@@ -6,13 +6,14 @@
 )]
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use proscenium::sim::{SimEngine, SimNet, SimPeer, SimWorld};
+use proscenium::sim::{Faults, SimEngine, SimNet, SimPeer, SimWorld};
 use proscenium::{
-    CloseReason, ConnectError, ConnectId, Context, Engine, EngineBuilder, Handler, Message, Peer,
-    RouterId, Time,
+    CloseReason, ConnectError, ConnectId, Context, Engine, EngineBuilder, Handler, Limits,
+    Listener, Message, Peer, RouterId, Time,
 };
 
 /// What a handler was told.
@@ -118,6 +119,11 @@ impl Handler for Recorder {
     }
 }
 
+/// A network without faults.
+pub fn calm() -> SimNet {
+    SimNet::new(1, Faults::none())
+}
+
 /// An engine of recorders in a world of its own.
 pub struct Stage {
     pub net: SimNet,
@@ -140,6 +146,22 @@ impl Stage {
             engine,
             records,
         }
+    }
+
+    /// One shard with these limits and a listener, in a network without faults.
+    pub fn listening(limits: Limits) -> Self {
+        Self::new(&calm(), |builder| {
+            let listener = Listener::tcp("10.0.0.1:7000").unwrap();
+            builder.limits(limits).listen(listener)
+        })
+    }
+
+    /// One shard in a network where nobody answers to who connects, and an address of it.
+    pub fn unanswered() -> (Self, SocketAddr) {
+        let mut faults = Faults::none();
+        faults.unanswered = 1.0;
+        let stage = Self::new(&SimNet::new(1, faults), |builder| builder);
+        (stage, SocketAddr::from(([10, 0, 0, 2], 9)))
     }
 
     /// A peer of the first listener.

@@ -136,6 +136,15 @@ pub(crate) enum Interface {
     Socket,
 }
 
+/// What answers on the callback interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// The handler itself: one for all connections of a shard
+    Callback,
+    /// A stage for each connection, bound to it, which ends with it
+    Stage,
+}
+
 /// How the echo answers on the callback interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Answer {
@@ -152,6 +161,7 @@ Examples:
   proscenium echo
   proscenium echo --listen 127.0.0.1:0                         a free port, printed when ready
   proscenium echo --listen unix:/run/echo.sock --framing raw
+  proscenium echo --mode stage                                 a stage for each connection
   proscenium echo --listen 0.0.0.0:7000 --shards 4 --pin 0,1,2,3 --metrics 127.0.0.1:9100
 
 Prints `listening on ADDR` on standard output when connections are accepted. SIGTERM or Ctrl-C ends
@@ -199,6 +209,9 @@ pub(crate) struct EchoArgs {
     /// Which of the engine's interfaces serves
     #[arg(long, value_enum, default_value_t = Interface::Callback)]
     pub(crate) interface: Interface,
+    /// What answers, on the callback interface
+    #[arg(long, value_enum, default_value_t = Mode::Callback)]
+    pub(crate) mode: Mode,
     /// How a message is answered, on the callback interface
     #[arg(long, value_enum, default_value_t = Answer::Forward)]
     pub(crate) answer: Answer,

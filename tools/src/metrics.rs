@@ -1,4 +1,4 @@
-//! The engine's statistics as Prometheus text over HTTP.
+//! The statistics of the engine and its stages as Prometheus text over HTTP.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -10,7 +10,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use proscenium_engine::{CloseReason, EngineStats, Histogram};
+use proscenium_engine::{CloseReason, EngineStats, Histogram, ShardStats};
+use proscenium_stages::StageStats;
 
 /// What the text format that the library writes is called.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -23,7 +24,8 @@ const REQUEST_MAX: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The numbers that say what is now; all others count since the start.
-const GAUGES: [&str; 7] = [
+const GAUGES: [&str; 8] = [
+    "away",
     "connections",
     "send_buffer_bytes",
     "send_queue_bytes",
@@ -33,33 +35,36 @@ const GAUGES: [&str; 7] = [
     "mailbox_len",
 ];
 
-/// Serves `snapshot` at `address` as [`serve`] does, and says on standard error where.
+/// Serves two snapshots at `address`, as [`serve`] does, and says on standard error where: of the
+/// engine, and of the stages of each shard (none where no stages are).
 ///
 /// # Errors
 /// When the address cannot be listened on; the text names the option.
-pub(crate) fn announce<S>(address: &str, snapshot: S) -> Result<(), String>
+pub(crate) fn announce<S, T>(address: &str, engine: S, stages: T) -> Result<(), String>
 where
     S: Fn() -> EngineStats + Send + Sync + 'static,
+    T: Fn() -> Vec<StageStats> + Send + Sync + 'static,
 {
-    let address = serve(address, snapshot)
+    let address = serve(address, engine, stages)
         .map_err(|error| format!("--metrics {address}: {error}; expected HOST:PORT"))?;
     eprintln!("metrics at http://{address}/metrics");
     Ok(())
 }
 
-/// Serves `snapshot` at `http://ADDR/metrics`, on a thread of its own, until the process ends.
+/// Serves snapshots at `http://ADDR/metrics`, on a thread of its own, until the process ends.
 /// Returns the address with the real port.
 ///
 /// # Errors
 /// When the address cannot be listened on.
-fn serve<S>(address: &str, snapshot: S) -> io::Result<SocketAddr>
+fn serve<S, T>(address: &str, engine: S, stages: T) -> io::Result<SocketAddr>
 where
     S: Fn() -> EngineStats + Send + Sync + 'static,
+    T: Fn() -> Vec<StageStats> + Send + Sync + 'static,
 {
     let listener = TcpListener::bind(address)?;
     let local = listener.local_addr()?;
     let mut registry = Registry::with_prefix("proscenium");
-    registry.register_collector(Box::new(EngineCollector { snapshot }));
+    registry.register_collector(Box::new(Snapshots { engine, stages }));
     let serve = move || {
         for stream in listener.incoming() {
             // A scraper that breaks off is its own loss; the next one is served.
@@ -157,54 +162,82 @@ fn read_head(stream: &mut impl Read) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// Takes a snapshot at each scrape.
-struct EngineCollector<S> {
-    snapshot: S,
+/// Takes both snapshots at each scrape.
+struct Snapshots<S, T> {
+    engine: S,
+    stages: T,
 }
 
-impl<S> fmt::Debug for EngineCollector<S> {
+impl<S, T> fmt::Debug for Snapshots<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EngineCollector")
+        f.write_str("Snapshots")
     }
 }
 
-impl<S> Collector for EngineCollector<S>
+impl<S, T> Collector for Snapshots<S, T>
 where
     S: Fn() -> EngineStats + Send + Sync + 'static,
+    T: Fn() -> Vec<StageStats> + Send + Sync + 'static,
 {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let stats = (self.snapshot)();
+        encode_stages(&(self.stages)(), &mut encoder)?;
+        let stats = (self.engine)();
         encode_numbers(&stats, &mut encoder)?;
         encode_closes(&stats, &mut encoder)?;
         encode_turn_time(&stats, &mut encoder)
     }
 }
 
-/// All plain numbers, one metric each, with a row per shard.
+/// A metric with a row per shard.
+fn encode_number(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    gauge: bool,
+    values: impl Iterator<Item = u64>,
+) -> fmt::Result {
+    let kind = if gauge {
+        MetricType::Gauge
+    } else {
+        MetricType::Counter
+    };
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (shard, value) in values.enumerate() {
+        let labels = [("shard", shard.to_string())];
+        let mut row = metric.encode_family(&labels)?;
+        if gauge {
+            row.encode_gauge(&value)?;
+        } else {
+            row.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// All plain numbers of the engine, one metric each.
 fn encode_numbers(stats: &EngineStats, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let Some(first) = stats.shards.first() else {
         return Ok(());
     };
     for (index, (name, _)) in first.fields().enumerate() {
-        let gauge = GAUGES.contains(&name);
-        let kind = if gauge {
-            MetricType::Gauge
-        } else {
-            MetricType::Counter
-        };
-        let mut metric = encoder.encode_descriptor(name, help(name), None, kind)?;
-        for (shard, stats) in stats.shards.iter().enumerate() {
-            let Some((_, value)) = stats.fields().nth(index) else {
-                continue;
-            };
-            let labels = [("shard", shard.to_string())];
-            let mut row = metric.encode_family(&labels)?;
-            if gauge {
-                row.encode_gauge(&value)?;
-            } else {
-                row.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)?;
-            }
-        }
+        let of = |stats: &ShardStats| stats.fields().nth(index).map(|(_, value)| value);
+        let values = stats.shards.iter().filter_map(of);
+        encode_number(encoder, (name, help(name)), GAUGES.contains(&name), values)?;
+    }
+    Ok(())
+}
+
+/// All numbers of the stages, one metric `stages_…` each.
+fn encode_stages(shards: &[StageStats], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let Some(first) = shards.first() else {
+        return Ok(());
+    };
+    for (index, (name, _, about)) in first.fields().enumerate() {
+        let of = |stats: &StageStats| stats.fields().nth(index).map(|(_, value, _)| value);
+        let values = shards.iter().filter_map(of);
+        // As the help texts of the engine's numbers.
+        let about = about.trim_end_matches('.');
+        let name = format!("stages_{name}");
+        encode_number(encoder, (&name, about), name == "stages_live", values)?;
     }
     Ok(())
 }
@@ -292,6 +325,7 @@ fn help(name: &str) -> &'static str {
         "mailbox_items" => "Mailbox items handled",
         "timers_fired" => "Timers fired",
         "timers" => "Timers set now",
+        "away" => "Connections born here that live on other shards now",
         "adopted" => "Connections that came from another shard",
         "departed" => "Connections that left for another shard",
         "forwarded" => "Messages passed on to the shard a connection had moved to",
@@ -307,7 +341,6 @@ fn help(name: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proscenium_engine::ShardStats;
 
     fn snapshot() -> EngineStats {
         let mut stats = EngineStats::default();
@@ -324,6 +357,12 @@ mod tests {
         stats
     }
 
+    fn stages() -> Vec<StageStats> {
+        let mut one = StageStats::default();
+        (one.live, one.messages) = (11, 2_000);
+        vec![one, StageStats::default()]
+    }
+
     fn request(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
@@ -334,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_scrape_brings_every_number_of_every_shard() {
-        let address = serve("127.0.0.1:0", snapshot).unwrap();
+        let address = serve("127.0.0.1:0", snapshot, stages).unwrap();
         let response = request(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
@@ -348,6 +387,12 @@ mod tests {
             "# TYPE proscenium_messages_in counter",
             "proscenium_messages_in_total{shard=\"0\"} 1000",
             "proscenium_messages_in_total{shard=\"1\"} 1001",
+            "# HELP proscenium_stages_live Stages that live now",
+            "# TYPE proscenium_stages_live gauge",
+            "proscenium_stages_live{shard=\"0\"} 11",
+            "# TYPE proscenium_stages_messages counter",
+            "proscenium_stages_messages_total{shard=\"0\"} 2000",
+            "proscenium_stages_messages_total{shard=\"1\"} 0",
             "proscenium_closes_total{shard=\"1\",reason=\"peer_closed\"} 8",
             "# TYPE proscenium_turn_time_seconds histogram",
             "proscenium_turn_time_seconds_count{shard=\"0\"} 6",
@@ -371,7 +416,7 @@ mod tests {
 
     #[test]
     fn other_requests_are_answered_and_bad_ones_do_not_stop_the_service() {
-        let address = serve("127.0.0.1:0", snapshot).unwrap();
+        let address = serve("127.0.0.1:0", snapshot, stages).unwrap();
         assert!(request(address, "GET /else HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
         assert!(request(address, "POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
         let head = request(address, "HEAD /metrics HTTP/1.1\r\n\r\n");

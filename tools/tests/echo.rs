@@ -140,6 +140,93 @@ fn both_interfaces_serve_and_drain() {
 }
 
 #[test]
+fn stages_serve_every_connection_and_end_with_it() {
+    for options in [
+        &["--shards", "1"][..],
+        &["--shards", "2", "--answer", "send"],
+        &["--shards", "2", "--balance", "roundrobin"],
+    ] {
+        let echo = Echo::start(&[options, &["--mode", "stage"]].concat());
+        let run = load(&echo.address, "s2", &["--verify", "full"]);
+        run.assert_pass();
+        assert!(run.number("recv") > 50.0 * 8.0, "{options:?}: {run}");
+        let summary = echo.terminate();
+        for part in ["50 accepted", "50 ended, 0 live", "0 panics"] {
+            assert!(summary.contains(part), "{options:?}: {part}: {summary}");
+        }
+    }
+}
+
+#[test]
+fn stages_are_in_the_metrics_one_for_each_connection() {
+    let mut echo = Echo::start(&["--mode", "stage", "--metrics", "127.0.0.1:0"]);
+    let line = echo.error_line();
+    let url = line.trim_end().strip_prefix("metrics at http://").unwrap();
+    let address = url.strip_suffix("/metrics").unwrap();
+    let mut streams: Vec<TcpStream> = (0..3)
+        .map(|_| TcpStream::connect(&echo.address).unwrap())
+        .collect();
+    // The second message of each finds its stage at rest: it is handled in place.
+    for _ in 0..2 {
+        for stream in &mut streams {
+            write_frame(stream, b"to a stage").unwrap();
+            assert_eq!(read_frame(stream).unwrap(), b"to a stage");
+        }
+    }
+    // The answers may have been seen before the shard publishes.
+    let settled = |live: f64, ended: f64| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let metrics = Metrics::scrape(address);
+            let [now_live, now_ended, in_place] = ["live", "ended_total", "in_place_total"]
+                .map(|name| metrics.sum(&format!("proscenium_stages_{name}{{")));
+            if (now_live, now_ended) == (live, ended) && in_place >= 3.0 {
+                return metrics;
+            }
+            assert!(Instant::now() < deadline, "{}", metrics.text);
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let metrics = settled(3.0, 0.0);
+    assert_eq!(metrics.sum("proscenium_connections{"), 3.0);
+    drop(streams);
+    settled(0.0, 3.0);
+}
+
+#[test]
+fn sigterm_drains_stages_and_their_connections() {
+    let echo = Echo::start(&["--mode", "stage", "--shards", "2"]);
+    let mut stream = TcpStream::connect(&echo.address).unwrap();
+    write_frame(&mut stream, b"before the end").unwrap();
+    assert_eq!(read_frame(&mut stream).unwrap(), b"before the end");
+    let peer = thread::spawn(move || {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).map(|_| rest)
+    });
+    let summary = echo.terminate();
+    assert_eq!(peer.join().unwrap().unwrap(), b"");
+    for part in [
+        "1 in (18 B), 1 out (18 B)",
+        "1 ended, 0 live",
+        "0 cut",
+        "lost: 0 bytes, 0 pieces",
+    ] {
+        assert!(summary.contains(part), "{part} is missing in\n{summary}");
+    }
+}
+
+#[test]
+fn stages_need_the_callback_interface() {
+    let output = proscenium()
+        .args(["echo", "--mode", "stage", "--interface", "socket"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("--interface callback"), "{error}");
+}
+
+#[test]
 fn inherited_sockets_are_used_in_place_of_listen() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -4,8 +4,10 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
-use common::{Echo, load, proscenium};
+use common::{Echo, Loaded, load, proscenium, read_frame, server, write_frame};
 
 /// A path for one test, removed at the end.
 struct TestPath(PathBuf);
@@ -131,6 +133,45 @@ fn a_fixed_rate_is_not_exceeded() {
         );
         assert!(run.number("recv") > 0.0, "{run}");
     }
+}
+
+/// One connection with one message in flight, offered 1,000 msg/s for 100 ms and a second, of a
+/// server that stops for `stall` after 150 messages.
+fn paced_with_a_stall(stall: Duration) -> Loaded {
+    let target = server(move |mut stream| {
+        for message in 0_u64.. {
+            let body = read_frame(&mut stream)?;
+            if message == 150 {
+                thread::sleep(stall);
+            }
+            write_frame(&mut stream, &body)?;
+        }
+        Ok(())
+    });
+    let pace = ["--rate", "1000", "--ccu", "1", "--inflight", "1"];
+    load(&target, "s2", &[&pace[..], &["--measure", "1s"]].concat())
+}
+
+#[test]
+fn at_a_fixed_rate_a_stall_is_in_the_latency_of_all_that_were_due_meanwhile() {
+    let run = paced_with_a_stall(Duration::from_millis(400));
+    run.assert_pass();
+    // 400 of 1,000 messages were due while the server stood still. Of those only one was in
+    // flight: a loop that waits for answers would have seen one slow message.
+    assert!(run.number("p95") >= 250e3, "{run}");
+    assert!(run.summary.contains("p99 "), "{run}");
+}
+
+#[test]
+fn what_could_not_be_sent_at_a_fixed_rate_is_shown() {
+    let run = paced_with_a_stall(Duration::from_secs(3));
+    run.assert_pass();
+    // The 151st waits for its answer beyond the end of the window, and nothing else is sent.
+    assert_eq!(run.number("sent"), 151.0, "{run}");
+    assert!(run.number("rate_unsent") >= 800.0, "{run}");
+    assert!(run.summary.contains("due and not sent"), "{run}");
+    // It was due inside the window: its latency counts, however late it came.
+    assert!(run.number("max") >= 2e6, "{run}");
 }
 
 #[test]

@@ -12,7 +12,6 @@ use crate::limits::Limits;
 use crate::mailbox::{Mailbox, Wake};
 use crate::options::{Address, Connector, Framing, SocketOptions};
 use crate::shard::Shard;
-use crate::stats::SharedStats;
 use crate::time::Time;
 
 /// A shard whose connections receive the same recording over and over, in pieces that take no
@@ -37,12 +36,7 @@ impl<H: Handler> ReplayShard<H> {
         let limits = Limits::default();
         assert!(read <= recording.len() && read <= limits.receive_chunk);
         let (mailbox, consumer) = Mailbox::new(limits.mailbox_max, Box::new(NoWake));
-        let shared = Arc::new(Shared {
-            mailboxes: vec![mailbox],
-            stats: vec![SharedStats::default()],
-            limits,
-            ending: std::sync::atomic::AtomicUsize::new(0),
-        });
+        let shared = Arc::new(Shared::new(vec![mailbox], limits));
         let driver = Replay {
             // What follows the end is its beginning, so that a piece is one copy.
             recording: [recording, &recording[..read]].concat(),

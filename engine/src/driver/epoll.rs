@@ -78,6 +78,8 @@ struct Ready {
 pub(crate) struct EpollDriver {
     poll: Poll,
     events: Events,
+    /// Events of the last wait.
+    brought: usize,
     epoch_start: Instant,
     sockets: Vec<Option<Socket>>,
     listeners: Vec<Option<ListenSocket>>,
@@ -120,6 +122,7 @@ impl EpollDriver {
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
+            brought: 0,
             epoch_start,
             sockets: Vec::new(),
             listeners: Vec::new(),
@@ -180,7 +183,9 @@ impl EpollDriver {
     }
 
     fn collect(&mut self) {
+        self.brought = 0;
         for event in &self.events {
+            self.brought += 1;
             let raw = event.token().0 as u64;
             let kind = (raw >> 56) as u8;
             if kind == KIND_TIMER {
@@ -458,6 +463,14 @@ impl Driver for EpollDriver {
         self.collect();
         self.ready.extend(self.again.drain(..));
         Ok(())
+    }
+
+    fn brought_a_part(&self) -> usize {
+        if self.brought < EVENTS_MAX {
+            0
+        } else {
+            self.brought
+        }
     }
 
     fn next(&mut self, chunk: &mut [u8]) -> Option<Completion> {

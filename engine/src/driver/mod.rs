@@ -95,6 +95,12 @@ pub(crate) trait Driver {
     /// previous round behind it. A wake ends the sleep.
     fn wait(&mut self, until: Time) -> io::Result<()>;
 
+    /// How many events the last [`wait`](Self::wait) brought if there may have been more of them
+    /// than it could bring; 0 if it brought all there were.
+    fn brought_a_part(&self) -> usize {
+        0
+    }
+
     /// The next completion of this round, `None` when the round is over. Receives into `chunk`.
     /// Per round, a connection receives at most one chunk and a listener accepts a few dozen.
     fn next(&mut self, chunk: &mut [u8]) -> Option<Completion>;

@@ -67,10 +67,8 @@ pub(crate) enum Op {
     Connect {
         connect: u32,
     },
-    Rehome {
-        id: RouterId,
-        to: usize,
-    },
+    /// The connection has somewhere to move to.
+    Rehome(RouterId),
 }
 
 /// See the module's page.
@@ -81,6 +79,8 @@ pub(crate) struct Core<P> {
     pub(crate) clock: Box<dyn Fn() -> Time>,
     /// The clock as of the beginning of the slice.
     pub(crate) now: Time,
+    /// What had arrived at this time has been dispatched.
+    pub(crate) swept: Time,
     pub(crate) be32: LengthPrefix,
     pub(crate) le32: LengthPrefix,
     pub(crate) connections: Connections,
@@ -91,10 +91,12 @@ pub(crate) struct Core<P> {
     pub(crate) newest: u32,
     /// Connections to flush at the end of the slice.
     pub(crate) dirty: Vec<u32>,
-    /// Bytes received and queued in this slice.
-    pub(crate) slice_bytes: usize,
-    /// Unsent bytes of all connections.
-    pub(crate) send_bytes: usize,
+    /// Bytes received in this slice.
+    pub(crate) slice_received: usize,
+    /// Bytes ever queued for connections, and of these, those that are not any more. Both wrap
+    /// around; see [`send_bytes`](Self::send_bytes).
+    pub(crate) queued: usize,
+    pub(crate) unqueued: usize,
     /// A queue that holds no more than this is below its high watermark, and none of its bodies
     /// is over the frame limit: the smaller of the two.
     pub(crate) send_within: usize,
@@ -103,8 +105,9 @@ pub(crate) struct Core<P> {
     /// The slot whose messages are being dispatched, and whether to stop doing so.
     pub(crate) current: u32,
     pub(crate) stop_dispatch: bool,
+    /// While the handler is told that a connection ended or departed: its id and its tag.
+    pub(crate) leaving: Option<(RouterId, u64)>,
     pub(crate) outgoing: FxHashMap<u32, Outgoing>,
-    pub(crate) next_connect: u32,
     pub(crate) random: Random,
     pub(crate) accept_rate: AcceptRate,
     pub(crate) stats: ShardStats,
@@ -126,6 +129,7 @@ impl<P> Core<P> {
             shard,
             clock,
             now,
+            swept: now,
             be32: LengthPrefix::new(ByteOrder::Big, limits.frame_max),
             le32: LengthPrefix::new(ByteOrder::Little, limits.frame_max),
             connections: Connections::new(shard as u8, shared.mailboxes.len()),
@@ -134,15 +138,16 @@ impl<P> Core<P> {
             oldest: NONE,
             newest: NONE,
             dirty: Vec::new(),
-            slice_bytes: 0,
-            send_bytes: 0,
+            slice_received: 0,
+            queued: 0,
+            unqueued: 0,
             send_within: limits.send_high.min(limits.frame_max),
             timers: TimerWheel::new(now.as_nanos()),
             ops: Vec::new(),
             current: NONE,
             stop_dispatch: false,
+            leaving: None,
             outgoing: FxHashMap::default(),
-            next_connect: 0,
             random: Random::new(seed ^ (shard as u64) << 32),
             accept_rate: AcceptRate::new(limits.accepts_per_second, limits.accept_burst),
             stats: ShardStats::default(),
@@ -426,14 +431,19 @@ impl<P> Core<P> {
     /// shared bodies are most of them.
     #[inline]
     pub(crate) fn send_memory(&self) -> usize {
-        self.send_bytes.max(self.buffers.leased_bytes())
+        self.send_bytes().max(self.buffers.leased_bytes())
+    }
+
+    /// Unsent bytes of all connections.
+    #[inline]
+    pub(crate) fn send_bytes(&self) -> usize {
+        self.queued.wrapping_sub(self.unqueued)
     }
 
     /// Books a message of `bytes` that was queued.
     #[inline]
     fn book(&mut self, bytes: usize) {
-        self.send_bytes += bytes;
-        self.slice_bytes += bytes;
+        self.queued = self.queued.wrapping_add(bytes);
         self.stats.messages_out += 1;
     }
 
@@ -509,6 +519,18 @@ impl<P> Core<P> {
         true
     }
 
+    /// Takes a place and a slot for a new connection of this shard; false if there is none.
+    pub(crate) fn take_place(&self) -> bool {
+        self.connections.has_slot() && self.shared.take_place(self.shard)
+    }
+
+    /// Takes a connection out of the table, and frees its place.
+    pub(crate) fn remove(&mut self, slot: u32, moves_to: Option<u8>) -> Option<Connection> {
+        let removed = self.connections.remove(slot, moves_to)?;
+        self.shared.free_place(self.shard);
+        Some(removed)
+    }
+
     /// Begins a graceful close; `reason` is what the handler is told at its end.
     pub(crate) fn close(&mut self, slot: u32, reason: CloseReason) {
         let Some(connection) = self.connections.get_mut(slot) else {
@@ -522,16 +544,18 @@ impl<P> Core<P> {
         if connection.ending.is_none() {
             connection.ending = Some(reason);
         }
-        if connection.held.is_some() {
-            return; // once what is under way has arrived (`rehome.rs`)
-        }
-        connection.state = State::Closing;
+        let is_held = connection.held.is_some();
+        if !is_held {
+            connection.state = State::Closing;
+        } // else once what is under way has arrived (`rehome.rs`)
         let id = connection.id;
         self.release_tail(slot);
         if slot == self.current {
             self.stop_dispatch = true;
         }
-        self.ops.push(Op::Close(id));
+        if !is_held {
+            self.ops.push(Op::Close(id));
+        }
     }
 
     /// Ends a connection at once. Its memory is free from now on, its slot when the handler's
@@ -545,7 +569,10 @@ impl<P> Core<P> {
         }
         connection.state = State::Dead;
         let broke = matches!(reason, CloseReason::Broken(_));
-        connection.ending = Some(reason);
+        // However the close after a bad frame ends, that frame is why.
+        if !matches!(connection.ending, Some(CloseReason::BadFrame(_))) {
+            connection.ending = Some(reason);
+        }
         let held = connection
             .held
             .take()
@@ -556,7 +583,7 @@ impl<P> Core<P> {
             .map_or(0, |relay| relay.bytes().len());
         let lost = relayed + connection.out.clear(&mut self.buffers) + held;
         connection.truncated = lost > 0;
-        self.send_bytes -= lost;
+        self.unqueued = self.unqueued.wrapping_add(lost);
         self.stats.bytes_lost += lost as u64;
         self.cut += u64::from(self.shutting_down && (broke || lost > 0));
         self.release_tail(slot);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::connection::{Connection, Pause};
 use crate::driver::RawSocket;
-use crate::handler::Peer;
+use crate::handler::{ConnectId, Peer};
 use crate::limits::Overflow;
 use crate::options::{Connector, Framing};
 use crate::router_id::RouterId;
@@ -23,7 +23,7 @@ pub(crate) enum Envelope<P> {
     /// Close a connection that was born on the receiving shard, gracefully.
     Close(RouterId),
     /// Make an outgoing connection.
-    Connect(Box<Connector>),
+    Connect(ConnectId, Box<Connector>),
     /// Everything that the old shard posted before a connection moved has arrived: reads go on.
     ReadFence(RouterId),
     /// Everything that shard `from` sent to the connection through the receiving shard has been
@@ -81,6 +81,7 @@ pub(crate) struct Moved {
     pub(crate) paused_by_overflow: bool,
     pub(crate) tell_drained: bool,
     pub(crate) read_closed: bool,
+    pub(crate) tag: u64,
 }
 
 impl Moved {
@@ -92,6 +93,7 @@ impl Moved {
         connection.spoke = self.spoke;
         connection.tell_drained = self.tell_drained;
         connection.read_closed = self.read_closed;
+        connection.tag = self.tag;
         connection.pause.set(Pause::HANDLER, self.paused_by_handler);
         connection
             .pause
@@ -105,7 +107,7 @@ impl<P> Envelope<P> {
     pub(crate) fn is_work(&self) -> bool {
         matches!(
             self,
-            Self::Send { .. } | Self::Post(_) | Self::Forward { .. } | Self::Connect(_)
+            Self::Send { .. } | Self::Post(_) | Self::Forward { .. } | Self::Connect(..)
         )
     }
 }

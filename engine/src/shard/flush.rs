@@ -59,7 +59,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 (Submitted::Taken(taken), offered) => {
                     core.stats.writes += 1;
                     core.stats.bytes_out += taken as u64;
-                    core.send_bytes -= taken;
+                    core.unqueued = core.unqueued.wrapping_add(taken);
                     connection.out.consume(taken, &mut core.buffers);
                     if taken < offered {
                         connection.blocked = true;
@@ -106,7 +106,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         core.stats.writes += u64::from(taken > 0);
         core.stats.bytes_out += taken as u64;
-        core.send_bytes -= taken;
+        core.unqueued = core.unqueued.wrapping_add(taken);
         if taken == offered {
             connection.relay = None;
             return true;
@@ -141,7 +141,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.blocked = false;
         if len > 0 {
             core.stats.bytes_out += len as u64;
-            core.send_bytes -= len;
+            core.unqueued = core.unqueued.wrapping_add(len);
             connection.out.consume(len, &mut core.buffers);
         }
         self.flush(slot);

@@ -14,8 +14,9 @@ use crate::error::CloseReason;
 use crate::handler::{ConnectId, Handler, Origin, Peer};
 use crate::router_id::RouterId;
 
-/// Accepting goes on so long after it failed.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// A connection that may be idle is looked at again after so long, when all has been read that had
+/// arrived.
+const IDLE_RECHECK: Duration = Duration::from_millis(1);
 /// A shard that has so many control items waiting is dealt no more connections.
 const DEAL_BACKLOG_MAX: usize = 4096;
 
@@ -64,13 +65,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         address: Option<SocketAddr>,
     ) {
         let core = &mut self.core;
-        if core.connections.len() >= core.limits.connections_max || core.shutting_down {
-            core.stats.refused_limit += 1;
-            return;
-        }
         let Some(listening) = self.listening.get(listener as usize) else {
             return;
         };
+        if core.shutting_down || !core.take_place() {
+            core.stats.refused_limit += 1;
+            return;
+        }
         let options = &listening.options;
         let peer = Peer {
             address,
@@ -85,7 +86,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             // The peer may be gone already: setting an option says so.
             tracing::debug!(%error, "an accepted connection could not be set up");
             core.stats.accept_failed += 1;
-            core.connections.remove(slot, None);
+            core.remove(slot, None);
             return;
         }
         self.opened(slot);
@@ -115,8 +116,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let core = &mut self.core;
         core.stats.accept_failed += 1;
         core.stats.accept_shed += u64::from(shed);
-        tracing::warn!(%error, shed, listener, "accept failed, next try in {ACCEPT_RETRY:?}");
-        core.set_timer_in(ACCEPT_RETRY, Timer::ResumeAccept { listener });
+        let retry = core.limits.accept_retry;
+        tracing::warn!(%error, shed, listener, "accept failed, next try in {retry:?}");
+        core.set_timer_in(retry, Timer::ResumeAccept { listener });
     }
 
     /// The peer finished sending.
@@ -225,16 +227,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.timer = None;
         match connection.state {
             State::Open => {
-                // While we pause it, its clock stands still.
+                // While we pause it, its clock stands still. What has arrived counts, even if it
+                // has not been read yet.
                 let since = if connection.reading {
                     connection.last_read
                 } else {
                     core.now
                 };
                 let due = since + idle;
-                if due <= core.now {
+                if due <= core.swept {
                     core.kill(slot, CloseReason::IdleTimeout);
                 } else {
+                    let due = due.max(core.now + IDLE_RECHECK);
                     let timer = core.timers.insert(due.as_nanos(), Timer::Connection(id));
                     connection.timer = Some(timer);
                 }
@@ -267,9 +271,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         } else {
             self.driver.close(slot);
         }
-        let Some(mut connection) = core.connections.remove(slot, None) else {
+        let Some(mut connection) = core.remove(slot, None) else {
             return;
         };
+        if let Some(to) = connection.moves_on {
+            core.give_up_move(connection.id, usize::from(to));
+        }
         let reason = connection.ending.take().unwrap_or(CloseReason::Local);
         if let Some(timer) = connection.timer.take() {
             core.timers.cancel(timer);
@@ -293,8 +300,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         core.shared.stats[core.shard].count_close(&reason);
         tracing::trace!(%id, %reason, "connection ended");
+        core.leaving = Some((id, connection.tag));
         self.handler
             .on_disconnect(&mut Context::new(core), id, &reason);
+        core.leaving = None;
         if let Some(lost) = lost.filter(|_| !is_guest) {
             self.outgoing_ended(lost);
         }

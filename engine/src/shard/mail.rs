@@ -55,9 +55,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     .on_posted(&mut Context::new(&mut self.core), posted);
             }
             Envelope::Close(id) => Context::new(&mut self.core).close(id),
-            Envelope::Connect(connector) => {
-                self.core.connect(*connector);
-            }
+            Envelope::Connect(id, connector) => self.core.connect(id, *connector),
             Envelope::ReadFence(id) => {
                 // The connection itself came by the control lane before, perhaps just now.
                 self.take_control();

@@ -18,6 +18,7 @@ pub(crate) mod outgoing;
 mod receive;
 mod rehome;
 mod shutdown;
+mod sweep;
 
 use std::io;
 use std::rc::Rc;
@@ -29,6 +30,7 @@ use self::core::{Core, Op, Timer};
 use self::envelope::Envelope;
 pub use self::shutdown::DrainReport;
 use self::shutdown::Phase;
+use self::sweep::Sweep;
 use crate::body::{Chunk, ChunkPool, Lease};
 use crate::context::Context;
 use crate::driver::{Completion, Driver};
@@ -71,6 +73,7 @@ pub(crate) struct Shard<D, H: Handler> {
     next_deal: usize,
     /// Fences whose mailbox was full.
     fences: Vec<(usize, RouterId, rehome::Fence)>,
+    sweep: Sweep,
     phase: Phase,
     report: DrainReport,
     /// `bytes_lost` when the shutdown began.
@@ -109,6 +112,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             listening,
             next_deal: number,
             fences: Vec::new(),
+            sweep: Sweep::default(),
             phase: Phase::Running,
             report: DrainReport::default(),
             lost_before: 0,
@@ -210,6 +214,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             };
             until = wanted.min(longest);
         }
+        self.sweep.begin();
         self.driver.wait(until)?;
         if self.parked {
             self.parked = false;
@@ -235,31 +240,32 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn end_turn(&mut self, began: Time) {
         let core = &mut self.core;
+        let send_bytes = core.send_bytes();
         let stats = &mut core.stats;
         stats.turns += 1;
         stats.connections = core.connections.len() as u64;
-        stats.send_queue_bytes = core.send_bytes as u64;
+        stats.away = core.connections.away() as u64;
+        stats.send_queue_bytes = send_bytes as u64;
         stats.send_buffer_bytes = core.buffers.leased_bytes() as u64;
         stats.reassembly_bytes = core.tails.leased_bytes() as u64;
         stats.receive_chunk_bytes = self.chunks.bytes() as u64;
         stats.timers = core.timers.len() as u64;
         let shared = &core.shared.stats[core.shard];
         shared.publish(stats);
-        shared.record_turn(
-            self.driver
-                .now()
-                .as_nanos()
-                .saturating_sub(began.as_nanos()),
-        );
+        let now = self.driver.now();
+        shared.record_turn(now.as_nanos().saturating_sub(began.as_nanos()));
+        self.sweep.turn_ended(now);
     }
 
     /// One slice; false when the turn is over.
     fn slice(&mut self) -> bool {
         self.core.stats.slices += 1;
-        self.core.slice_bytes = 0;
+        self.core.slice_received = 0;
+        let queued = self.core.queued;
         let mut round_over = false;
         for _ in 0..SLICE_EVENTS {
-            if self.core.slice_bytes >= SLICE_BYTES {
+            let core = &self.core;
+            if core.slice_received + core.queued.wrapping_sub(queued) >= SLICE_BYTES {
                 break;
             }
             self.renew_chunk();
@@ -268,6 +274,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             };
             let Some(completion) = self.driver.next(chunk.bytes_mut()) else {
                 round_over = true;
+                let sources = self.core.connections.len() + self.listening.len();
+                let part = self.driver.brought_a_part();
+                if let Some(swept) = self.sweep.round_over(part, sources) {
+                    self.core.swept = swept;
+                }
                 break;
             };
             self.complete(completion);
@@ -333,7 +344,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Op::Close(id) => self.begin_close(id),
                 Op::Bury(slot) => self.bury(slot),
                 Op::Connect { connect } => self.attempt(connect),
-                Op::Rehome { id, to } => self.rehome(id, to),
+                Op::Rehome(id) => self.rehome(id),
             }
         }
         self.core.ops.clear();

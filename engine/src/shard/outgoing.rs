@@ -32,9 +32,7 @@ pub(crate) struct Outgoing {
 
 impl<P> Core<P> {
     /// Notes a connector; the attempt begins when the handler's call is over.
-    pub(crate) fn connect(&mut self, connector: Connector) -> ConnectId {
-        let connect = self.next_connect;
-        self.next_connect = self.next_connect.wrapping_add(1);
+    pub(crate) fn connect(&mut self, ConnectId(connect): ConnectId, connector: Connector) {
         let outgoing = Outgoing {
             connector,
             attempt: 0,
@@ -44,7 +42,6 @@ impl<P> Core<P> {
         };
         self.outgoing.insert(connect, outgoing);
         self.ops.push(Op::Connect { connect });
-        ConnectId(connect)
     }
 
     /// No further attempts; one under way is given up. A connection already made stays.
@@ -78,8 +75,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if self.core.shutting_down {
             return self.refuse(connect, ConnectError::Shutdown);
         }
-        let limit = self.core.limits.connections_max;
-        if self.core.connections.len() >= limit {
+        if !self.core.take_place() {
+            let limit = self.core.limits.connections_max;
             return self.refuse(connect, ConnectError::ConnectionLimit { limit });
         }
         let address = match &connector.address {
@@ -100,7 +97,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .driver
             .connect(slot, &connector.address, &options.socket)
         {
-            self.core.connections.remove(slot, None);
+            self.core.remove(slot, None);
             return self.refuse(connect, ConnectError::Io(error));
         }
         let deadline = Timer::ConnectDeadline { connect, attempt };
@@ -129,7 +126,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         if let Err(error) = result {
             self.driver.close(slot);
-            self.core.connections.remove(slot, None);
+            self.core.remove(slot, None);
             return self.connect_failed(connect, ConnectError::Io(error));
         }
         connection.state = State::Open;
@@ -149,7 +146,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let attempt = self.core.connections.get(slot);
         if attempt.is_some_and(|connection| connection.state == State::Connecting) {
             self.driver.close(slot);
-            self.core.connections.remove(slot, None);
+            self.core.remove(slot, None);
             self.connect_failed(connect, ConnectError::TimedOut);
         }
     }

@@ -70,7 +70,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         core.stats.bytes_in += len as u64;
         core.stats.reads += 1;
-        core.slice_bytes += len;
+        core.slice_received += len;
         let messages = core.stats.messages_in;
         connection.last_read = core.now;
         if connection.state != State::Open || connection.ending.is_some() {
@@ -131,7 +131,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             lease,
         );
         if let Some(error) = done.bad {
-            core.kill(slot, CloseReason::BadFrame(error));
+            core.close(slot, CloseReason::BadFrame(error));
         } else if done.at < len {
             core.keep(slot, &self.chunk.bytes()[done.at..len]);
         }
@@ -165,7 +165,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     at += take;
                 }
                 Decoded::Invalid(error) => {
-                    core.kill(slot, CloseReason::BadFrame(error));
+                    core.close(slot, CloseReason::BadFrame(error));
                     return len;
                 }
             }
@@ -191,7 +191,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         );
         drop(chunk);
         if let Some(error) = done.bad {
-            core.kill(slot, CloseReason::BadFrame(error));
+            core.close(slot, CloseReason::BadFrame(error));
             return;
         }
         let tail = core.connections.get_mut(slot).and_then(|c| c.tail.as_mut());

@@ -23,7 +23,7 @@ use super::shutdown::Phase;
 use crate::connection::{Pause, State};
 use crate::context::Context;
 use crate::driver::Driver;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, SendError};
 use crate::handler::Handler;
 use crate::router_id::RouterId;
 
@@ -37,36 +37,41 @@ pub(super) enum Fence {
     Sends,
 }
 
+/// The shard by way of which a connection moves, if any: that of its birth.
+fn goes_by(here: usize, id: RouterId, to: usize) -> Option<usize> {
+    let home = id.shard();
+    (home != here && home != to).then_some(home)
+}
+
 impl<D: Driver, H: Handler> Shard<D, H> {
-    /// Moves a connection to shard `to`, by way of its birth shard if it is a guest here.
-    pub(super) fn rehome(&mut self, id: RouterId, to: usize) {
+    /// Moves a connection to where it is to move, by way of its birth shard if it is a guest here.
+    pub(super) fn rehome(&mut self, id: RouterId) {
         let here = self.core.shard;
+        let Some((slot, connection)) = self.core.open_mut(id) else {
+            return;
+        };
+        let Some(to) = connection.moves_on.map(usize::from) else {
+            return;
+        };
+        if connection.ending.is_some() {
+            return;
+        }
+        let settled = connection.held.is_none() && !connection.pause.has(Pause::FENCE);
         // A shard may have reached the end of its time before this one heard of the shutdown.
         let mailboxes = &self.core.shared.mailboxes;
         let ending = self.core.shutting_down
             || mailboxes[to].is_closed()
             || mailboxes[id.shard()].is_closed();
-        let Some((_, connection)) = self.core.open_mut(id) else {
-            return;
-        };
-        if connection.ending.is_some() || to == here {
-            return;
-        }
         if ending {
-            return self.stay(id); // there may be nobody any more to take it in
+            return self.core.stay(id); // there may be nobody any more to take it in
         }
-        if connection.held.is_some() || connection.pause.has(Pause::FENCE) {
-            connection.moves_on = Some(to as u8); // once settled
-            if let Some(slot) = self.core.connections.find(id) {
-                self.core.set_pause(slot, Pause::MOVING, true);
-            }
+        if !settled {
+            self.core.set_pause(slot, Pause::MOVING, true);
             return;
         }
-        let home = id.shard();
-        if home == here || home == to {
-            self.depart(id, to, None);
-        } else {
-            self.depart(id, home, Some(to));
+        match goes_by(here, id, to) {
+            None => self.depart(id, to, None),
+            Some(home) => self.depart(id, home, Some(to)),
         }
     }
 
@@ -86,7 +91,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             tail.chunk.bytes()[tail.start..tail.end].to_vec()
         });
         core.release_tail(slot);
-        let Some(mut connection) = core.connections.remove(slot, Some(to as u8)) else {
+        let Some(mut connection) = core.remove(slot, Some(to as u8)) else {
             return;
         };
         if let Some(timer) = connection.timer.take() {
@@ -94,8 +99,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         connection.queue_relay(0, &mut core.buffers);
         core.buffers.export(connection.out.leased());
-        core.send_bytes -= connection.out.bytes();
+        core.unqueued = core.unqueued.wrapping_add(connection.out.bytes());
         core.stats.departed += 1;
+        core.leaving = Some((id, connection.tag));
         let moved = Moved {
             id,
             from: core.shard,
@@ -111,11 +117,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             paused_by_overflow: connection.pause.has(Pause::OVERFLOW),
             tell_drained: connection.tell_drained,
             read_closed: connection.read_closed,
+            tag: connection.tag,
         };
         core.shared.mailboxes[to].push_control(Envelope::Adopt(Box::new(moved)));
         // Before the fence: what the handler posts to `to` now is there before the next message.
         self.handler
             .on_departed(&mut Context::new(&mut self.core), id, to);
+        self.core.leaving = None;
         self.fence(to, id, Fence::Reads);
     }
 
@@ -132,7 +140,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.moves_on = then.map(|shard| shard as u8);
         let peer = connection.peer;
         core.buffers.import(connection.out.leased());
-        core.send_bytes += connection.out.bytes();
+        core.queued = core.queued.wrapping_add(connection.out.bytes());
         core.stats.adopted += 1;
         let slot = core.connections.adopt(connection);
         while core.send_memory() > core.limits.send_bytes_max {
@@ -154,17 +162,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if matches!(self.phase, Phase::Flushing { .. }) {
             self.core.close_now(id, CloseReason::Shutdown);
         }
-    }
-
-    /// It does not move after all.
-    fn stay(&mut self, id: RouterId) {
-        let Some((slot, connection)) = self.core.open_mut(id) else {
-            return;
-        };
-        connection.moves_on = None;
-        self.core.set_pause(slot, Pause::MOVING, false);
-        // Messages that were left for the next shard are dispatched here.
-        self.core.ops.push(Op::Reading(id));
     }
 
     fn arm_idle(&mut self, slot: u32, id: RouterId) {
@@ -240,15 +237,75 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             core.close(slot, reason);
             return;
         }
-        if !connection.pause.has(Pause::FENCE)
-            && let Some(to) = connection.moves_on.take()
-        {
-            self.rehome(id, usize::from(to));
+        if connection.moves_on.is_some() {
+            self.rehome(id);
         }
     }
 }
 
 impl<P> super::core::Core<P> {
+    /// Has a connection move when the handler's call is over, if there is a place where it goes
+    /// (and where it was born, if it goes by there). It may have been on its way elsewhere.
+    pub(crate) fn begin_move(&mut self, id: RouterId, to: usize) -> Result<(), SendError> {
+        let (here, current) = (self.shard, self.current);
+        if to >= self.shared.mailboxes.len() || self.shutting_down {
+            return Err(SendError::Gone);
+        }
+        let Some((slot, connection)) = self.open_mut(id) else {
+            return Err(SendError::Gone);
+        };
+        if connection.ending.is_some() {
+            return Err(SendError::Gone);
+        }
+        if to == here {
+            self.stay(id);
+            return Ok(());
+        }
+        if connection.moves_on == Some(to as u8) {
+            return Ok(());
+        }
+        if !self.shared.take_place(to) {
+            return Err(SendError::Full);
+        }
+        let goes_by = goes_by(here, id, to);
+        if goes_by.is_some_and(|home| !self.shared.take_place(home)) {
+            self.shared.free_place(to);
+            return Err(SendError::Full);
+        }
+        let before = self.connections.get_mut(slot);
+        let before = before.and_then(|connection| connection.moves_on.replace(to as u8));
+        if let Some(before) = before {
+            self.give_up_move(id, usize::from(before));
+        }
+        if slot == current {
+            self.stop_dispatch = true;
+        }
+        self.ops.push(Op::Rehome(id));
+        Ok(())
+    }
+
+    /// Frees the places of a move that is not made.
+    pub(super) fn give_up_move(&self, id: RouterId, to: usize) {
+        self.shared.free_place(to);
+        if let Some(home) = goes_by(self.shard, id, to) {
+            self.shared.free_place(home);
+        }
+    }
+
+    /// It does not move after all.
+    fn stay(&mut self, id: RouterId) {
+        let Some((slot, connection)) = self.open_mut(id) else {
+            return;
+        };
+        let Some(to) = connection.moves_on.take() else {
+            return;
+        };
+        self.give_up_move(id, usize::from(to));
+        self.set_pause(slot, Pause::MOVING, false);
+        // Messages that were left for the next shard are dispatched here.
+        self.ops.push(Op::Reading(id));
+    }
+
     /// Closes a connection of this shard gracefully, even while it waits for a fence.
     fn close_now(&mut self, id: RouterId, reason: CloseReason) {
         let Some(slot) = self.connections.find(id) else {

@@ -8,6 +8,7 @@
 //! | `Stopped` | nothing | – |
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use super::Shard;
@@ -64,12 +65,16 @@ pub struct DrainReport {
     pub mailbox_lost: u64,
     /// How long the shutdown took (the longest of all shards).
     pub elapsed: Duration,
+    /// Shards that ended because their driver failed (epoll itself, not a connection). All their
+    /// connections are among the cut ones.
+    pub shards_failed: u64,
 }
 
 impl DrainReport {
-    /// True if nothing was lost.
+    /// True if nothing was lost and no shard failed.
     pub fn is_clean(&self) -> bool {
-        self.cut == 0 && self.bytes_lost == 0 && self.work_lost == 0 && self.mailbox_lost == 0
+        let lost = [self.cut, self.bytes_lost, self.work_lost, self.mailbox_lost];
+        lost == [0; 4] && self.shards_failed == 0
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
@@ -80,6 +85,7 @@ impl DrainReport {
         self.work_lost += other.work_lost;
         self.mailbox_lost += other.mailbox_lost;
         self.elapsed = self.elapsed.max(other.elapsed);
+        self.shards_failed += other.shards_failed;
     }
 }
 
@@ -96,7 +102,11 @@ impl fmt::Display for DrainReport {
             self.work_lost,
             self.mailbox_lost,
             self.elapsed.as_secs_f64()
-        )
+        )?;
+        if self.shards_failed > 0 {
+            write!(f, "; {} shards failed", self.shards_failed)?;
+        }
+        Ok(())
     }
 }
 
@@ -172,6 +182,30 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.report.bytes_lost = self.core.stats.bytes_lost - self.lost_before;
         self.report.cut = self.core.cut;
         self.report.flushed = self.report.connections.saturating_sub(self.report.cut);
+    }
+
+    /// The driver failed: the shard ends here and now, and its handler is told of every
+    /// connection.
+    pub(crate) fn fail(&mut self, error: io::Error) -> DrainReport {
+        let reason = CloseReason::Broken(error);
+        let running = self.phase == Phase::Running;
+        let began = self.core.now;
+        if running {
+            self.core.shutting_down = true;
+            self.report.connections = self.core.connections.len() as u64;
+            self.lost_before = self.core.stats.bytes_lost;
+            self.core.shared.begin_ending();
+            self.cancel_all_connects();
+        }
+        self.report.work_lost = self.handler.pending_work() as u64;
+        let left: Vec<u32> = self.core.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in left {
+            self.core.kill(slot, reason.duplicate());
+        }
+        self.run_ops();
+        self.stop(began);
+        self.report.shards_failed = 1;
+        self.report.clone()
     }
 
     /// The report, once the shard has stopped.

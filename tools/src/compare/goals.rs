@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::plan::Metric;
 use super::runs::Run;
-use super::stacks::{ASIO, BARE_CLIENT, PROSCENIUM, RAW, SOCKET, TOKIO_CODEC, TWO_SHARDS};
+use super::stacks::{ASIO, BARE_CLIENT, PROSCENIUM, RAW, SOCKET, STAGE, TOKIO_CODEC, TWO_SHARDS};
 use super::statistics::{Spread, paired_ratio};
 use super::summary::{Summary, series};
 
@@ -19,6 +19,8 @@ enum Measure {
     Memory(&'static str),
     /// The share of runs that passed.
     Passed(&'static str),
+    /// The 99th percentile of a stack's latency in ms; nothing if it did not hold the rate.
+    Tail(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +71,7 @@ const fn goal(
 
 fn goals() -> Vec<Goal> {
     use Bound::{AtLeast, AtMost};
-    use Measure::{Memory, Passed, Ratio};
+    use Measure::{Memory, Passed, Ratio, Tail};
     let (ours, raw, asio) = (PROSCENIUM, RAW, ASIO);
     vec![
         Goal {
@@ -156,6 +158,23 @@ fn goals() -> Vec<Goal> {
             Ratio(raw, BARE_CLIENT),
             AtLeast(0.95),
         ),
+        goal(
+            "s2: stages, × callback",
+            AT_S2,
+            S2,
+            Ratio(STAGE, ours),
+            AtLeast(0.97),
+        ),
+        Goal {
+            rate: Some(1e5),
+            ..goal(
+                "0.1 M/s offered: p99 through stages, ms",
+                &["open-loop"],
+                S2,
+                Tail(STAGE),
+                AtMost(5.0),
+            )
+        },
         Goal {
             rate: Some(2e5),
             ..goal(
@@ -270,6 +289,11 @@ impl Measure {
                 let peak = summary.line(stack)?.rss_peak_bytes?;
                 Spread::of([peak.min, peak.median, peak.max].map(|bytes| bytes / 1e6))
             }
+            Self::Tail(stack) => {
+                let line = summary.line(stack)?;
+                let tail = line.metric.filter(|_| line.rate_missed == 0)?;
+                Spread::of([tail.min, tail.median, tail.max].map(|micros| micros / 1e3))
+            }
             Self::Passed(stack) => {
                 let line = summary.line(stack)?;
                 (line.runs > 0 && line.skipped.is_none())
@@ -329,6 +353,25 @@ mod tests {
         assert_eq!(verdict(&judged(100.0, 440.0), goal), Verdict::Missed);
     }
 
+    /// One round of the open loop through stages, with this p99 in ms and this rate answered.
+    fn tail(p99: f64, throughput: f64) -> Verdict {
+        let mut shape = shape("open-loop", Some(1e5), &[STAGE]);
+        shape.one_by_one = true;
+        let mut run = run("open-loop", STAGE, 0, Some((throughput, 1.0)));
+        let row = &mut run.record.as_mut().unwrap().row;
+        (row.p99, row.rate) = (p99 * 1e3, Some(1e5));
+        let runs = [run];
+        let judged = judge(&[Summary::of(&shape, &runs)], &runs);
+        verdict(&judged, "0.1 M/s offered: p99 through stages, ms")
+    }
+
+    #[test]
+    fn a_tail_is_judged_only_at_its_rate() {
+        assert_eq!(tail(4.9, 1e5), Verdict::Met);
+        assert_eq!(tail(5.1, 1e5), Verdict::Missed);
+        assert_eq!(tail(1.0, 0.9e5), Verdict::NotMeasured);
+    }
+
     #[test]
     fn a_failed_run_misses_and_another_load_says_nothing() {
         let mut small = shape("s2", None, &[PROSCENIUM, RAW]);
@@ -358,7 +401,9 @@ mod tests {
             assert!(goal.is_load_of(&Summary::of(shape, &[])), "{}", goal.what);
             let stacks = match goal.measure {
                 Measure::Ratio(stack, base) => vec![stack, base],
-                Measure::Memory(stack) | Measure::Passed(stack) => vec![stack],
+                Measure::Memory(stack) | Measure::Passed(stack) | Measure::Tail(stack) => {
+                    vec![stack]
+                }
             };
             for stack in stacks {
                 // Seven alternating runs of whoever a goal speaks of.

@@ -25,6 +25,8 @@ pub(crate) enum Metric {
     CpuPerMessage,
     /// Median latency in µs; less is better.
     Latency,
+    /// 99th percentile of the latency from the intended send time, in µs; less is better.
+    TailLatency,
     /// Time to make all connections in seconds; less is better.
     ConnectTime,
 }
@@ -41,6 +43,9 @@ pub(crate) struct Shape {
     pub(crate) quota: Option<u32>,
     /// Offered rate in messages per second; none: as fast as answers come.
     pub(crate) rate: Option<f64>,
+    /// Messages are due one by one, so that latency is the server's; else in bursts that fill a
+    /// window, so that CPU time is that of a busy server.
+    pub(crate) one_by_one: bool,
     /// Rounds in which contenders take turns.
     pub(crate) runs: usize,
     /// Stacks that take part in the first rounds only, and in how many: no goal speaks of them.
@@ -59,6 +64,7 @@ impl Shape {
         match self.scenario {
             Scenario::S0 => Metric::Latency,
             Scenario::S1 => Metric::ConnectTime,
+            Scenario::S2 if self.one_by_one => Metric::TailLatency,
             Scenario::S2 if self.rate.is_some() => Metric::CpuPerMessage,
             Scenario::S2 => Metric::Throughput,
         }
@@ -118,7 +124,8 @@ impl fmt::Display for Shape {
             )?,
         }
         if let Some(rate) = self.rate {
-            write!(f, ", {} msg/s offered", grouped(rate as u64))?;
+            let how = if self.one_by_one { " one by one" } else { "" };
+            write!(f, ", {} msg/s offered{how}", grouped(rate as u64))?;
         }
         match self.quota {
             Some(percent) => write!(f, ", server limited to {percent} % of a CPU"),
@@ -219,6 +226,7 @@ impl Draft {
             },
             quota: self.throttled.then_some(args.quota),
             rate: self.rate.map(|rate| args.rate.unwrap_or(rate)),
+            one_by_one: self.one_by_one,
             runs: runs.unwrap_or(self.runs),
             beside: (self.beside.0, runs.unwrap_or(self.beside.1)),
             warmup: args.warmup.unwrap_or(self.warmup),
@@ -242,9 +250,9 @@ fn contenders(args: &CompareArgs, who: Who) -> Vec<Contender> {
         Who::OnlyAndTwinOf(names, _) => named(names),
         _ if !args.stacks.is_empty() => args.stacks.clone(),
         Who::These(names) => named(names),
-        Who::UsualTwinAnd(more) => {
+        Who::UsualAnd(more) | Who::UsualTwinAnd(more) => {
             let mut stacks = named(&USUAL);
-            stacks.insert(1, named(&[more])[0]);
+            stacks.splice(1..1, named(more));
             stacks
         }
         Who::Usual | Who::UsualAndTwin => named(&USUAL),
@@ -260,7 +268,7 @@ fn contenders(args: &CompareArgs, who: Who) -> Vec<Contender> {
         }
     }
     let twin_of = match who {
-        Who::Usual | Who::These(_) => return list,
+        Who::Usual | Who::UsualAnd(_) | Who::These(_) => return list,
         Who::UsualAndTwin | Who::UsualTwinAnd(_) => RAW,
         Who::OnlyAndTwinOf(_, name) => name,
     };
@@ -292,6 +300,7 @@ fn sweep(args: &CompareArgs, quota_works: bool, points: &profiles::Sweep) -> Vec
                     inflight,
                     quota: (quota_works && args.quota > 0).then_some(args.quota),
                     rate: None,
+                    one_by_one: false,
                     runs: args.runs.map_or(1, usize::from),
                     beside: (&[], 0),
                     warmup: args.warmup.unwrap_or(points.warmup),
@@ -344,7 +353,8 @@ mod tests {
     #[test]
     fn the_default_profile_ends_within_four_minutes() {
         let shapes = shapes(&args(&[]), Ok(())).unwrap();
-        assert_eq!(ids(&shapes), ["s0", "s1", "s2-quota", "s2", "cpu-1m"]);
+        let expected = ["s0", "s1", "s2-quota", "s2", "cpu-1m", "open-loop"];
+        assert_eq!(ids(&shapes), expected);
         assert!(time_of(&shapes) < Duration::from_secs(225));
         assert_eq!(
             names(&shapes[2]),
@@ -364,11 +374,14 @@ mod tests {
         let shapes = shapes(&args(&["--profile", "full"]), Ok(())).unwrap();
         assert!(time_of(&shapes) < Duration::from_secs(28 * 60));
         let s2 = found(&shapes, "s2-quota");
-        assert!(names(s2).contains(&"proscenium-socket".to_owned()));
+        assert_eq!(
+            names(s2)[..3],
+            ["proscenium", "proscenium-socket", "proscenium-stage"]
+        );
         let of = |stack: &str, round| s2.turn(round).iter().any(|who| who.to_string() == stack);
         assert!((0..7).all(|round| of("asio", round) && of("raw (A/A)", round)));
         assert!(of("tokio", 2) && !of("tokio", 3) && !of("raw", 7));
-        assert_eq!(s2.run_count(), 5 * 7 + 2 * 3);
+        assert_eq!(s2.run_count(), 6 * 7 + 2 * 3);
         let two = found(&shapes, "two-shards");
         assert_eq!((two.rate, two.metric()), (Some(2e5), Metric::CpuPerMessage));
         assert_eq!(
@@ -443,7 +456,7 @@ mod tests {
     #[test]
     fn without_a_quota_its_shapes_are_skipped_and_others_stand_in() {
         let all = shapes(&args(&[]), Err("no such thing")).unwrap();
-        assert_eq!(ids(&all), ["s0", "s1", "s2-quota", "s2", "cpu-1m"]);
+        assert_eq!(ids(&all)[..4], ["s0", "s1", "s2-quota", "s2"]);
         let skip = found(&all, "s2-quota").skip.as_deref().unwrap();
         assert!(skip.contains("no such thing"), "{skip}");
         assert_eq!(found(&all, "s2-quota").run_count(), 0);
@@ -453,7 +466,7 @@ mod tests {
         assert_eq!(found(&full, "deep").runs, 7);
         assert!(time_of(&full) < Duration::from_secs(28 * 60));
         let not_asked = shapes(&args(&["--quota", "0"]), Err("not asked for")).unwrap();
-        assert_eq!(ids(&not_asked), ["s0", "s1", "s2", "cpu-1m"]);
+        assert_eq!(ids(&not_asked)[..3], ["s0", "s1", "s2"]);
     }
 
     #[test]
@@ -489,6 +502,20 @@ mod tests {
     }
 
     #[test]
+    fn the_open_loop_is_about_latency_and_has_the_stages() {
+        for profile in ["default", "full"] {
+            let shapes = shapes(&args(&["--profile", profile]), Ok(())).unwrap();
+            let open = shapes.iter().find(|shape| shape.id == "open-loop").unwrap();
+            assert_eq!((open.ccu, open.rate), (10_000, Some(1e5)));
+            assert_eq!((open.metric(), open.quota), (Metric::TailLatency, None));
+            assert_eq!(names(open)[..2], ["proscenium", "proscenium-stage"]);
+        }
+        let stacks = ["--shapes", "open-loop", "--stacks", "proscenium-stage,raw"];
+        let shapes = shapes(&args(&stacks), Ok(())).unwrap();
+        assert_eq!(names(&shapes[0]), ["proscenium-stage", "raw"]);
+    }
+
+    #[test]
     fn a_shape_says_what_it_is() {
         let shapes = shapes(&args(&[]), Ok(())).unwrap();
         let titles: Vec<String> = shapes.iter().map(Shape::to_string).collect();
@@ -498,6 +525,10 @@ mod tests {
         );
         assert!(
             titles[4].ends_with(", 1,000,000 msg/s offered, unthrottled"),
+            "{titles:?}"
+        );
+        assert!(
+            titles[5].ends_with(", 100,000 msg/s offered one by one, unthrottled"),
             "{titles:?}"
         );
     }

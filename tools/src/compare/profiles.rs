@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::args::Profile;
 use super::stacks::{
-    ASIO, BARE_CLIENT, PROSCENIUM, RAW, SOCKET, TOKIO, TOKIO_CODEC, TWO_SHARDS, USUAL,
+    ASIO, BARE_CLIENT, PROSCENIUM, RAW, SOCKET, STAGE, TOKIO, TOKIO_CODEC, TWO_SHARDS, USUAL,
 };
 use crate::load::Scenario;
 
@@ -21,6 +21,7 @@ pub(super) struct Draft {
     pub(super) throttled: bool,
     /// Offered rate in messages per second.
     pub(super) rate: Option<f64>,
+    pub(super) one_by_one: bool,
     pub(super) who: Who,
     pub(super) runs: usize,
     /// Stacks that no goal speaks of here, and how many runs these have.
@@ -40,10 +41,10 @@ impl Draft {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Who {
     Usual,
+    UsualAnd(&'static [&'static str]),
     /// The usual ones, one of them twice.
     UsualAndTwin,
-    /// The same and one more.
-    UsualTwinAnd(&'static str),
+    UsualTwinAnd(&'static [&'static str]),
     These(&'static [&'static str]),
     /// These, whatever the command line says, and one of them twice.
     OnlyAndTwinOf(&'static [&'static str], &'static str),
@@ -103,6 +104,7 @@ const fn closed(
         load,
         throttled,
         rate: None,
+        one_by_one: false,
         who,
         runs,
         beside: (&[], runs),
@@ -116,6 +118,14 @@ const fn open(id: &'static str, rate: f64, time: Time, who: Who) -> Draft {
     Draft {
         rate: Some(rate),
         ..closed(id, S2, false, time, who)
+    }
+}
+
+/// A shape that measures latency at an offered rate.
+const fn latency(id: &'static str, rate: f64, time: Time, who: Who) -> Draft {
+    Draft {
+        one_by_one: true,
+        ..open(id, rate, time, who)
     }
 }
 
@@ -137,7 +147,7 @@ const fn beside(draft: Draft, names: &'static [&'static str]) -> Draft {
 
 /// The shapes of a profile, besides its sweep.
 pub(super) fn drafts(profile: Profile) -> Vec<Draft> {
-    use Who::{OnlyAndTwinOf, Usual, UsualAndTwin, UsualTwinAnd};
+    use Who::{OnlyAndTwinOf, Usual, UsualAnd, UsualAndTwin, UsualTwinAnd};
     match profile {
         // Under four minutes. The peers fault their memory in during the first three seconds.
         Profile::Default => vec![
@@ -146,18 +156,19 @@ pub(super) fn drafts(profile: Profile) -> Vec<Draft> {
             closed("s2-quota", S2, true, (3, 3, 3), UsualAndTwin),
             closed("s2", S2, false, (1, 2, 2), Usual),
             open("cpu-1m", 1e6, (1, 2, 2), Usual),
+            latency("open-loop", 1e5, (1, 2, 2), UsualAnd(&[STAGE])),
         ],
         // Under half an hour: seven runs of whoever a goal speaks of, three of the others.
         Profile::Full => {
-            let (goal, quick, other) = ((7, 2, 3), (7, 1, 3), (3, 2, 3));
+            let (goal, quick) = ((7, 2, 3), (7, 1, 3));
             vec![
                 short("s0", Scenario::S0, 7),
                 short("s1", Scenario::S1, 7),
                 beside(
-                    closed("s2-quota", S2, true, goal, UsualTwinAnd(SOCKET)),
+                    closed("s2-quota", S2, true, goal, UsualTwinAnd(&[SOCKET, STAGE])),
                     &[TOKIO, TOKIO_CODEC],
                 ),
-                closed("s2", S2, false, other, UsualAndTwin),
+                closed("s2", S2, false, (3, 2, 3), UsualAndTwin),
                 beside(
                     open("cpu-1m", 1e6, goal, UsualAndTwin),
                     &[ASIO, TOKIO, TOKIO_CODEC],
@@ -166,12 +177,13 @@ pub(super) fn drafts(profile: Profile) -> Vec<Draft> {
                     closed("small-quota", SMALL, true, quick, UsualAndTwin),
                     &[TOKIO, TOKIO_CODEC],
                 ),
-                closed("small", SMALL, false, other, UsualAndTwin),
+                closed("small", SMALL, false, (3, 1, 2), UsualAndTwin),
                 beside(
                     closed("deep-quota", DEEP, true, quick, UsualAndTwin),
                     &[TOKIO],
                 ),
-                closed("deep", DEEP, false, other, UsualAndTwin),
+                closed("deep", DEEP, false, (3, 1, 2), UsualAndTwin),
+                beside(latency("open-loop", 1e5, goal, UsualAnd(&[STAGE])), &USUAL),
                 open(
                     "two-shards",
                     2e5,

@@ -198,6 +198,9 @@ impl Runner {
         add("--drain", millis(self.drain));
         if let Some(rate) = shape.rate {
             add("--rate", rate.to_string());
+            if shape.one_by_one {
+                add("--burst", "1".to_owned());
+            }
         }
         add("--server-pid", server.pid().to_string());
         add("--json", "-".to_owned());

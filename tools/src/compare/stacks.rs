@@ -51,6 +51,8 @@ pub(crate) const ASIO: &str = "asio";
 pub(crate) const PROSCENIUM: &str = "proscenium";
 /// The engine by its pull interface.
 pub(crate) const SOCKET: &str = "proscenium-socket";
+/// The engine with a stage for each connection.
+pub(crate) const STAGE: &str = "proscenium-stage";
 /// The engine on two shards.
 pub(crate) const TWO_SHARDS: &str = "proscenium-2shards";
 /// The raw server asked by a bare client: what the client itself is measured against.
@@ -61,7 +63,7 @@ pub(crate) const TOKIO: &str = "tokio";
 pub(crate) const TOKIO_CODEC: &str = "tokio-codec";
 
 /// Every server that can be compared.
-pub(crate) static STACKS: [Stack; 9] = [
+pub(crate) static STACKS: [Stack; 10] = [
     Stack {
         name: PROSCENIUM,
         about: "the engine, a handler called for each message, which forwards it",
@@ -75,6 +77,14 @@ pub(crate) static STACKS: [Stack; 9] = [
         about: "the same, each answer sent on its own and copied",
         program: Program::Own,
         args: &["echo", "--answer", "send"],
+        shards: None,
+        client: Client::Load,
+    },
+    Stack {
+        name: STAGE,
+        about: "the engine, a stage for each connection, which forwards each message",
+        program: Program::Own,
+        args: &["echo", "--mode", "stage"],
         shards: None,
         client: Client::Load,
     },
@@ -276,6 +286,11 @@ mod tests {
         assert_eq!(
             two.arguments(1, &[0]).join(" "),
             "echo --listen 127.0.0.1:0 --shards 2"
+        );
+        let stage = by_name(STAGE).unwrap();
+        assert_eq!(
+            stage.arguments(1, &[]).join(" "),
+            "echo --mode stage --listen 127.0.0.1:0 --shards 1"
         );
         let socket = by_name(SOCKET).unwrap();
         assert!(

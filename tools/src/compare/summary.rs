@@ -15,6 +15,7 @@ impl Metric {
             Self::Throughput => Some(row.throughput),
             Self::CpuPerMessage => row.server_cpu_ns_per_msg,
             Self::Latency => Some(row.p50),
+            Self::TailLatency => Some(row.p99),
             Self::ConnectTime => Some(row.connect_seconds),
         }
     }
@@ -46,6 +47,8 @@ pub(crate) struct Line {
     pub(crate) server_throttled_share: Option<Spread>,
     /// Runs that did not get the offered rate answered: their CPU time is of another load.
     pub(crate) rate_missed: usize,
+    /// Messages that were due by the offered rate and could not be sent.
+    pub(crate) rate_unsent: Option<Spread>,
 }
 
 /// How far throughput may be from the offered rate, as a share.
@@ -140,6 +143,7 @@ impl Line {
                 own.iter().filter_map(|run| run.server_throttled_share),
             ),
             rate_missed: rows.iter().filter(|row| misses_rate(row)).count(),
+            rate_unsent: of(|row| row.rate.map(|_| row.rate_unsent as f64)),
             stack,
         }
     }
@@ -186,6 +190,7 @@ pub(crate) mod tests {
             inflight: 30,
             quota: None,
             rate,
+            one_by_one: false,
             runs: 1,
             beside: (&[], 0),
             warmup: Duration::ZERO,

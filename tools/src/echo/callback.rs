@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use proscenium_engine::{Context, Engine, Handler, Limits, Listener, Message, RouterId};
+use proscenium_engine::{Context, Handler, Limits, Listener, Message, RouterId};
 
-use super::{Summary, announce, print};
+use super::{Summary, announce, drain_on_termination, engine, print};
 use crate::cli::{Answer, EchoArgs};
-use crate::{metrics, signals};
+use crate::metrics;
 
 /// Sends every message back.
 struct Echo {
@@ -28,28 +28,15 @@ impl Handler for Echo {
 
 /// Serves until the process is asked to end.
 pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> Result<(), String> {
-    let mut builder = Engine::builder()
-        .shards(usize::from(args.shards))
-        .name("echo")
-        .limits(limits);
-    for listener in listeners {
-        builder = builder.listen(listener);
-    }
-    if !args.pin.is_empty() {
-        builder = builder.pin_cpus(&args.pin);
-    }
     let (begin, answer) = (Instant::now(), args.answer);
-    let engine = builder
+    let engine = engine(args, listeners, limits)
         .start(move |_| Echo { answer })
         .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
     let handle = engine.handle();
-
-    let (ending, deadline) = (handle.clone(), args.drain);
-    signals::on_termination(move || ending.shutdown(deadline))
-        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    drain_on_termination(handle.clone(), args.drain)?;
     if let Some(address) = &args.metrics {
         let scraped = handle.clone();
-        metrics::announce(address, move || scraped.stats())?;
+        metrics::announce(address, move || scraped.stats(), Vec::new)?;
     }
     announce(engine.local_addrs())?;
 
@@ -57,6 +44,7 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
     print(&Summary {
         stats: &handle.stats(),
         drain: &drain,
+        stages: None,
         ran: begin.elapsed(),
     });
     Ok(())

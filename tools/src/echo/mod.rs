@@ -2,15 +2,20 @@
 
 mod callback;
 mod socket;
+mod stage;
 
 use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use proscenium_engine::{Address, CloseReason, DrainReport, EngineStats, Limits, Listener};
+use proscenium_engine::{
+    Address, CloseReason, DrainReport, Engine, EngineBuilder, EngineStats, Handle, Limits, Listener,
+};
+use proscenium_stages::StageStats;
 
-use crate::cli::{EchoArgs, Interface};
+use crate::cli::{EchoArgs, Interface, Mode};
 use crate::process;
+use crate::signals;
 use crate::units::{bytes, grouped};
 
 /// Descriptors beside the connections: standard streams, event loops, listeners, metrics.
@@ -27,10 +32,39 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), String> {
     let listeners = listeners(args)?;
     let limits = limits(args);
     limits.validate()?;
-    match args.interface {
-        Interface::Callback => callback::run(args, listeners, limits),
-        Interface::Socket => socket::run(args, listeners, limits),
+    match (args.interface, args.mode) {
+        (Interface::Callback, Mode::Callback) => callback::run(args, listeners, limits),
+        (Interface::Callback, Mode::Stage) => stage::run(args, listeners, limits),
+        (Interface::Socket, Mode::Callback) => socket::run(args, listeners, limits),
+        (Interface::Socket, Mode::Stage) => Err(
+            "--mode stage: stages run on --interface callback, not on a socket that is pulled from"
+                .to_owned(),
+        ),
     }
+}
+
+/// The engine that the options ask for, on threads of its own.
+fn engine(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> EngineBuilder {
+    let mut builder = Engine::builder()
+        .shards(usize::from(args.shards))
+        .name("echo")
+        .limits(limits);
+    for listener in listeners {
+        builder = builder.listen(listener);
+    }
+    if !args.pin.is_empty() {
+        builder = builder.pin_cpus(&args.pin);
+    }
+    builder
+}
+
+/// Has a termination signal drain the engine.
+fn drain_on_termination<P: Send + 'static>(
+    handle: Handle<P>,
+    deadline: Duration,
+) -> Result<(), String> {
+    signals::on_termination(move || handle.shutdown(deadline))
+        .map_err(|error| format!("cannot watch for signals: {error}"))
 }
 
 /// The sockets that a supervisor passed, or a new one at `--listen`.
@@ -80,6 +114,8 @@ fn print(summary: &Summary<'_>) {
 struct Summary<'a> {
     stats: &'a EngineStats,
     drain: &'a DrainReport,
+    /// What the stages did, where they served.
+    stages: Option<StageStats>,
     ran: Duration,
 }
 
@@ -107,6 +143,17 @@ impl fmt::Display for Summary<'_> {
             closes.join(", ")
         };
         writeln!(f, "closed       {closes}")?;
+        if let Some(stages) = &self.stages {
+            writeln!(
+                f,
+                "stages       {} ended, {} live; {} messages handled, {} of them in place; {} panics",
+                grouped(stages.ended),
+                grouped(stages.live),
+                grouped(stages.messages),
+                grouped(stages.in_place),
+                grouped(stages.panics)
+            )?;
+        }
         writeln!(f, "drain        {}", self.drain)?;
         writeln!(
             f,

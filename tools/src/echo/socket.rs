@@ -43,7 +43,7 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
         .map_err(|error| format!("cannot watch for signals: {error}"))?;
     if let Some(address) = &args.metrics {
         let scraped = handle.clone();
-        metrics::announce(address, move || scraped.stats())?;
+        metrics::announce(address, move || scraped.stats(), Vec::new)?;
     }
     announce(socket.local_addrs())?;
 
@@ -53,6 +53,7 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
     print(&Summary {
         stats: &handle.stats(),
         drain: &drain,
+        stages: None,
         ran: begin.elapsed(),
     });
     Ok(())

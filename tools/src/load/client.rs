@@ -244,16 +244,17 @@ impl Client {
     }
 
     fn enter(&mut self, cx: &mut Context<'_, Order>, phase: Phase) {
+        if phase == Phase::Drain {
+            // What is due now and has room is not late: only what is held back by full windows.
+            while self.send_due(cx) {}
+            let now = cx.now().as_nanos();
+            self.overdue = self.schedule.map_or(0, |schedule| schedule.overdue(now));
+        }
         let now = cx.clock();
         self.clock = now.as_nanos();
         match phase {
             Phase::Measure => self.span.from = now,
-            Phase::Drain => {
-                self.span.to = now;
-                self.overdue = self
-                    .schedule
-                    .map_or(0, |schedule| schedule.overdue(self.clock));
-            }
+            Phase::Drain => self.span.to = now,
             Phase::Connect | Phase::Warmup => {}
         }
         let began_sending = !self.exchange.phase().sends() && phase.sends();
@@ -391,6 +392,18 @@ impl Client {
         self.latency.begin_batch(self.clock);
     }
 
+    /// True if the latency of an answer that arrives now counts. In a closed loop: if it arrives
+    /// inside the measuring window. At an offered rate: if it was to be sent inside the window,
+    /// however late it is answered; else a server that stalls over the window's end looked fast.
+    #[inline]
+    fn is_measured(&self, stamp: u64) -> bool {
+        let phase = self.exchange.phase();
+        match self.schedule {
+            None => phase == Phase::Measure,
+            Some(_) => phase >= Phase::Measure && stamp >= self.span.from.as_nanos(),
+        }
+    }
+
     fn count_corrupt(&mut self, how: Corrupt) {
         self.exchange.on_corrupt();
         let name = match how {
@@ -495,7 +508,7 @@ impl Handler for Client {
         match self.checker.check(&message, &self.phases, stamps) {
             Ok(stamp) => {
                 connection.last_stamp = stamp;
-                if self.exchange.phase() == Phase::Measure {
+                if self.is_measured(stamp) {
                     self.latency.add(stamp);
                 }
             }

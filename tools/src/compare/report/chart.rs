@@ -32,7 +32,7 @@ pub(super) fn bars(summary: &Summary) -> Option<String> {
     let height = ROW * measured.len() as f64 + 6.0;
     let better = match summary.metric {
         Metric::Throughput => "longer is better",
-        Metric::CpuPerMessage | Metric::Latency | Metric::ConnectTime => "shorter is better",
+        _ => "shorter is better",
     };
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">\n",

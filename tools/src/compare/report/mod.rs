@@ -128,7 +128,7 @@ pub(crate) fn show(metric: Metric, value: f64) -> String {
     match metric {
         Metric::Throughput => format!("{} msg/s", rate(value)),
         Metric::CpuPerMessage => format!("{value:.0} ns/msg"),
-        Metric::Latency => crate::units::micros(value),
+        Metric::Latency | Metric::TailLatency => crate::units::micros(value),
         Metric::ConnectTime => crate::units::micros(value * 1e6),
     }
 }

@@ -109,7 +109,7 @@ fn bare(metric: Metric, value: f64) -> String {
     match metric {
         Metric::Throughput => rate(value),
         Metric::CpuPerMessage => format!("{value:.0}"),
-        Metric::Latency | Metric::ConnectTime => show(metric, value),
+        Metric::Latency | Metric::TailLatency | Metric::ConnectTime => show(metric, value),
     }
 }
 
@@ -136,21 +136,16 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
         };
     }
     let metric = summary.metric;
-    let about = match metric {
-        Metric::Throughput => "msg/s",
-        Metric::CpuPerMessage => "CPU ns/msg",
-        Metric::Latency => "round trip",
-        Metric::ConnectTime => "connect",
+    let (about, more): (_, &[Column]) = match metric {
+        Metric::Throughput => ("msg/s", &[CPU]),
+        Metric::CpuPerMessage => ("CPU ns/msg", &[RATE]),
+        Metric::TailLatency => ("p99", &[RATE, UNSENT, CPU]),
+        Metric::Latency => ("round trip", &[]),
+        Metric::ConnectTime => ("connect", &[]),
     };
+    let loaded = !more.is_empty();
     let mut header = vec!["stack", about, "range", "× raw", "× asio"];
-    let loaded = matches!(metric, Metric::Throughput | Metric::CpuPerMessage);
-    if loaded {
-        header.push(if metric == Metric::Throughput {
-            "CPU ns/msg"
-        } else {
-            "msg/s"
-        });
-    }
+    header.extend(more.iter().map(|(name, _)| name));
     header.push("peak RSS");
     if loaded {
         header.extend(["p50", "p95", "p99", "p99.9", "max", "client CPU"]);
@@ -164,13 +159,7 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
             ratio(line.to_raw),
             ratio(line.to_asio),
         ];
-        if loaded {
-            cells.push(if metric == Metric::Throughput {
-                or_nothing(line.cpu_ns_per_msg, |ns| format!("{:.0}", ns.median))
-            } else {
-                or_nothing(line.throughput, |spread| rate(spread.median))
-            });
-        }
+        cells.extend(more.iter().map(|(_, cell)| cell(line)));
         cells.push(or_nothing(line.rss_peak_bytes, |peak| {
             bytes(peak.median as u64)
         }));
@@ -197,6 +186,22 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
     }
     .without_empty_columns()
 }
+
+/// A column besides the metric's: its header, and what stands in it.
+type Column = (&'static str, fn(&Line) -> String);
+
+const CPU: Column = ("CPU ns/msg", |line| {
+    or_nothing(line.cpu_ns_per_msg, |ns| format!("{:.0}", ns.median))
+});
+
+const RATE: Column = ("msg/s", |line| {
+    or_nothing(line.throughput, |spread| rate(spread.median))
+});
+
+/// The worst run counts.
+const UNSENT: Column = ("not sent", |line| {
+    or_nothing(line.rate_unsent, |spread| grouped(spread.max as u64))
+});
 
 /// All points of a sweep in one table: a row for each point, a column for each stack.
 fn of_sweep(summaries: &[Summary]) -> Option<Table> {
@@ -396,6 +401,26 @@ mod tests {
             !table.note.contains("s2: throughput, × raw"),
             "{}",
             table.note
+        );
+    }
+
+    #[test]
+    fn an_open_loop_shows_its_tail_and_what_was_not_sent() {
+        let mut report = report();
+        let summary = &mut report.summaries[0];
+        summary.metric = Metric::TailLatency;
+        summary.lines[0].metric = Spread::of([1_400.0, 1_500.0, 1_700.0]);
+        summary.lines[0].rate_unsent = Spread::of([0.0, 12_345.0]);
+        let table = of_shape(summary);
+        assert_eq!(table.header[1], "p99");
+        assert_eq!(table.rows[0].cells[1], "1.50 ms");
+        let column = table.header.iter().position(|name| name == "not sent");
+        assert_eq!(table.rows[0].cells[column.unwrap()], "12,345");
+        assert!(
+            table
+                .rows
+                .iter()
+                .all(|row| row.cells.len() == table.header.len())
         );
     }
 

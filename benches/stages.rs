@@ -1,0 +1,200 @@
+//! What a message to a stage costs, without a socket: one shard in the bench's loop.
+//!
+//! `cargo bench --features stages --bench stages`. Times are per message.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use proscenium::Engine;
+use proscenium::stages::{Cx, Reply, Stage, StageRef, StageShard, StageType, Stages};
+
+/// Counts; its future is as small as they come, or holds `N` bytes.
+struct Counter<const N: usize> {
+    count: u64,
+}
+
+impl<const N: usize> Stage for Counter<N> {
+    type Msg = Told;
+
+    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, message: Told) {
+        match message {
+            Told::Count(n) => {
+                self.count += n;
+                if N > 0 {
+                    let held = [n as u8; N];
+                    if black_box(n) == u64::MAX {
+                        cx.sleep(Duration::from_secs(1)).await; // never, but the future has room for it
+                    }
+                    black_box(&held);
+                }
+            }
+            Told::Report(reply) => {
+                let _ = reply.send(self.count);
+            }
+        }
+    }
+}
+
+enum Told {
+    Count(u64),
+    Report(Reply<u64>),
+}
+
+/// Tells `left` messages to the counters in turn, a batch at a time.
+struct Producer<const N: usize> {
+    counters: Vec<StageRef<Counter<N>>>,
+    next: usize,
+}
+
+/// Messages on their way at the same time.
+const BATCH: u64 = 256;
+
+impl<const N: usize> Stage for Producer<N> {
+    type Msg = (u64, Reply<()>);
+
+    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, (mut left, done): (u64, Reply<()>)) {
+        let batch = left.min(BATCH);
+        for _ in 0..batch {
+            let counter = self.counters[self.next];
+            self.next += 1;
+            if self.next == self.counters.len() {
+                self.next = 0;
+            }
+            if cx.tell(counter, Told::Count(1)).is_err() {
+                left += 1; // full: later
+            }
+        }
+        if left > batch {
+            cx.tell(cx.me(), (left - batch, done))
+                .expect("room for one");
+        } else {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Sends the ball back until it has crossed so often.
+struct Player {
+    other: Option<StageRef<Player>>,
+}
+
+enum Ball {
+    Partner(StageRef<Player>),
+    Play(u64, Reply<()>),
+}
+
+impl Stage for Player {
+    type Msg = Ball;
+
+    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, ball: Ball) {
+        match (ball, self.other) {
+            (Ball::Partner(other), _) => self.other = Some(other),
+            (Ball::Play(0, done), _) => {
+                let _ = done.send(());
+            }
+            (Ball::Play(left, done), Some(other)) => {
+                cx.tell(other, Ball::Play(left - 1, done))
+                    .expect("room for one");
+            }
+            (Ball::Play(..), None) => {}
+        }
+    }
+}
+
+struct House {
+    shard: proscenium::Shard<StageShard>,
+    stages: Stages,
+}
+
+impl House {
+    fn new() -> Self {
+        let stages = Stages::builder()
+            .register(StageType::<Counter<0>>::new("counter"))
+            .register(StageType::<Counter<2048>>::new("large counter"))
+            .register(StageType::<Producer<0>>::new("producer"))
+            .register(StageType::<Producer<2048>>::new("producer of large"))
+            .register(StageType::<Player>::new("player"))
+            .build();
+        let shard = Engine::builder().host(stages.shards()(0)).expect("a shard");
+        stages.attach(&shard.handle());
+        Self { shard, stages }
+    }
+
+    fn turn_until<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        loop {
+            self.shard.turn(Duration::ZERO).expect("a turn");
+            if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+                return value;
+            }
+        }
+    }
+
+    fn spawn<S: Stage>(&mut self, make: impl FnOnce() -> S + Send + 'static) -> StageRef<S> {
+        let creating = self.stages.spawn_on(0, make);
+        self.turn_until(creating).expect("a stage")
+    }
+}
+
+fn round_robin<const N: usize>(house: &mut House, stages: usize) -> impl FnMut(u64) -> Duration {
+    let counters: Vec<_> = (0..stages)
+        .map(|_| house.spawn(|| Counter::<N> { count: 0 }))
+        .collect();
+    let first = counters[0];
+    let producer = house.spawn(move || Producer { counters, next: 0 });
+    let mut sent = 0;
+    move |messages| {
+        let begin = Instant::now();
+        house
+            .turn_until(producer.ask(|reply| (messages, reply)))
+            .expect("an end");
+        let took = begin.elapsed();
+        sent += messages;
+        let counted = house.turn_until(first.ask(Told::Report)).expect("a report");
+        assert!(counted >= sent / stages as u64, "{counted} of {sent}");
+        took
+    }
+}
+
+fn tells(c: &mut Criterion) {
+    let mut group = c.benchmark_group("stages/tell");
+    for stages in [1, 10, 100, 1_000, 10_000, 100_000] {
+        let mut house = House::new();
+        let mut run = round_robin::<0>(&mut house, stages);
+        group.bench_function(BenchmarkId::new("small", stages), |b| {
+            b.iter_custom(&mut run)
+        });
+    }
+    for stages in [10, 100, 1_000, 10_000, 100_000] {
+        let mut house = House::new();
+        let mut run = round_robin::<2048>(&mut house, stages);
+        group.bench_function(BenchmarkId::new("2 KiB", stages), |b| {
+            b.iter_custom(&mut run)
+        });
+    }
+    group.finish();
+}
+
+fn ping_pong(c: &mut Criterion) {
+    let mut house = House::new();
+    let first = house.spawn(|| Player { other: None });
+    let second = house.spawn(move || Player { other: Some(first) });
+    first.tell(Ball::Partner(second)).expect("room");
+    c.bench_function("stages/ping-pong round trip", |b| {
+        b.iter_custom(|trips| {
+            let begin = Instant::now();
+            let played = first.ask(|reply| Ball::Play(2 * trips, reply));
+            house.turn_until(played).expect("an end");
+            begin.elapsed()
+        });
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().measurement_time(Duration::from_secs(2)).sample_size(20);
+    targets = tells, ping_pong
+}
+criterion_main!(benches);

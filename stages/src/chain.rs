@@ -1,0 +1,320 @@
+//! Who waits for whom: call chains, and finding cycles of requests.
+//!
+//! A request carries the requests that wait for it, its chain. Queued at a stage that is itself in
+//! the chain it could never be answered, if from there on everybody still waits on that very
+//! request: it is refused (an ordinary cycle). Queued behind a stage that waits for something else,
+//! the waits are followed from there: on this shard at once, to other shards by a probe (two stages
+//! that ask each other at the same time). A wait is followed only while the request is in the
+//! backlog of the stage it was sent to, or is being handled there: a reply token that was handed on
+//! may be answered by anybody.
+//!
+//! Whether somebody still waits is what the reply's cell says, from any thread: who gave up has
+//! dropped it. That every wait is found needs no order between threads: the number that a request
+//! has in a backlog is read where it was written, on the shard of that stage, and a probe arrives
+//! there after the request it follows, because both were posted by the same shard.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::core::Core;
+use crate::error::RequestError;
+use crate::frames::Frames;
+use crate::head::NONE;
+use crate::request::AnyReply;
+use crate::stage_ref::StageKey;
+use crate::system::StagePost;
+
+/// Requests may be nested so deep.
+pub(crate) const DEPTH_MAX: usize = 16;
+/// Stages looked at when a request is queued behind a busy one. With more than that the deadline
+/// is the backstop.
+const FOLLOWED_MAX: usize = 256;
+/// Probes sent on from one stage.
+const PROBES_MAX: usize = 16;
+
+/// One request under way, and those that wait for it.
+pub(crate) struct Call {
+    /// Who asked.
+    stage: StageKey,
+    id: Option<u64>,
+    /// Of the request; no other request of the system has it.
+    number: u64,
+    pub(crate) reply: Arc<dyn AnyReply>,
+    /// The request that was being handled when this one was made.
+    outer: Option<Arc<Self>>,
+    depth: usize,
+}
+
+impl Call {
+    /// A request of `stage`, nested in `outer`.
+    ///
+    /// # Errors
+    /// With more than [`DEPTH_MAX`] nested in each other.
+    pub(crate) fn new(
+        stage: StageKey,
+        id: Option<u64>,
+        number: u64,
+        reply: Arc<dyn AnyReply>,
+        outer: Option<&Arc<Self>>,
+    ) -> Result<Arc<Self>, RequestError> {
+        let depth = 1 + outer.map_or(0, |outer| outer.depth);
+        if depth > DEPTH_MAX {
+            return Err(RequestError::TooDeep(DEPTH_MAX));
+        }
+        Ok(Arc::new(Self {
+            stage,
+            id,
+            number,
+            reply,
+            outer: outer.cloned(),
+            depth,
+        }))
+    }
+
+    pub(crate) fn refuse(&self, full: bool) {
+        self.reply.refuse(if full {
+            RequestError::Full
+        } else {
+            RequestError::Gone
+        });
+    }
+}
+
+/// One request that an invocation of this shard waits for.
+struct Wait {
+    request: u64,
+    target: StageKey,
+    reply: Arc<dyn AnyReply>,
+    next: u32,
+}
+
+/// The requests of all invocations of a shard: one list per frame.
+#[derive(Default)]
+pub(crate) struct Waits {
+    waits: RefCell<Slab<Wait>>,
+}
+
+impl Waits {
+    pub(crate) fn add(
+        &self,
+        frames: &Frames,
+        frame: u32,
+        request: u64,
+        target: StageKey,
+        reply: Arc<dyn AnyReply>,
+    ) -> u32 {
+        let next = frames.waits(frame);
+        let wait = self.waits.borrow_mut().insert(Wait {
+            request,
+            target,
+            reply,
+            next,
+        }) as u32;
+        frames.set_waits(frame, wait);
+        wait
+    }
+
+    pub(crate) fn remove(&self, frames: &Frames, frame: u32, wait: u32) {
+        let mut waits = self.waits.borrow_mut();
+        let Some(removed) = waits.try_remove(wait as usize) else {
+            return;
+        };
+        if frames.waits(frame) == wait {
+            frames.set_waits(frame, removed.next);
+            return;
+        }
+        let mut at = frames.waits(frame);
+        while let Some(entry) = waits.get_mut(at as usize) {
+            if entry.next == wait {
+                entry.next = removed.next;
+                return;
+            }
+            at = entry.next;
+        }
+    }
+
+    /// The requests of a frame that are still waited for, the youngest first, at most `max`.
+    fn of(
+        &self,
+        frames: &Frames,
+        frame: u32,
+        max: usize,
+    ) -> Vec<(u64, StageKey, Arc<dyn AnyReply>)> {
+        let waits = self.waits.borrow();
+        let mut found = Vec::new();
+        let mut at = frames.waits(frame);
+        while at != NONE && found.len() < max {
+            let Some(wait) = waits.get(at as usize) else {
+                break;
+            };
+            if wait.reply.is_waiting() {
+                found.push((wait.request, wait.target, Arc::clone(&wait.reply)));
+            }
+            at = wait.next;
+        }
+        found
+    }
+}
+
+/// A wait on the way from a request's stage back to who asked.
+#[derive(Clone)]
+struct Step {
+    request: u64,
+    name: String,
+    reply: Arc<dyn AnyReply>,
+}
+
+/// Follows the waits of stages of several shards, looking for a way back to where it began.
+struct Probe {
+    /// Who made the request that began it.
+    origin: StageKey,
+    /// The stage to look at: that of the last request of the path.
+    stage: StageKey,
+    path: Vec<Step>,
+}
+
+impl Core {
+    /// The name of a stage as errors show it.
+    fn name_of(&self, stage: StageKey, id: Option<u64>) -> String {
+        let name = self.system.types[usize::from(stage.stage_type())].name;
+        match id {
+            Some(id) => format!("{name}#{id}"),
+            None => format!("{name}@{stage:?}"),
+        }
+    }
+
+    fn name_here(&self, stage: StageKey) -> String {
+        self.name_of(stage, self.stages(stage.stage_type()).id_of(stage))
+    }
+
+    /// The names of a cycle that queueing `call` at `target`, a stage of this shard, closes by its
+    /// chain or on this shard: from the one that asks to itself.
+    pub(crate) fn find_cycle(&self, target: StageKey, call: &Call) -> Option<Vec<String>> {
+        let chain = std::iter::successors(Some(call), |link| link.outer.as_deref())
+            .take_while(|link| link.reply.is_waiting());
+        if let Some(depth) = chain.clone().position(|link| link.stage == target) {
+            let name = |link: &Call| self.name_of(link.stage, link.id);
+            let mut names: Vec<String> = chain.take(depth + 1).map(name).collect();
+            names.push(name(call)); // who asked, then from the target to who asked
+            names[..=depth].reverse();
+            names.rotate_right(1);
+            return Some(names);
+        }
+        if call.stage.shard() != self.shard {
+            return None; // a probe will tell
+        }
+        let (mut path, mut seen) = (Vec::new(), Vec::new());
+        if !self.follow(target, call.stage, &mut path, &mut seen) {
+            return None;
+        }
+        path.insert(0, call.stage);
+        path.push(call.stage);
+        Some(
+            path.into_iter()
+                .map(|stage| self.name_here(stage))
+                .collect(),
+        )
+    }
+
+    /// Whether `stage` waits for `asker`, and over whom. Depth first, on this shard.
+    fn follow(
+        &self,
+        stage: StageKey,
+        asker: StageKey,
+        path: &mut Vec<StageKey>,
+        seen: &mut Vec<StageKey>,
+    ) -> bool {
+        if path.len() >= DEPTH_MAX || seen.len() >= FOLLOWED_MAX || seen.contains(&stage) {
+            return false;
+        }
+        let Some(frame) = self.stages(stage.stage_type()).frame_of(stage) else {
+            return false;
+        };
+        seen.push(stage);
+        path.push(stage);
+        for (_, target, reply) in self.waits.of(&self.frames, frame, FOLLOWED_MAX) {
+            let held = target.shard() == self.shard
+                && self
+                    .stages(target.stage_type())
+                    .holds(target, reply.placed());
+            if held && (target == asker || self.follow(target, asker, path, seen)) {
+                return true;
+            }
+        }
+        path.pop();
+        false
+    }
+
+    /// `call` was queued at `stage`: where that waits, over other shards, for who asked, it is a
+    /// cycle too.
+    pub(crate) fn probe(&self, stage: StageKey, call: &Call) {
+        if self.stages(stage.stage_type()).frame_of(stage).is_none() {
+            return;
+        }
+        let path = vec![Step {
+            request: call.number,
+            name: self.name_of(call.stage, call.id),
+            reply: Arc::clone(&call.reply),
+        }];
+        self.spread(call.stage, stage, &path);
+    }
+
+    /// Sends the probe on along everything that `stage` waits for.
+    fn spread(&self, origin: StageKey, stage: StageKey, path: &[Step]) {
+        if path.len() > DEPTH_MAX {
+            return;
+        }
+        let Some(frame) = self.stages(stage.stage_type()).frame_of(stage) else {
+            return;
+        };
+        for (request, target, reply) in self.waits.of(&self.frames, frame, PROBES_MAX) {
+            let mut path = path.to_vec();
+            path.push(Step {
+                request,
+                name: self.name_here(stage),
+                reply,
+            });
+            let probe = Probe {
+                origin,
+                stage: target,
+                path,
+            };
+            if target.shard() == self.shard {
+                self.probed(probe);
+            } else {
+                // Without room the deadline is the backstop.
+                let post = StagePost::run(move |core| core.probed(probe));
+                let _ = self.system.post(target.shard(), post);
+            }
+        }
+    }
+
+    fn probed(&self, probe: Probe) {
+        let stage = probe.stage;
+        let held = probe.path.last().is_some_and(|step| {
+            step.reply.is_waiting()
+                && self
+                    .stages(stage.stage_type())
+                    .holds(stage, step.reply.placed())
+        });
+        if !held {
+            return;
+        }
+        if stage != probe.origin {
+            return self.spread(probe.origin, stage, &probe.path);
+        }
+        if !probe.path.iter().all(|step| step.reply.is_waiting()) {
+            return;
+        }
+        let mut names: Vec<String> = probe.path.iter().map(|step| step.name.clone()).collect();
+        names.push(names[0].clone());
+        // Two probes may go round the same cycle: both end the same one of its requests.
+        if let Some(last) = probe.path.iter().max_by_key(|step| step.request)
+            && last.reply.refuse(RequestError::Cycle(names))
+        {
+            self.counters.cycles.add(1);
+        }
+    }
+}

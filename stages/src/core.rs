@@ -1,0 +1,337 @@
+//! The scheduler of one shard: what is ready, what was woken, and how much of it a turn runs.
+//!
+//! ```text
+//! run:  what was woken before this call ─► what is to be destroyed ─► ready stages, in order,
+//!       at most `BATCH` messages of each at a time ─► until the budget of messages or time is spent
+//! ```
+//!
+//! Everything is `Cell` and `RefCell`, only shared references to a core exist, and no borrow is
+//! held while user code runs (`slot`, rule 4).
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proscenium_engine::{Run, Time};
+
+use crate::chain::Waits;
+use crate::detach::Tasks;
+use crate::frames::{Frames, Owner};
+use crate::lifecycle::coarse;
+use crate::samples::{Samples, SharedSamples};
+use crate::slot::{CorePtr, EngineSlot, WakeKey};
+use crate::stage_ref::StageKey;
+use crate::stats::{Counters, SharedCounters};
+use crate::system::{ShardShared, System};
+use crate::timers::Timers;
+use crate::type_shard::AnyStages;
+use crate::watch::Watched;
+
+/// Messages that one stage handles at most before the next one has its turn: all that wait for it
+/// when its turn comes, as long as they take little time (`SLICE_TIME`). A share of it only, and a
+/// stage that is told as much as that per turn would never catch up.
+pub(crate) const BATCH: u32 = 4096;
+/// Time that one stage has before the next one has its turn; looked at every `CLOCK_POLLS`
+/// messages.
+pub(crate) const SLICE_TIME: Duration = Duration::from_micros(100);
+/// Messages handled in one run, before the shard looks at its sockets again.
+const RUN_MESSAGES: u32 = 4096;
+/// Time of one run.
+const RUN_TIME: Duration = Duration::from_micros(500);
+/// Polls between two looks at the clock.
+pub(crate) const CLOCK_POLLS: u32 = 32;
+
+/// See the module's page.
+pub(crate) struct Core {
+    pub(crate) system: Arc<System>,
+    /// That of `system`, at hand.
+    pub(crate) system_number: u32,
+    shared: Arc<ShardShared>,
+    pub(crate) shard: usize,
+    pub(crate) engine: EngineSlot,
+    pub(crate) frames: Frames,
+    pub(crate) timers: Timers,
+    pub(crate) tasks: Tasks,
+    pub(crate) waits: Waits,
+    pub(crate) counters: Counters,
+    pub(crate) samples: Samples,
+    types: Vec<Box<dyn AnyStages>>,
+    ready: RefCell<VecDeque<(u8, u32)>>,
+    doomed: RefCell<Vec<StageKey>>,
+    /// Stages made by their factories, by type and id. The ids may be chosen by strangers.
+    ids: RefCell<HashMap<(u8, u64), StageKey>>,
+    /// Messages that may still be handled in place before the next run.
+    in_place: Cell<u32>,
+    requests: Cell<u64>,
+    pub(crate) shutting_down: Cell<bool>,
+    /// Where this core is, for what it makes.
+    ptr: Cell<Option<CorePtr>>,
+}
+
+impl Core {
+    pub(crate) fn new(system: Arc<System>, shard: usize) -> Self {
+        let types = system.types.iter().map(|info| info.on_shard()).collect();
+        Self {
+            system_number: system.number,
+            shared: system.shard_begins(shard),
+            system,
+            shard,
+            engine: EngineSlot::new(),
+            frames: Frames::default(),
+            timers: Timers::default(),
+            tasks: Tasks::default(),
+            waits: Waits::default(),
+            counters: Counters::default(),
+            samples: Samples::default(),
+            types,
+            ready: RefCell::default(),
+            doomed: RefCell::default(),
+            ids: RefCell::default(),
+            in_place: Cell::new(RUN_MESSAGES),
+            requests: Cell::new(0),
+            shutting_down: Cell::new(false),
+            ptr: Cell::new(None),
+        }
+    }
+
+    pub(crate) fn set_ptr(&self, ptr: CorePtr) {
+        self.ptr.set(Some(ptr));
+    }
+
+    #[inline]
+    pub(crate) fn ptr(&self) -> CorePtr {
+        self.ptr.get().expect("set before the first call")
+    }
+
+    /// What other threads read of this shard.
+    #[inline]
+    fn shared(&self) -> &ShardShared {
+        &self.shared
+    }
+
+    pub(crate) fn shared_counters(&self) -> &SharedCounters {
+        &self.shared().counters
+    }
+
+    pub(crate) fn shared_samples(&self) -> &SharedSamples {
+        &self.shared().samples
+    }
+
+    #[inline]
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.shared().watched
+    }
+
+    /// The time as stages note when they were active.
+    #[inline]
+    pub(crate) fn now_coarse(&self) -> u32 {
+        coarse(self.now())
+    }
+
+    /// The time as of this slice of events; zero outside of a turn.
+    #[inline]
+    pub(crate) fn now(&self) -> Time {
+        self.engine.with(|engine| engine.now()).unwrap_or_default()
+    }
+
+    /// Reads the clock.
+    pub(crate) fn clock(&self) -> Time {
+        self.engine
+            .with(|engine| engine.clock())
+            .unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn stages(&self, stage_type: u8) -> &dyn AnyStages {
+        &*self.types[usize::from(stage_type)]
+    }
+
+    /// Notes that a stage has something to do.
+    #[inline]
+    pub(crate) fn ready(&self, stage_type: u8, slot: u32) {
+        self.ready.borrow_mut().push_back((stage_type, slot));
+    }
+
+    /// Has the stage end as soon as no handler runs, whatever it is doing.
+    pub(crate) fn doom(&self, key: StageKey) {
+        self.doomed.borrow_mut().push(key);
+    }
+
+    /// True if one more message may be handled in place.
+    #[inline]
+    pub(crate) fn take_in_place(&self) -> bool {
+        let left = self.in_place.get();
+        self.in_place.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    /// A number for a request that no other request of the system has.
+    pub(crate) fn next_request(&self) -> u64 {
+        let next = self.requests.get() + 1;
+        self.requests.set(next);
+        (self.shard as u64) << 56 | next
+    }
+
+    /// A number for a new frame, and the name of its first use.
+    pub(crate) fn number_frame(&self) -> (u32, WakeKey) {
+        let index = self.frames.number();
+        (index, self.wake_key(index, self.frames.generation(index)))
+    }
+
+    /// The use of a frame is over; returns the name of the next one.
+    pub(crate) fn retire_frame(&self, index: u32) -> WakeKey {
+        let generation = self.frames.end(index);
+        self.wake_key(index, generation)
+    }
+
+    /// The name of a frame's present use, for wakers.
+    pub(crate) fn wake_key(&self, frame: u32, generation: u32) -> WakeKey {
+        WakeKey::new(self.system.number, self.shard, frame, generation)
+    }
+
+    /// Takes a wake from this thread, if it is for this shard.
+    pub(crate) fn wakes_here(&self, key: WakeKey) -> bool {
+        let here = key.shard() == self.shard && key.system() == self.system.registered();
+        if here {
+            self.frames.wake(key.frame(), key.generation());
+        }
+        here
+    }
+
+    pub(crate) fn find(&self, stage_type: u8, id: u64) -> Option<StageKey> {
+        self.ids.borrow().get(&(stage_type, id)).copied()
+    }
+
+    pub(crate) fn enlist(&self, stage_type: u8, id: u64, key: StageKey) {
+        self.ids.borrow_mut().insert((stage_type, id), key);
+    }
+
+    pub(crate) fn delist(&self, stage_type: u8, id: u64) {
+        self.ids.borrow_mut().remove(&(stage_type, id));
+    }
+
+    /// Runs what is runnable within the budgets. The engine is entered.
+    pub(crate) fn run(&self) -> Run {
+        self.in_place.set(RUN_MESSAGES);
+        let woken = self.frames.woken();
+        if woken == 0 && self.ready.borrow().is_empty() && self.doomed.borrow().is_empty() {
+            self.counters.publish(self); // what was handled in place, or refused
+            return Run::Idle;
+        }
+        let mut budget = Budget::new(self);
+        self.resume(woken, &mut budget);
+        for key in std::mem::take(&mut *self.doomed.borrow_mut()) {
+            self.stages(key.stage_type()).destroy(self, key);
+        }
+        // At least one batch, however long the continuations took.
+        let ready = self.ready.borrow().len();
+        for stage in 0.. {
+            if stage > 0 && budget.is_spent() {
+                break;
+            }
+            let Some((stage_type, slot)) = self.ready.borrow_mut().pop_front() else {
+                break;
+            };
+            let done = self.stages(stage_type).run(self, slot, BATCH);
+            budget.spend(done.max(1));
+            // What was woken meanwhile does not wait for all of a long list.
+            if stage >= ready && self.frames.woken() > 0 {
+                break;
+            }
+        }
+        self.counters.publish(self);
+        if self.frames.woken() > 0
+            || !self.ready.borrow().is_empty()
+            || !self.doomed.borrow().is_empty()
+        {
+            Run::Ready
+        } else {
+            Run::Idle
+        }
+    }
+
+    /// Goes on with what was woken, at most `count` of it.
+    fn resume(&self, count: usize, budget: &mut Budget<'_>) {
+        for _ in 0..count {
+            if budget.is_spent() {
+                break;
+            }
+            let Some((frame, owner)) = self.frames.next() else {
+                break;
+            };
+            match owner {
+                Owner::Stage { stage_type, slot } => {
+                    self.stages(stage_type).resume(self, slot, frame);
+                }
+                Owner::Task(task) => self.tasks.poll(self, task, frame),
+            }
+            budget.spend(1);
+        }
+    }
+
+    /// Stages that have not finished: during a shutdown all that live, else those that are busy.
+    pub(crate) fn pending_work(&self) -> usize {
+        if self.shutting_down.get() {
+            return self.live();
+        }
+        self.ready.borrow().len() + self.frames.woken()
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.types.iter().map(|stages| stages.live()).sum()
+    }
+
+    /// Has every stage end, each after what is in its backlog.
+    pub(crate) fn begin_shutdown(&self) {
+        self.shutting_down.set(true);
+        for stages in &self.types {
+            stages.stop_all(self);
+        }
+    }
+
+    /// Ends all stages where they are. Nothing is entered; only `CoreBox::drop` calls this.
+    pub(crate) fn end_stages(&self) {
+        self.shutting_down.set(true);
+        self.tasks.clear(self);
+        for stages in &self.types {
+            stages.end_all(self);
+        }
+        self.timers.clear();
+    }
+}
+
+/// What one run may do.
+struct Budget<'a> {
+    core: &'a Core,
+    messages: u32,
+    until_clock: u32,
+    deadline: Time,
+    late: bool,
+}
+
+impl<'a> Budget<'a> {
+    fn new(core: &'a Core) -> Self {
+        Self {
+            core,
+            messages: RUN_MESSAGES,
+            until_clock: CLOCK_POLLS,
+            deadline: core.clock() + RUN_TIME,
+            late: false,
+        }
+    }
+
+    #[inline]
+    fn spend(&mut self, messages: u32) {
+        self.messages = self.messages.saturating_sub(messages);
+        self.until_clock = self.until_clock.saturating_sub(messages);
+        if self.until_clock == 0 {
+            self.until_clock = CLOCK_POLLS;
+            self.late = self.core.clock() >= self.deadline;
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.messages == 0 || self.late
+    }
+}

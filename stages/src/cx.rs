@@ -1,0 +1,301 @@
+//! [`Cx`]: a stage's own view of itself and its shard.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proscenium_engine::RouterId;
+
+use crate::chain::Call;
+use crate::core::Core;
+use crate::error::RequestError;
+use crate::head::{Ending, Extras};
+use crate::invocation::{Enter, Item};
+use crate::local::Local;
+use crate::offload::Offload;
+use crate::request::{Reply, Request};
+use crate::slot::{CorePtr, downcast_stages};
+use crate::stage::Stage;
+use crate::stage_ref::{StageKey, StageRef};
+use crate::timers::{Due, StageTimer, TimerId};
+use crate::type_shard::TypeShard;
+
+/// What a handler of a stage is given: everything of [`Local`], and what only a stage can do.
+///
+/// It lives as long as the invocation, across awaits. It cannot be kept.
+pub struct Cx<'a, S> {
+    local: Local<'a>,
+    stage_type: u8,
+    slot: u32,
+    generation: u32,
+    frame: u32,
+    /// The request that is being handled, with those that wait for it.
+    call: Option<Arc<Call>>,
+    stage: PhantomData<fn(S)>,
+}
+
+impl<'a, S> Cx<'a, S> {
+    #[inline]
+    pub(crate) fn new(
+        core: CorePtr,
+        (stage_type, slot, generation): (u8, u32, u32),
+        frame: u32,
+        call: Option<Arc<Call>>,
+    ) -> Self {
+        Self {
+            local: Local::new(core),
+            stage_type,
+            slot,
+            generation,
+            frame,
+            call,
+            stage: PhantomData,
+        }
+    }
+}
+
+impl<'a, S> Deref for Cx<'a, S> {
+    type Target = Local<'a>;
+
+    #[inline]
+    fn deref(&self) -> &Local<'a> {
+        &self.local
+    }
+}
+
+impl<'a, S: Stage> Cx<'a, S> {
+    #[inline]
+    fn key(&self) -> StageKey {
+        let shard = self.core().shard;
+        StageKey::new(shard, self.stage_type, self.slot, self.generation)
+    }
+
+    /// The address of this stage.
+    pub fn me(&self) -> StageRef<S> {
+        StageRef::new(self.core().system.number, self.key())
+    }
+
+    /// The id under which the stage was wanted; `None` if it was [spawned](Local::spawn).
+    pub fn id(&self) -> Option<u64> {
+        self.core().stages(self.stage_type).id_of(self.key())
+    }
+
+    fn stages(&self) -> &TypeShard<S> {
+        downcast_stages(self.core().stages(self.stage_type))
+    }
+
+    fn extras<R: Default>(&self, call: impl FnOnce(&mut Extras) -> R) -> R {
+        let at = self.stages().arena.find(self.slot, self.generation);
+        at.map_or_else(R::default, |at| at.head().with_extras(call))
+    }
+
+    /// Asks a stage something, and waits for its answer as long as the system's default, or
+    /// [`within`](Request::within) another time. `message` puts the reply token into a message:
+    /// mostly it is just the variant, `cx.request(stage, Msg::Get)`. The request is sent at once.
+    ///
+    /// The answer comes when that stage's handler [sends](Reply::send) it. A request that could
+    /// never be answered, because that stage waits for this one, directly or over others, is
+    /// refused with [`RequestError::Cycle`]. A stage waits for a request from its sending until the
+    /// answer, the deadline, or the drop of the [`Request`]; a handler that holds one without
+    /// awaiting it waits, too.
+    ///
+    /// What cannot be seen this way ends with the deadline: a reply token that was handed on, and a
+    /// [detached](Self::detach) future, which begins a new chain, as [`tell`](Local::tell) does.
+    pub fn request<T: Stage, R: Send + 'static>(
+        &self,
+        to: StageRef<T>,
+        message: impl FnOnce(Reply<R>) -> T::Msg,
+    ) -> Request<'a, R> {
+        let core = self.core();
+        let (reply, asked) = Reply::pair();
+        let message = message(reply);
+        let (request, cell) = (core.next_request(), asked.erased());
+        let outer = self.call.as_ref();
+        let call = Call::new(self.key(), self.id(), request, Arc::clone(&cell), outer);
+        let wait = core
+            .waits
+            .add(&core.frames, self.frame, request, to.key, cell);
+        match call {
+            Ok(call) => core.call(to, message, call),
+            Err(error) => asked.refuse(error),
+        }
+        let deadline = core.system.request_deadline;
+        Request::new(**self, asked, deadline, (self.frame, wait))
+    }
+
+    /// Ends this stage after this handler: [`Stage::on_destroy`] is next, what is in the backlog
+    /// is dropped.
+    pub fn stop_self(&self) {
+        let at = self.stages().arena.find(self.slot, self.generation);
+        if let Some(at) = at
+            && at.head().ending.get() == Ending::No
+        {
+            at.head().ending.set(Ending::Wanted);
+        }
+    }
+
+    /// Calls [`Stage::on_timer`] once, after `delay`. Never before, and at most a fraction of a
+    /// millisecond after, plus what the stage and the shard are busy with.
+    pub fn set_timer(&self, delay: Duration) -> TimerId {
+        self.add_timer(delay, Duration::ZERO, 1, false)
+    }
+
+    /// Calls [`Stage::on_timer`] every `period`, `count` times (`None`: until it is cancelled). A
+    /// stage that is behind by whole periods is called once for all of them: at most one call of
+    /// an interval waits in the backlog, and what was left out is counted
+    /// ([`StageStats::ticks_missed`](crate::StageStats)).
+    ///
+    /// # Panics
+    /// If `period` is zero.
+    pub fn set_interval(&self, period: Duration, count: Option<u64>) -> TimerId {
+        assert!(!period.is_zero(), "an interval takes time");
+        self.add_timer(period, period, count.unwrap_or(u64::MAX), false)
+    }
+
+    /// Calls [`Stage::on_tick`] every `period`, at fixed points of time, for simulations and game
+    /// loops. A stage that is behind is given at most five ticks one after the other; those before
+    /// them are left out, told as [`Tick::missed`](crate::Tick::missed) and counted
+    /// ([`StageStats::ticks_missed`](crate::StageStats)).
+    ///
+    /// # Panics
+    /// If `period` is not within 1 to 1,000 ms.
+    pub fn start_tick(&self, period: Duration) -> TimerId {
+        let bounds = Duration::from_millis(1)..=Duration::from_secs(1);
+        assert!(
+            bounds.contains(&period),
+            "a tick lasts 1 to 1,000 ms, not {period:?}"
+        );
+        self.add_timer(period, period, u64::MAX, true)
+    }
+
+    fn add_timer(&self, delay: Duration, every: Duration, left: u64, tick: bool) -> TimerId {
+        let core = self.core();
+        let at = core.clock() + delay;
+        self.extras(|extras| {
+            extras.last_timer += 1;
+            let id = TimerId(extras.last_timer);
+            if left > 0 {
+                extras.timers.push(StageTimer {
+                    id,
+                    armed: Some(core.set_timer(at, Due::Stage(self.key(), id))),
+                    at,
+                    every,
+                    left,
+                    tick: tick.then_some(0),
+                });
+            }
+            Some(id)
+        })
+        .unwrap_or(TimerId(0)) // only for a stage that is gone, whose `Cx` nobody has
+    }
+
+    /// Cancels a timer, an interval or a tick of this stage: it is not called any more, even if it
+    /// was due already. False if it is over.
+    pub fn cancel_timer(&self, timer: TimerId) -> bool {
+        let cancelled = self.extras(|extras| {
+            let index = extras.timer(timer)?;
+            Some(extras.timers.remove(index))
+        });
+        if let Some(armed) = cancelled.and_then(|timer| timer.armed) {
+            self.core().cancel_timer(armed);
+        }
+        cancelled.is_some()
+    }
+
+    /// The connections that are [bound](Local::bind) to this stage. For a state that was made anew
+    /// after a panic, those of the state before.
+    pub fn connections(&self) -> Vec<RouterId> {
+        self.extras(|extras| extras.connections.clone())
+    }
+
+    /// Runs `future` beside the stage, which is not busy with it and handles other messages; when
+    /// it is done, `then` enters the stage in its order, like a message. The future is dropped if
+    /// the stage ends before.
+    ///
+    /// A panic of the future is counted and logged, and `then` does not come. A panic of `then` is
+    /// one of a handler.
+    pub fn detach<F>(
+        &self,
+        future: F,
+        then: impl FnOnce(&mut S, &mut Cx<'_, S>, F::Output) + 'static,
+    ) where
+        F: Future + 'static,
+    {
+        let core = self.core();
+        let (key, local) = (self.key(), Local::<'static>::new(core.ptr()));
+        let task = core.tasks.spawn(core, key, |task| {
+            Box::pin(async move {
+                let output = future.await;
+                let enter: Enter<S> = Box::new(move |stage, cx| then(stage, cx, output));
+                let core = local.core();
+                let stages: &TypeShard<S> = downcast_stages(core.stages(key.stage_type()));
+                if let Some(at) = stages.find(key) {
+                    stages.queue(core, at, Item::Enter(task, enter));
+                }
+            })
+        });
+        self.extras(|extras| extras.tasks.push(task));
+    }
+
+    /// Runs `work` on a thread for computing, of which there are few
+    /// ([`StagesBuilder::compute_threads`](crate::StagesBuilder::compute_threads)), and brings its
+    /// result back. The stage is busy meanwhile; with [`detach`](Self::detach) it is not.
+    pub fn offload_compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Offload<T> {
+        self.core().offload(true, work)
+    }
+
+    /// Runs `work`, which may block, on a thread for that
+    /// ([`StagesBuilder::io_threads`](crate::StagesBuilder::io_threads)), and brings its result
+    /// back. The stage is busy meanwhile; with [`detach`](Self::detach) it is not.
+    pub fn offload_io<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Offload<T> {
+        self.core().offload(false, work)
+    }
+}
+
+impl Core {
+    /// Delivers a request, wherever its stage lives.
+    fn call<S: Stage>(&self, to: StageRef<S>, message: S::Msg, call: Arc<Call>) {
+        if to.system != self.system.number {
+            // Another system: it knows nothing of our chains.
+            if let Err(error) = crate::registry::tell(to, message) {
+                call.reply.refuse(error.into());
+            }
+            return;
+        }
+        let key = to.key;
+        let deliver = move |core: &Core, message, call| {
+            let stages: &TypeShard<S> = downcast_stages(core.stages(key.stage_type()));
+            stages.call(core, key, message, call);
+        };
+        if key.shard() == self.shard {
+            return deliver(self, message, call);
+        }
+        let reply = Arc::clone(&call.reply);
+        let post = crate::system::StagePost::run(move |core| deliver(core, message, call));
+        if let Err(error) = self.system.post(key.shard(), post) {
+            let full = matches!(error, proscenium_engine::PostError::Full(_));
+            reply.refuse(if full {
+                RequestError::Full
+            } else {
+                RequestError::Gone
+            });
+        }
+    }
+}
+
+impl<S> fmt::Debug for Cx<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cx")
+            .field("slot", &self.slot)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,187 @@
+//! [`StageShard`]: the engine's handler under which stages run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proscenium_engine::{CloseReason, Context, Handler, Message, Peer, PostError, RouterId, Run};
+
+use crate::core::Core;
+use crate::local::Local;
+use crate::slot::CoreBox;
+use crate::stage_ref::StageKey;
+use crate::system::{StagePost, System};
+use crate::timers::Due;
+
+/// The stages of one shard: the [`Handler`] that [`Stages::shards`](crate::Stages::shards) makes.
+pub struct StageShard {
+    core: CoreBox,
+}
+
+impl StageShard {
+    pub(crate) fn new(system: Arc<System>, shard: usize) -> Self {
+        let core = CoreBox::new(Core::new(system, shard));
+        core.get().set_ptr(core.ptr());
+        Self { core }
+    }
+}
+
+impl std::fmt::Debug for StageShard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StageShard")
+            .field("shard", &self.core.get().shard)
+            .finish_non_exhaustive()
+    }
+}
+
+type Engine<'a> = Context<'a, StagePost>;
+
+impl Handler for StageShard {
+    type Post = StagePost;
+
+    fn on_start(&mut self, cx: &mut Engine<'_>) {
+        let (handle, shards) = (cx.handle(), cx.shards());
+        self.core.enter(cx, |core| {
+            core.system.engine_runs(handle, shards);
+            for (number, info) in core.system.types.iter().enumerate() {
+                if let Some(after) = info.options.passivate_after {
+                    look_for_idle(core, number as u8, 0, after / 4);
+                }
+            }
+        });
+    }
+
+    fn on_connect(&mut self, cx: &mut Engine<'_>, id: RouterId, peer: &Peer) {
+        self.core.enter(cx, |core| {
+            if let Some(call) = &core.system.on_connect {
+                core.contained("on_connect", || call(&Local::new(core.ptr()), id, peer));
+            }
+        });
+    }
+
+    #[inline]
+    fn on_message(&mut self, cx: &mut Engine<'_>, from: RouterId, message: Message<'_>) {
+        let tag = cx.tag(from);
+        self.core.enter(cx, |core| {
+            let key = StageKey::from_tag(tag);
+            let taken = tag != 0
+                && key.shard() == core.shard
+                && core
+                    .stages(key.stage_type())
+                    .packet(core, key, from, message);
+            if !taken {
+                core.unbound(from, message);
+            }
+        });
+    }
+
+    fn on_posted(&mut self, cx: &mut Engine<'_>, posted: StagePost) {
+        self.core.enter(cx, |core| {
+            core.contained("a post", || posted.open(core));
+        });
+    }
+
+    fn on_timer(&mut self, cx: &mut Engine<'_>, token: u64) {
+        self.core
+            .enter(cx, |core| core.contained("a timer", || core.fire(token)));
+    }
+
+    fn on_wake(&mut self, cx: &mut Engine<'_>, token: u64) {
+        let _ = cx;
+        self.core.get().frames.wake_any(token as u32);
+    }
+
+    fn on_disconnect(&mut self, cx: &mut Engine<'_>, id: RouterId, reason: &CloseReason) {
+        let tag = cx.tag(id);
+        if tag != 0 {
+            let key = StageKey::from_tag(tag);
+            let reason = reason.duplicate();
+            self.core
+                .enter(cx, |core| core.disconnected(key, id, reason));
+        }
+    }
+
+    fn on_adopted(&mut self, cx: &mut Engine<'_>, id: RouterId, _peer: &Peer) {
+        let tag = cx.tag(id);
+        if tag == 0 {
+            return;
+        }
+        let key = StageKey::from_tag(tag);
+        self.core.enter(cx, |core| {
+            if key.shard() == core.shard && !core.stages(key.stage_type()).bind(core, key, id) {
+                core.engine.with(|engine| {
+                    engine.set_tag(id, 0);
+                    engine.close(id);
+                });
+            }
+        });
+    }
+
+    fn run(&mut self, cx: &mut Engine<'_>) -> Run {
+        self.core.enter(cx, Core::run)
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Engine<'_>) {
+        self.core.enter(cx, Core::begin_shutdown);
+    }
+
+    fn pending_work(&self) -> usize {
+        self.core.get().pending_work()
+    }
+}
+
+/// Looks for idle stages of a type, piece by piece, and again after `pause`.
+fn look_for_idle(core: &Core, stage_type: u8, from: u32, pause: Duration) {
+    const NEXT_PIECE: Duration = Duration::from_millis(1);
+    let wait = if from == 0 {
+        pause.max(NEXT_PIECE)
+    } else {
+        NEXT_PIECE
+    };
+    let due = Due::Run(Box::new(move |core: &Core| {
+        let next = core.stages(stage_type).passivate(core, from);
+        if !core.shutting_down.get() {
+            look_for_idle(core, stage_type, next, pause);
+        }
+    }));
+    core.set_timer(core.now() + wait, due);
+}
+
+impl Core {
+    /// A connection that was bound to a stage, or on its way to it, has ended.
+    fn disconnected(&self, key: StageKey, id: RouterId, reason: CloseReason) {
+        let tell = move |core: &Self| {
+            let stages = core.stages(key.stage_type());
+            stages.disconnected(core, key, id, reason);
+        };
+        if key.shard() == self.shard {
+            tell(self);
+        } else {
+            self.post_at_last(key.shard(), StagePost::run(tell));
+        }
+    }
+
+    /// Posts to another shard what must not be lost: again as long as its mailbox is full.
+    fn post_at_last(&self, shard: usize, post: StagePost) {
+        const RETRY: Duration = Duration::from_millis(1);
+        if let Err(PostError::Full(post)) = self.system.post(shard, post) {
+            let again = Due::Run(Box::new(move |core: &Self| core.post_at_last(shard, post)));
+            self.set_timer(self.now() + RETRY, again);
+        }
+    }
+
+    /// A message of a connection that is bound to no stage.
+    #[cold]
+    fn unbound(&self, from: RouterId, message: Message<'_>) {
+        self.counters.unbound.add(1);
+        match &self.system.on_unbound {
+            Some(call) => {
+                self.contained("on_unbound", || {
+                    call(&Local::new(self.ptr()), from, message);
+                });
+            }
+            None => {
+                self.engine.with(|engine| engine.close(from));
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Invocations: what waits for a stage, and running it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+
+use proscenium_engine::{Body, CloseReason, RouterId};
+
+use crate::chain::Call;
+use crate::core::{CLOCK_POLLS, Core, SLICE_TIME};
+use crate::cx::Cx;
+use crate::detach::TaskId;
+use crate::frames::Owner;
+use crate::head::Ending;
+use crate::slot::{At, FramePool, Phase};
+use crate::stage::Stage;
+use crate::timers::{Tick, TimerId};
+use crate::type_shard::TypeShard;
+use crate::watch::Method;
+
+/// What waits in a backlog. Small, because every message is one: what is larger lies elsewhere.
+pub(crate) enum Item<S: Stage> {
+    Create,
+    Message(S::Msg),
+    Call(S::Msg, Arc<Call>),
+    /// Its number in `TypeShard::packets`.
+    Packet(u32),
+    /// A timer, an interval or a tick.
+    Timer(TimerId),
+    Disconnect(RouterId, Box<CloseReason>),
+    Enter(TaskId, Enter<S>),
+    Stop,
+}
+
+/// The end of a detached task: enters the stage in its order.
+pub(crate) type Enter<S> = Box<dyn FnOnce(&mut S, &mut Cx<'_, S>)>;
+
+impl<S: Stage> TypeShard<S> {
+    #[inline]
+    pub(crate) fn make_ready(&self, core: &Core, at: At<'_, S>) {
+        if at.phase() == Phase::Idle && !at.head().queued.replace(true) {
+            core.ready(self.info.number, at.slot);
+        }
+    }
+
+    /// Begins an invocation. The stage is idle.
+    #[inline(always)]
+    fn begin<A, F>(
+        &self,
+        core: &Core,
+        at: At<'_, S>,
+        method: Method,
+        call: Option<Arc<Call>>,
+        handler: impl FnOnce(&'static mut S, &'static mut Cx<'static, S>, A) -> F,
+        argument: A,
+    ) -> Poll<()>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let number = self.number;
+        if method != Method::Message {
+            // Of messages it is said once for all of a run.
+            core.watch(number, method, at.slot, at.head().id.get());
+        }
+        let generation = at.head().generation.get();
+        let owner = Owner::Stage {
+            stage_type: number,
+            slot: at.slot,
+        };
+        let context = |frame| Cx::new(core.ptr(), (number, at.slot, generation), frame, call);
+        let sampled = core.sample_poll();
+        let polled = at.begin(core, &self.pool, owner, context, handler, argument);
+        if let Some(began) = sampled {
+            core.polled_since(began);
+        }
+        polled
+    }
+
+    /// Everything but messages, as far as speed matters.
+    #[inline(never)]
+    pub(crate) fn start(&self, core: &Core, at: At<'_, S>, item: Item<S>) -> Poll<()> {
+        match item {
+            Item::Message(message) => self.start_message(core, at, message),
+            Item::Packet(packet) => {
+                let packet = self.packets.borrow_mut().try_remove(packet as usize);
+                packet.map_or(Poll::Ready(()), |(from, body)| {
+                    self.start_packet(core, at, from, body)
+                })
+            }
+            Item::Call(message, call) => self.begin(
+                core,
+                at,
+                Method::Message,
+                Some(call),
+                |stage, cx, message| S::on_message(stage, cx, message),
+                message,
+            ),
+            Item::Create => self.begin(
+                core,
+                at,
+                Method::Create,
+                None,
+                |stage, cx, ()| S::on_create(stage, cx),
+                (),
+            ),
+            Item::Timer(timer) => self.start_timer(core, at, timer),
+            Item::Disconnect(id, reason) => self.begin(
+                core,
+                at,
+                Method::Disconnect,
+                None,
+                |stage, cx, (id, reason): (_, Box<CloseReason>)| {
+                    S::on_disconnect(stage, cx, id, *reason)
+                },
+                (id, reason),
+            ),
+            Item::Enter(task, enter) => self.start_enter(core, at, task, enter),
+            Item::Stop => {
+                at.head().ending.set(Ending::Wanted);
+                Poll::Ready(())
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn start_message(&self, core: &Core, at: At<'_, S>, message: S::Msg) -> Poll<()> {
+        self.begin(
+            core,
+            at,
+            Method::Message,
+            None,
+            |stage, cx, message| S::on_message(stage, cx, message),
+            message,
+        )
+    }
+
+    /// Nothing happens if the timer was cancelled, or set before a restart.
+    fn start_timer(&self, core: &Core, at: At<'_, S>, timer: TimerId) -> Poll<()> {
+        let key = self.key(core, at);
+        let Some(fired) = core.timer_begins(key, at.head(), timer) else {
+            return Poll::Ready(());
+        };
+        match fired.tick {
+            None => self.begin(
+                core,
+                at,
+                Method::Timer,
+                None,
+                |stage, cx, timer| S::on_timer(stage, cx, timer),
+                timer,
+            ),
+            Some(tick) => self.begin(
+                core,
+                at,
+                Method::Tick,
+                None,
+                |stage, cx, tick| S::on_tick(stage, cx, tick),
+                tick,
+            ),
+        }
+    }
+
+    /// Nothing happens if the future was detached before a restart.
+    fn start_enter(&self, core: &Core, at: At<'_, S>, task: TaskId, enter: Enter<S>) -> Poll<()> {
+        if !self.task_over(at, task) {
+            core.contained("the drop of a detached future's closure", || drop(enter));
+            return Poll::Ready(());
+        }
+        self.begin(
+            core,
+            at,
+            Method::Enter,
+            None,
+            |stage, cx, enter: Enter<S>| {
+                enter(stage, cx);
+                std::future::ready(())
+            },
+            enter,
+        )
+    }
+
+    /// A detached future is over; false if its stage does not know it any more.
+    pub(crate) fn task_over(&self, at: At<'_, S>, task: TaskId) -> bool {
+        at.head()
+            .extras(|extras| {
+                let position = extras.tasks.iter().position(|known| *known == task);
+                position.map(|position| extras.tasks.swap_remove(position))
+            })
+            .is_some()
+    }
+
+    #[inline]
+    pub(crate) fn start_packet(
+        &self,
+        core: &Core,
+        at: At<'_, S>,
+        from: RouterId,
+        body: Body,
+    ) -> Poll<()> {
+        self.begin(
+            core,
+            at,
+            Method::Packet,
+            None,
+            |stage, cx, (from, body)| S::on_packet(stage, cx, from, body),
+            (from, body),
+        )
+    }
+
+    /// Runs items until the stage is busy, at rest, gone, or has used its quota.
+    pub(crate) fn run_items(&self, core: &Core, at: At<'_, S>, mut quota: u32, done: &mut u32) {
+        let (head, mut began) = (at.head(), None);
+        while at.phase() == Phase::Idle {
+            if head.ending.get() == Ending::Wanted {
+                head.ending.set(Ending::Destroying);
+                let ended = self.begin(
+                    core,
+                    at,
+                    Method::Destroy,
+                    None,
+                    |stage, cx, ()| S::on_destroy(stage, cx),
+                    (),
+                );
+                if ended.is_ready() {
+                    self.end(core, at);
+                }
+                return;
+            }
+            if *done >= quota {
+                return;
+            }
+            let Some((item, queued)) = self.backlogs.pop(head) else {
+                return;
+            };
+            core.waited(queued);
+            *done += 1;
+            if *done % CLOCK_POLLS == 0 {
+                let now = core.clock();
+                let began = *began.get_or_insert(now);
+                if now.since(began) >= SLICE_TIME {
+                    quota = *done; // this one is its last
+                }
+            }
+            head.started.set(head.started.get().wrapping_add(1));
+            let _ = match item {
+                Item::Message(message) => self.start_message(core, at, message),
+                item => {
+                    let polled = self.start(core, at, item);
+                    core.watch(self.number, Method::Message, at.slot, head.id.get());
+                    polled
+                }
+            };
+        }
+    }
+
+    /// After anything was run: what is due then.
+    #[inline]
+    pub(crate) fn settle(&self, core: &Core, at: At<'_, S>) {
+        let head = at.head();
+        if at.phase() == Phase::Idle && (head.len.get() > 0 || head.ending.get() == Ending::Wanted)
+        {
+            self.make_ready(core, at);
+        }
+        if head.crowded.get() && head.len.get() <= self.info.options.backlog / 2 {
+            self.uncrowd(core, at);
+        }
+    }
+
+    /// There is room again: connections are read again, who waited is woken.
+    #[cold]
+    fn uncrowd(&self, core: &Core, at: At<'_, S>) {
+        let head = at.head();
+        head.crowded.set(false);
+        let (paused, waiting) = head.extras(|extras| {
+            let paused = std::mem::take(&mut extras.paused);
+            (paused, std::mem::take(&mut extras.waiting))
+        });
+        core.engine.with(|engine| {
+            for id in paused {
+                engine.resume_reading(id);
+            }
+        });
+        for waiter in waiting {
+            let _ = waiter.send(()); // who waited may have given up
+        }
+    }
+
+    /// The connection that brought the last packet is not read until there is room.
+    #[cold]
+    pub(crate) fn pause(&self, core: &Core, at: At<'_, S>, from: RouterId) {
+        at.head().crowded.set(true);
+        if core.engine.with(|engine| engine.pause_reading(from)) == Some(true) {
+            core.counters.paused.add(1);
+            at.head().with_extras(|extras| extras.paused.push(from));
+        }
+    }
+
+    /// Runs `call`, which runs the stage, and does what follows.
+    #[inline]
+    pub(crate) fn guarded(&self, core: &Core, at: At<'_, S>, call: impl FnOnce()) {
+        let result = catch_unwind(AssertUnwindSafe(call));
+        core.watch_nothing();
+        if let Err(payload) = result {
+            self.panicked(core, at, payload);
+        }
+        self.settle(core, at);
+    }
+}
+
+/// Tells the pool of every future that a stage can have.
+pub(crate) fn admit_all<S: Stage>(pool: &FramePool<S>) {
+    type Of<S, A> = (&'static mut S, &'static mut Cx<'static, S>, A);
+    pool.admit(|(stage, cx, ()): Of<S, ()>| S::on_create(stage, cx));
+    pool.admit(|(stage, cx, message): Of<S, S::Msg>| S::on_message(stage, cx, message));
+    pool.admit(
+        |(stage, cx, from, body): (&'static mut S, &'static mut Cx<'static, S>, _, _)| {
+            S::on_packet(stage, cx, from, body)
+        },
+    );
+    pool.admit(|(stage, cx, timer): Of<S, TimerId>| S::on_timer(stage, cx, timer));
+    pool.admit(|(stage, cx, tick): Of<S, Tick>| S::on_tick(stage, cx, tick));
+    pool.admit(
+        |(stage, cx, (id, reason)): Of<S, (RouterId, CloseReason)>| {
+            S::on_disconnect(stage, cx, id, reason)
+        },
+    );
+    pool.admit(|(stage, cx, ()): Of<S, ()>| S::on_destroy(stage, cx));
+    pool.admit(|(): ()| std::future::ready(()));
+}

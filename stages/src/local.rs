@@ -1,0 +1,443 @@
+//! [`Local`]: what can be done on a shard, by whoever runs there.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proscenium_engine::{Body, Peer, PostError, RouterId, SendError, Time};
+
+use crate::core::Core;
+use crate::error::{CreateError, RequestError, TellError};
+use crate::request::{Asked, Reply};
+use crate::slot::{CorePtr, downcast_stages};
+use crate::stage::Stage;
+use crate::stage_ref::{StageKey, StageRef};
+use crate::system::{StagePost, Tell};
+use crate::timers::Sleep;
+use crate::type_shard::TypeShard;
+
+/// The shard as what runs on it sees it: stages (their [`Cx`](crate::Cx) derefs to it) and the
+/// callbacks of [`StagesBuilder`](crate::StagesBuilder). Nothing of it blocks.
+#[derive(Clone, Copy)]
+pub struct Local<'a> {
+    core: CorePtr,
+    /// Neither sent to another thread nor kept beyond `'a`.
+    life: PhantomData<*mut &'a ()>,
+}
+
+impl<'a> Local<'a> {
+    pub(crate) fn new(core: CorePtr) -> Self {
+        Self {
+            core,
+            life: PhantomData,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn core(&self) -> &Core {
+        self.core.core()
+    }
+
+    /// The number of this shard, from 0.
+    pub fn shard(&self) -> usize {
+        self.core().shard
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.core().system.shards()
+    }
+
+    /// The time as of the beginning of this slice of events. Costs nothing.
+    pub fn now(&self) -> Time {
+        self.core().now()
+    }
+
+    /// A number from the shard's generator: seeded, so that simulations replay. Not for secrets.
+    pub fn random(&self) -> u64 {
+        let random = self.core().engine.with(|engine| engine.random());
+        random.unwrap_or_default()
+    }
+
+    /// Tells a stage something: puts it into its backlog, or into the mailbox of its shard. It is
+    /// handled after this handler, in the order of this sender.
+    ///
+    /// # Errors
+    /// [`TellError`], with the message; see [`StageRef::tell`] for stages of other shards.
+    #[inline]
+    pub fn tell<S: Stage>(
+        &self,
+        to: StageRef<S>,
+        message: S::Msg,
+    ) -> Result<(), TellError<S::Msg>> {
+        self.core().tell(to, message)
+    }
+
+    /// Queues a copy of `body` as one message to a connection.
+    ///
+    /// # Errors
+    /// Those of the engine's [`Context::send`](proscenium_engine::Context::send).
+    #[inline]
+    pub fn send(&self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
+        self.engine(|engine| engine.send(to, body))
+    }
+
+    /// Sends a received message on as it is, without copying it where that is possible.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    #[inline]
+    pub fn forward(&self, to: RouterId, body: &Body) -> Result<(), SendError> {
+        self.engine(|engine| engine.forward_body(to, body))
+    }
+
+    /// Lets `encode` write a body of at most `max` bytes straight into the send buffer. `encode`
+    /// itself must not send: it would be told `Gone`.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send), judged by `max`; then `encode` is not called.
+    ///
+    /// # Panics
+    /// If `encode` returns more than `max`.
+    #[inline]
+    pub fn send_with(
+        &self,
+        to: RouterId,
+        max: usize,
+        encode: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, SendError> {
+        self.engine(|engine| engine.send_with(to, max, encode))
+    }
+
+    /// Queues a shared body for each of `to`, and returns how many of them did not take it (gone,
+    /// or full: then the listener's overflow policy has acted).
+    pub fn broadcast(&self, to: impl IntoIterator<Item = RouterId>, body: &Bytes) -> usize {
+        let mut refused = 0;
+        for id in to {
+            let sent = self.engine(|engine| engine.send_shared(id, body));
+            refused += usize::from(sent.is_err());
+        }
+        refused
+    }
+
+    /// Bytes queued for a connection of this shard and not yet written.
+    pub fn queued_bytes(&self, id: RouterId) -> Option<usize> {
+        self.core()
+            .engine
+            .with(|engine| engine.queued_bytes(id))
+            .flatten()
+    }
+
+    /// Who is at the other end of a connection of this shard.
+    pub fn peer(&self, id: RouterId) -> Option<Peer> {
+        self.core().engine.with(|engine| engine.peer(id)).flatten()
+    }
+
+    /// Closes a connection gracefully.
+    pub fn close(&self, id: RouterId) {
+        self.core().engine.with(|engine| engine.close(id));
+    }
+
+    fn engine<R>(
+        &self,
+        call: impl FnOnce(&mut proscenium_engine::Context<'_, StagePost>) -> Result<R, SendError>,
+    ) -> Result<R, SendError> {
+        self.core()
+            .engine
+            .with(call)
+            .unwrap_or(Err(SendError::Gone))
+    }
+
+    /// Puts a stage on this shard. [`Stage::on_create`] is the first that it runs, after this
+    /// handler.
+    ///
+    /// # Errors
+    /// `UnknownType`, `TooMany`, or `Stopped` during a shutdown.
+    pub fn spawn<S: Stage>(&self, stage: S) -> Result<StageRef<S>, CreateError> {
+        let core = self.core();
+        let stages = core.stages_of::<S>()?;
+        let key = stages.insert(core, stage)?;
+        Ok(StageRef::new(core.system.number, key))
+    }
+
+    /// Puts a stage on this shard and [binds](Self::bind) a connection to it: what
+    /// [`StagesBuilder::on_connect`](crate::StagesBuilder::on_connect) mostly does.
+    ///
+    /// # Errors
+    /// Those of [`spawn`](Self::spawn). Then the connection is closed: nobody serves it.
+    pub fn spawn_bound<S: Stage>(
+        &self,
+        id: RouterId,
+        stage: S,
+    ) -> Result<StageRef<S>, CreateError> {
+        let spawned = self.spawn(stage);
+        match spawned {
+            Ok(stage) => self.bind(id, stage),
+            Err(_) => self.close(id),
+        }
+        spawned
+    }
+
+    /// Puts a stage on a shard, which makes it there.
+    pub fn spawn_on<S: Stage>(
+        &self,
+        shard: usize,
+        make: impl FnOnce() -> S + Send + 'static,
+    ) -> Creating<S> {
+        self.core().create_on(shard, move |core| {
+            let stages = core.stages_of::<S>()?;
+            stages.insert(core, make())
+        })
+    }
+
+    /// The stage of that type and id; its factory makes it if there is none. On the shard that the
+    /// type's placement names, so that under any concurrency it is made once.
+    pub fn get_or_create<S: Stage>(&self, id: u64) -> Creating<S> {
+        self.core().get_or_create(id)
+    }
+
+    /// The stage of that type and id, if there is one.
+    pub fn get<S: Stage>(&self, id: u64) -> Creating<S, Option<StageRef<S>>> {
+        self.core().get(id)
+    }
+
+    /// Has a stage end after what is in its backlog now: [`Stage::on_destroy`] is the last that it
+    /// runs.
+    pub fn stop<S: Stage>(&self, stage: StageRef<S>) {
+        self.core().on_shard_of(stage, |core, key| {
+            core.stages(key.stage_type()).stop(core, key);
+        });
+    }
+
+    /// Has a stage end at once: what it awaits is cancelled, its backlog is dropped, then it runs
+    /// [`Stage::on_destroy`].
+    pub fn destroy<S: Stage>(&self, stage: StageRef<S>) {
+        self.core().on_shard_of(stage, Core::doom);
+    }
+
+    /// Binds a connection to a stage: its messages go straight to [`Stage::on_packet`], and its
+    /// end to [`Stage::on_disconnect`]. If stage and connection live on different shards, the
+    /// connection moves to the stage's. It was bound to another stage before: not any more, and
+    /// what that one has in its backlog stays there. When the stage ends, the connection is closed.
+    ///
+    /// If the stage is gone when the connection arrives there, the connection is closed.
+    pub fn bind<S: Stage>(&self, id: RouterId, stage: StageRef<S>) {
+        self.core().bind(id, stage.key);
+    }
+
+    /// Takes a connection of this shard from its stage; its further messages go to
+    /// [`StagesBuilder::on_unbound`](crate::StagesBuilder::on_unbound).
+    pub fn unbind(&self, id: RouterId) {
+        self.core().unbind(id);
+    }
+
+    /// Waits for some time.
+    pub fn sleep(&self, time: Duration) -> Sleep<'a> {
+        Sleep::new(*self, time)
+    }
+}
+
+impl fmt::Debug for Local<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local")
+            .field("shard", &self.shard())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stage that is being looked for or made, here or on another shard.
+#[must_use = "await it, or wait for it, to know how it went"]
+pub struct Creating<S, T = StageRef<S>> {
+    asked: Asked<Result<T, CreateError>>,
+    stage: PhantomData<fn(S)>,
+}
+
+impl<S, T> Creating<S, T> {
+    pub(crate) fn new(asked: Asked<Result<T, CreateError>>) -> Self {
+        Self {
+            asked,
+            stage: PhantomData,
+        }
+    }
+
+    /// Blocks this thread until it is known, at most for `timeout`. Not for shard threads.
+    ///
+    /// # Errors
+    /// [`CreateError`]; `Stopped` also if it takes longer than `timeout`.
+    pub fn wait(self, timeout: Duration) -> Result<T, CreateError> {
+        flatten(self.asked.wait(timeout))
+    }
+}
+
+fn flatten<T>(answer: Result<Result<T, CreateError>, RequestError>) -> Result<T, CreateError> {
+    match answer {
+        Ok(answer) => answer,
+        Err(RequestError::Full) => Err(CreateError::Full),
+        Err(_) => Err(CreateError::Stopped),
+    }
+}
+
+impl<S, T> Future for Creating<S, T> {
+    type Output = Result<T, CreateError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.get_mut().asked).poll(cx).map(flatten)
+    }
+}
+
+impl<S, T> fmt::Debug for Creating<S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Creating(..)")
+    }
+}
+
+impl Core {
+    /// The stages of type `S` on this shard.
+    pub(crate) fn stages_of<S: Stage>(&self) -> Result<&TypeShard<S>, CreateError> {
+        let number = self.system.type_number::<S>()?;
+        Ok(downcast_stages(self.stages(number)))
+    }
+
+    #[inline]
+    pub(crate) fn tell<S: Stage>(
+        &self,
+        to: StageRef<S>,
+        message: S::Msg,
+    ) -> Result<(), TellError<S::Msg>> {
+        if to.system != self.system_number {
+            return crate::registry::tell(to, message);
+        }
+        if to.key.shard() == self.shard {
+            let stages: &TypeShard<S> = downcast_stages(self.stages(to.key.stage_type()));
+            return stages.tell(self, to.key, message);
+        }
+        let post = StagePost::new(Tell::<S> {
+            to: to.key,
+            message: Some(message),
+        });
+        let posted = self.system.post(to.key.shard(), post);
+        posted.map_err(Tell::<S>::refused)
+    }
+
+    /// Runs `call` on a shard and brings back what it returns.
+    fn ask_shard<T: Send + 'static>(
+        &self,
+        shard: usize,
+        call: impl FnOnce(&Core) -> T + Send + 'static,
+    ) -> Asked<T> {
+        let (reply, asked) = Reply::pair();
+        if shard == self.shard {
+            let _ = reply.send(call(self));
+            return asked;
+        }
+        let post = StagePost::run(move |core| {
+            let _ = reply.send(call(core));
+        });
+        match self.system.post(shard, post) {
+            Err(PostError::Full(_)) => asked.refuse(RequestError::Full),
+            Err(_) => asked.refuse(RequestError::Gone),
+            Ok(()) => {}
+        }
+        asked
+    }
+
+    pub(crate) fn create_on<S: Stage>(
+        &self,
+        shard: usize,
+        create: impl FnOnce(&Core) -> Result<StageKey, CreateError> + Send + 'static,
+    ) -> Creating<S> {
+        let number = self.system.number;
+        Creating::new(self.ask_shard(shard, move |core| {
+            create(core).map(|key| StageRef::new(number, key))
+        }))
+    }
+
+    fn get_or_create<S: Stage>(&self, id: u64) -> Creating<S> {
+        match self.system.place::<S>(id) {
+            Ok((number, shard)) => self.create_on(shard, move |core| core.wanted(number, id)),
+            Err(error) => Creating::new(refused(error)),
+        }
+    }
+
+    /// The stage of that type and id, made if there is none. This is its shard.
+    pub(crate) fn wanted(&self, number: u8, id: u64) -> Result<StageKey, CreateError> {
+        match self.find(number, id) {
+            Some(key) => Ok(key),
+            None => self.stages(number).make(self, id),
+        }
+    }
+
+    fn get<S: Stage>(&self, id: u64) -> Creating<S, Option<StageRef<S>>> {
+        let system = self.system.number;
+        match self.system.place::<S>(id) {
+            Ok((number, shard)) => Creating::new(self.ask_shard(shard, move |core| {
+                let found = core.find(number, id);
+                Ok(found.map(|key| StageRef::new(system, key)))
+            })),
+            Err(error) => Creating::new(refused(error)),
+        }
+    }
+
+    fn on_shard_of<S: Stage>(
+        &self,
+        stage: StageRef<S>,
+        call: impl FnOnce(&Core, StageKey) + Send + 'static,
+    ) {
+        if stage.system == self.system.number {
+            let key = stage.key;
+            drop(self.ask_shard(key.shard(), move |core| call(core, key)));
+        }
+    }
+
+    pub(crate) fn bind(&self, id: RouterId, stage: StageKey) {
+        let home = self.engine.with(|engine| engine.home(id)).flatten();
+        match home {
+            Some(home) if home == self.shard => self.bind_here(id, stage),
+            Some(home) => {
+                // It lives elsewhere: bound there, where it may have to move from.
+                let post = StagePost::run(move |core| core.bind(id, stage));
+                let _ = self.system.post(home, post);
+            }
+            None => {}
+        }
+    }
+
+    fn bind_here(&self, id: RouterId, stage: StageKey) {
+        self.unbind(id);
+        let bound = if stage.shard() == self.shard {
+            self.stages(stage.stage_type()).bind(self, stage, id)
+        } else {
+            // What `on_departed` finds as its tag goes with the connection.
+            let moved = self.engine.with(|engine| {
+                engine.set_tag(id, stage.to_tag()) && engine.rehome(id, stage.shard()).is_ok()
+            });
+            moved == Some(true)
+        };
+        if !bound {
+            self.engine.with(|engine| engine.close(id));
+        }
+    }
+
+    fn unbind(&self, id: RouterId) {
+        let tag = self.engine.with(|engine| {
+            let tag = engine.tag(id);
+            engine.set_tag(id, 0);
+            tag
+        });
+        if let Some(tag) = tag.filter(|&tag| tag != 0) {
+            let key = StageKey::from_tag(tag);
+            if key.shard() == self.shard {
+                self.stages(key.stage_type()).unbind(key, id);
+            }
+        }
+    }
+}
+
+fn refused<T>(error: CreateError) -> Asked<Result<T, CreateError>> {
+    let (reply, asked) = Reply::pair();
+    let _ = reply.send(Err(error));
+    asked
+}

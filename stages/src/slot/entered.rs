@@ -1,0 +1,136 @@
+//! The core of a shard, held raw, and the engine's context while the engine calls us.
+
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+use proscenium_engine::Context;
+
+use super::waker::set_current;
+use crate::core::Core;
+use crate::stage::Stage;
+use crate::system::StagePost;
+use crate::type_shard::{AnyStages, TypeShard};
+
+/// Owns a core. Held raw, so that moving the owner does not touch what frames point to.
+pub(crate) struct CoreBox(NonNull<Core>);
+
+impl CoreBox {
+    pub(crate) fn new(core: Core) -> Self {
+        Self(NonNull::from(Box::leak(Box::new(core))))
+    }
+
+    pub(crate) fn ptr(&self) -> CorePtr {
+        CorePtr(self.0)
+    }
+
+    /// Enters the core for one call of the engine.
+    #[inline]
+    pub(crate) fn enter<R>(
+        &self,
+        cx: &mut Context<'_, StagePost>,
+        call: impl FnOnce(&Core) -> R,
+    ) -> R {
+        let core = self.get();
+        core.engine.enter(self.ptr(), cx, || call(core))
+    }
+
+    pub(crate) fn get(&self) -> &Core {
+        // SAFETY: made from a box that `drop` takes back; only shared references are ever made.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for CoreBox {
+    fn drop(&mut self) {
+        let ptr = self.ptr();
+        let before = set_current(Some(ptr));
+        self.get().end_stages();
+        set_current(before);
+        // SAFETY: leaked by `new`; rule 6: no frame, so no `Cx`, is left.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// Points to the core from a `Cx`, which it outlives (rule 6).
+#[derive(Clone, Copy)]
+pub(crate) struct CorePtr(NonNull<Core>);
+
+impl CorePtr {
+    /// # Safety
+    /// The core lives as long as the reference.
+    pub(super) unsafe fn as_ref<'a>(self) -> &'a Core {
+        // SAFETY: by the contract; nobody ever makes a unique reference to a core.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The core, for a holder that cannot outlive it: a `Cx`, or what borrows from one.
+    #[inline]
+    pub(crate) fn core(&self) -> &Core {
+        // SAFETY: rule 6, and `Cx` keeps its pointer to itself.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+/// The engine's context, for the time of one call of the engine.
+pub(crate) struct EngineSlot(Cell<Option<NonNull<Context<'static, StagePost>>>>);
+
+impl EngineSlot {
+    pub(crate) const fn new() -> Self {
+        Self(Cell::new(None))
+    }
+
+    /// Runs `call` with `cx` at hand for [`with`](Self::with), and `core` as the current one.
+    #[inline]
+    fn enter<R>(
+        &self,
+        core: CorePtr,
+        cx: &mut Context<'_, StagePost>,
+        call: impl FnOnce() -> R,
+    ) -> R {
+        struct Leave<'a>(
+            &'a EngineSlot,
+            Option<NonNull<Context<'static, StagePost>>>,
+            Option<CorePtr>,
+        );
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.0.set(self.1);
+                set_current(self.2);
+            }
+        }
+        let cx = NonNull::from(cx).cast::<Context<'static, StagePost>>();
+        let _leave = Leave(self, self.0.replace(Some(cx)), set_current(Some(core)));
+        call()
+    }
+
+    /// Calls the engine; `None` outside of a call of the engine, and inside of another `with`.
+    #[inline]
+    pub(crate) fn with<R>(&self, call: impl FnOnce(&mut Context<'_, StagePost>) -> R) -> Option<R> {
+        struct Back<'a>(&'a EngineSlot, NonNull<Context<'static, StagePost>>);
+        impl Drop for Back<'_> {
+            fn drop(&mut self) {
+                self.0.0.set(Some(self.1));
+            }
+        }
+        let mut cx = self.0.take()?;
+        let _back = Back(self, cx);
+        // SAFETY: `enter` holds the only reference while it runs and does not use it; taking it
+        // out of the slot makes this the only use. The shortened lifetime is that of the call.
+        Some(call(unsafe { cx.as_mut() }))
+    }
+}
+
+/// The stages of a type on a shard, as what they are.
+///
+/// The caller knows the type from a `StageRef<S>` of the same system, whose type number was given
+/// to `S`.
+#[inline]
+pub(crate) fn downcast_stages<S: Stage>(stages: &dyn AnyStages) -> &TypeShard<S> {
+    debug_assert!(
+        stages.as_any().is::<TypeShard<S>>(),
+        "the type number is S's"
+    );
+    // SAFETY: `StageRef`s are made by their system only, with the number under which it registered
+    // `S`; the shard keeps its types in the same order.
+    unsafe { &*std::ptr::from_ref(stages).cast::<TypeShard<S>>() }
+}

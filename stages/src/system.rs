@@ -1,0 +1,578 @@
+//! [`Stages`]: the stage types of an engine and their shards, as all threads see them.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use proscenium_engine::{
+    Engine, EngineBuilder, Handle, Message, Peer, PostError, RouterId, ShardWaker, Stall,
+};
+
+use crate::core::Core;
+use crate::error::{CreateError, TellError};
+use crate::handler::StageShard;
+use crate::local::{Creating, Local};
+use crate::offload::{Executor, Pool};
+use crate::options::{StageType, TypeInfo};
+use crate::registry;
+use crate::request::Reply;
+use crate::samples::SharedSamples;
+use crate::slot::{WakeKey, downcast_stages, with_current};
+use crate::stage::Stage;
+use crate::stage_ref::{StageKey, StageRef};
+use crate::stats::{SharedCounters, StageStats};
+use crate::type_shard::TypeShard;
+use crate::watch::{Watched, Watching};
+
+/// What travels to the stages of a shard from elsewhere. Made by this crate only.
+pub struct StagePost(Box<dyn Envelope>);
+
+impl fmt::Debug for StagePost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StagePost(..)")
+    }
+}
+
+pub(crate) trait Envelope: Any + Send {
+    fn open(self: Box<Self>, core: &Core);
+}
+
+impl StagePost {
+    pub(crate) fn new(envelope: impl Envelope) -> Self {
+        Self(Box::new(envelope))
+    }
+
+    pub(crate) fn run(call: impl FnOnce(&Core) + Send + 'static) -> Self {
+        Self::new(RunOn(call))
+    }
+
+    pub(crate) fn open(self, core: &Core) {
+        self.0.open(core);
+    }
+}
+
+struct RunOn<F>(F);
+
+impl<F: FnOnce(&Core) + Send + 'static> Envelope for RunOn<F> {
+    fn open(self: Box<Self>, core: &Core) {
+        (self.0)(core);
+    }
+}
+
+/// A message on its way to a stage of another shard.
+pub(crate) struct Tell<S: Stage> {
+    pub(crate) to: StageKey,
+    pub(crate) message: Option<S::Msg>,
+}
+
+impl<S: Stage> Tell<S> {
+    /// Takes the message back out of a post that was refused.
+    pub(crate) fn refused(error: PostError<StagePost>) -> TellError<S::Msg> {
+        let full = matches!(error, PostError::Full(_));
+        let any: Box<dyn Any> = error.into_inner().0;
+        let tell = any.downcast::<Self>().ok();
+        let message = tell.and_then(|mut tell| tell.message.take());
+        let message = message.expect("what comes back is what was posted");
+        if full {
+            TellError::Full(message)
+        } else {
+            TellError::Gone(message)
+        }
+    }
+}
+
+impl<S: Stage> Envelope for Tell<S> {
+    fn open(self: Box<Self>, core: &Core) {
+        let stages: &TypeShard<S> = downcast_stages(core.stages(self.to.stage_type()));
+        if let Some(message) = self.message {
+            let _ = stages.tell(core, self.to, message); // counted
+        }
+    }
+}
+
+pub(crate) type OnConnect = dyn Fn(&Local<'_>, RouterId, &Peer) + Send + Sync;
+pub(crate) type OnUnbound = dyn Fn(&Local<'_>, RouterId, Message<'_>) + Send + Sync;
+type OnStall = dyn Fn(&Stall, Option<&str>) + Send + Sync;
+
+/// What all shards of a system share.
+pub(crate) struct System {
+    /// Never that of another system of the process.
+    pub(crate) number: u32,
+    pub(crate) types: Vec<Arc<TypeInfo>>,
+    pub(crate) request_deadline: Duration,
+    pub(crate) executor: Executor,
+    pub(crate) on_connect: Option<Box<OnConnect>>,
+    pub(crate) on_unbound: Option<Box<OnUnbound>>,
+    on_stall: Option<Box<OnStall>>,
+    shards: Box<[OnceLock<Arc<ShardShared>>]>,
+    count: AtomicUsize,
+    handle: OnceLock<Handle<StagePost>>,
+}
+
+/// What other threads have of one shard.
+#[derive(Default)]
+pub(crate) struct ShardShared {
+    pub(crate) counters: SharedCounters,
+    pub(crate) samples: SharedSamples,
+    pub(crate) watched: Watched,
+    wakers: Wakers,
+}
+
+impl ShardShared {
+    fn stats(&self) -> StageStats {
+        self.counters.read(&self.samples)
+    }
+}
+
+impl System {
+    /// The upper bits of a waker's name.
+    pub(crate) fn registered(&self) -> usize {
+        (self.number & 0xfff) as usize
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn type_number<S: Stage>(&self) -> Result<u8, CreateError> {
+        let of = std::any::TypeId::of::<S>();
+        self.types
+            .iter()
+            .find(|info| info.of == of)
+            .map(|info| info.number)
+            .ok_or(CreateError::UnknownType(std::any::type_name::<S>()))
+    }
+
+    /// Type number and shard of the stage with that id.
+    pub(crate) fn place<S: Stage>(&self, id: u64) -> Result<(u8, usize), CreateError> {
+        let number = self.type_number::<S>()?;
+        let shards = self.shards();
+        if shards == 0 {
+            return Err(CreateError::Stopped);
+        }
+        let placement = self.types[usize::from(number)].options.placement;
+        Ok((number, placement(id, shards).min(shards - 1)))
+    }
+
+    /// A shard begins to exist.
+    pub(crate) fn shard_begins(&self, shard: usize) -> Arc<ShardShared> {
+        let shared = Arc::new(ShardShared::default());
+        assert!(
+            self.shards[shard].set(Arc::clone(&shared)).is_ok(),
+            "these stages run on an engine already; build another system for another engine"
+        );
+        shared
+    }
+
+    pub(crate) fn shard(&self, shard: usize) -> Option<&ShardShared> {
+        Some(self.shards.get(shard)?.get()?)
+    }
+
+    /// The engine runs: its shards can be reached.
+    pub(crate) fn engine_runs(&self, handle: Handle<StagePost>, shards: usize) {
+        self.count.store(shards, Ordering::Relaxed);
+        let _ = self.handle.set(handle);
+    }
+
+    /// A wake from a thread that is not inside the shard.
+    pub(crate) fn wake(&self, key: WakeKey) {
+        if let (Some(shard), Some(handle)) = (self.shard(key.shard()), self.handle.get()) {
+            shard.wakers.wake(handle, key);
+        }
+    }
+
+    pub(crate) fn tell<S: Stage>(
+        &self,
+        to: StageRef<S>,
+        message: S::Msg,
+    ) -> Result<(), TellError<S::Msg>> {
+        let message = with_current(|core| match core {
+            Some(core) if core.system.number == self.number => Err(core.tell(to, message)),
+            _ => Ok(message),
+        });
+        let message = match message {
+            Ok(message) => message,
+            Err(told) => return told,
+        };
+        let post = StagePost::new(Tell::<S> {
+            to: to.key,
+            message: Some(message),
+        });
+        self.post(to.key.shard(), post).map_err(Tell::<S>::refused)
+    }
+
+    pub(crate) fn post(&self, shard: usize, post: StagePost) -> Result<(), PostError<StagePost>> {
+        match self.handle.get() {
+            Some(handle) => handle.post(shard, post),
+            None => Err(PostError::Stopped(post)),
+        }
+    }
+}
+
+/// Wakers of a shard's frames for other threads: made when first used, kept as long as the system.
+struct Wakers {
+    chunks: Box<[OnceLock<Chunk>]>,
+}
+
+type Chunk = Box<[OnceLock<ShardWaker>]>;
+
+/// Frames per chunk of [`Wakers`].
+const WAKERS: usize = 4096;
+
+impl Default for Wakers {
+    fn default() -> Self {
+        let chunks = WakeKey::FRAMES_MAX as usize / WAKERS;
+        Self {
+            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+        }
+    }
+}
+
+impl Wakers {
+    fn wake(&self, handle: &Handle<StagePost>, key: WakeKey) {
+        let frame = key.frame() as usize;
+        let chunk = self.chunks[frame / WAKERS]
+            .get_or_init(|| (0..WAKERS).map(|_| OnceLock::new()).collect());
+        let waker = &chunk[frame % WAKERS];
+        if let Some(waker) = waker.get() {
+            return waker.wake();
+        }
+        if let Some(made) = handle.waker(key.shard(), u64::from(key.frame())) {
+            waker.get_or_init(|| made).wake();
+        }
+    }
+}
+
+/// Prepares the stages of an engine: which types there are, what happens to connections.
+#[must_use]
+pub struct StagesBuilder {
+    types: Vec<Arc<TypeInfo>>,
+    request_deadline: Duration,
+    compute_threads: usize,
+    io_threads: usize,
+    offloads_max: usize,
+    simulated: bool,
+    on_connect: Option<Box<OnConnect>>,
+    on_unbound: Option<Box<OnUnbound>>,
+    on_stall: Option<Box<OnStall>>,
+}
+
+impl fmt::Debug for StagesBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.types.iter().map(|info| info.name).collect();
+        f.debug_struct("StagesBuilder")
+            .field("types", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StagesBuilder {
+    /// Adds a stage type.
+    ///
+    /// # Panics
+    /// If the type was added before, or with more than 255 types.
+    pub fn register<S: Stage>(mut self, stage_type: StageType<S>) -> Self {
+        let of = std::any::TypeId::of::<S>();
+        let known = self.types.iter().any(|info| info.of == of);
+        assert!(!known, "{} is registered twice", std::any::type_name::<S>());
+        let number = u8::try_from(self.types.len()).ok().filter(|&n| n < u8::MAX);
+        let number = number.expect("at most 255 stage types");
+        self.types.push(stage_type.into_info(number));
+        self
+    }
+
+    /// Sets what happens to a new connection, on its shard: mostly it is
+    /// [bound](Local::bind) to a stage. Default: nothing.
+    pub fn on_connect(
+        mut self,
+        call: impl Fn(&Local<'_>, RouterId, &Peer) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_connect = Some(Box::new(call));
+        self
+    }
+
+    /// Sets what happens to messages of connections that are bound to no stage. Default: the
+    /// connection is closed, and that is counted.
+    pub fn on_unbound(
+        mut self,
+        call: impl Fn(&Local<'_>, RouterId, Message<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_unbound = Some(Box::new(call));
+        self
+    }
+
+    /// Has `call` called beside the log line when a shard is stuck in one slice of events, with
+    /// what it is running as [`Stages::running`] says; `None` if that is no stage. It takes the
+    /// place of [`EngineBuilder::on_stall`], whose rules it follows, for engines that
+    /// [`Stages::start`] starts.
+    pub fn on_stall(mut self, call: impl Fn(&Stall, Option<&str>) + Send + Sync + 'static) -> Self {
+        self.on_stall = Some(Box::new(call));
+        self
+    }
+
+    /// Sets how long a [request](crate::Cx::request) waits for its answer; default 30 s.
+    pub fn request_deadline(mut self, deadline: Duration) -> Self {
+        self.request_deadline = deadline;
+        self
+    }
+
+    /// Sets the number of threads for [`offload_compute`](crate::Cx::offload_compute); default:
+    /// as many as there are CPUs. They are made when there is work.
+    pub fn compute_threads(mut self, threads: usize) -> Self {
+        self.compute_threads = threads;
+        self
+    }
+
+    /// Sets the number of threads for [`offload_io`](crate::Cx::offload_io); default 64. They are
+    /// made when there is work.
+    pub fn io_threads(mut self, threads: usize) -> Self {
+        self.io_threads = threads;
+        self
+    }
+
+    /// Sets how much offloaded work may wait for a thread, for each of the two pools; beyond,
+    /// offloads answer `Full`. Default 4,096.
+    pub fn offloads_max(mut self, waiting: usize) -> Self {
+        self.offloads_max = waiting;
+        self
+    }
+
+    /// For the engine's simulation: offloaded work runs on the shard, at a seeded time later.
+    pub fn simulated(mut self) -> Self {
+        self.simulated = true;
+        self
+    }
+
+    /// Makes the system. Its shards are then given to an engine by [`Stages::shards`].
+    pub fn build(self) -> Stages {
+        let executor = if self.simulated {
+            Executor::Inline
+        } else {
+            Executor::Threads {
+                compute: Pool::new("compute", self.compute_threads, self.offloads_max),
+                io: Pool::new("io", self.io_threads, self.offloads_max),
+            }
+        };
+        let system = registry::register(|number| System {
+            number,
+            types: self.types,
+            request_deadline: self.request_deadline,
+            executor,
+            on_connect: self.on_connect,
+            on_unbound: self.on_unbound,
+            on_stall: self.on_stall,
+            shards: (0..RouterId::SHARDS_MAX).map(|_| OnceLock::new()).collect(),
+            count: AtomicUsize::new(0),
+            handle: OnceLock::new(),
+        });
+        Stages { system }
+    }
+}
+
+/// The stages of one engine, from any thread: cloneable, and keeps nothing running.
+///
+/// ```
+/// use std::time::Duration;
+/// use proscenium_engine::Engine;
+/// use proscenium_stages::{Cx, Reply, Stage, StageType, Stages};
+///
+/// struct Counter(u64);
+///
+/// impl Stage for Counter {
+///     type Msg = Reply<u64>;
+///
+///     async fn on_message(&mut self, _cx: &mut Cx<'_, Self>, reply: Reply<u64>) {
+///         self.0 += 1;
+///         let _ = reply.send(self.0);
+///     }
+/// }
+///
+/// let stages = Stages::builder()
+///     .register(StageType::new("counter").factory(|_id| Counter(0)))
+///     .build();
+/// let engine = stages.start(Engine::builder().shards(2))?;
+///
+/// let second = Duration::from_secs(1);
+/// let counter = stages.get_or_create::<Counter>(7).wait(second)?;
+/// assert_eq!(counter.ask(|reply| reply).wait(second)?, 1);
+/// assert_eq!(counter.ask(|reply| reply).wait(second)?, 2);
+/// assert!(engine.shutdown(second).is_clean());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Stages {
+    pub(crate) system: Arc<System>,
+}
+
+impl Stages {
+    /// A builder with the defaults and no stage type.
+    pub fn builder() -> StagesBuilder {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        StagesBuilder {
+            types: Vec::new(),
+            request_deadline: Duration::from_secs(30),
+            compute_threads: cpus,
+            io_threads: 64,
+            offloads_max: 4096,
+            simulated: false,
+            on_connect: None,
+            on_unbound: None,
+            on_stall: None,
+        }
+    }
+
+    /// Starts an engine whose shards run these stages, each on a thread of its own. A stalled shard
+    /// is reported by the name of the stage and handler that holds it up, in the log and to
+    /// [`StagesBuilder::on_stall`]; an [`EngineBuilder::on_stall`] is replaced.
+    ///
+    /// # Errors
+    /// Those of [`EngineBuilder::start`].
+    ///
+    /// # Panics
+    /// If these stages run on an engine already: one system, one engine.
+    pub fn start(&self, engine: EngineBuilder) -> io::Result<Engine<StagePost>> {
+        let stages = self.clone();
+        let engine = engine.on_stall(move |stall| stages.stalled(stall));
+        let engine = engine.start(self.shards())?;
+        self.attach(&engine.handle());
+        Ok(engine)
+    }
+
+    /// Tells the system its engine, if that was not started by [`start`](Self::start). The shards
+    /// do so themselves in their first turn; before that, other threads find them
+    /// [`Stopped`](CreateError::Stopped).
+    pub fn attach(&self, engine: &Handle<StagePost>) {
+        self.system.engine_runs(engine.clone(), engine.shards());
+    }
+
+    /// Makes the handler of each shard: for [`EngineBuilder::start`], [`EngineBuilder::host`] and
+    /// the simulation.
+    pub fn shards(&self) -> impl Fn(usize) -> StageShard + Send + Sync + Clone + use<> {
+        let system = Arc::clone(&self.system);
+        move |shard| StageShard::new(Arc::clone(&system), shard)
+    }
+
+    /// The stage of that type and id; its factory makes it if there is none, exactly once, on the
+    /// shard that the type's placement names.
+    pub fn get_or_create<S: Stage>(&self, id: u64) -> Creating<S> {
+        match self.system.place::<S>(id) {
+            Ok((number, shard)) => self.create(shard, move |core| core.wanted(number, id)),
+            Err(error) => refused(error),
+        }
+    }
+
+    /// Puts a stage on a shard, which makes it there.
+    pub fn spawn_on<S: Stage>(
+        &self,
+        shard: usize,
+        make: impl FnOnce() -> S + Send + 'static,
+    ) -> Creating<S> {
+        self.create(shard, move |core| {
+            core.stages_of::<S>()?.insert(core, make())
+        })
+    }
+
+    fn create<S: Stage>(
+        &self,
+        shard: usize,
+        create: impl FnOnce(&Core) -> Result<StageKey, CreateError> + Send + 'static,
+    ) -> Creating<S> {
+        let (reply, asked) = Reply::pair();
+        let post = StagePost::run(move |core| {
+            let number = core.system.number;
+            let _ = reply.send(create(core).map(|key| StageRef::new(number, key)));
+        });
+        match self.system.post(shard, post) {
+            Ok(()) => Creating::new(asked),
+            Err(PostError::Full(_)) => refused(CreateError::Full),
+            Err(_) => refused(CreateError::Stopped),
+        }
+    }
+
+    /// Has a stage end after what is in its backlog now.
+    pub fn stop<S: Stage>(&self, stage: StageRef<S>) {
+        self.on_shard_of(stage, |core, key| {
+            core.stages(key.stage_type()).stop(core, key);
+        });
+    }
+
+    /// Has a stage end at once: what it awaits is cancelled, its backlog dropped.
+    pub fn destroy<S: Stage>(&self, stage: StageRef<S>) {
+        self.on_shard_of(stage, Core::doom);
+    }
+
+    fn on_shard_of<S: Stage>(
+        &self,
+        stage: StageRef<S>,
+        call: impl FnOnce(&Core, StageKey) + Send + 'static,
+    ) {
+        if stage.system == self.system.number {
+            let key = stage.key;
+            let _ = self
+                .system
+                .post(key.shard(), StagePost::run(move |core| call(core, key)));
+        }
+    }
+
+    /// What happened so far, of each shard as of its last run.
+    pub fn stats(&self) -> Vec<StageStats> {
+        let shards = (0..self.system.shards()).map(|shard| {
+            let shard = self.system.shard(shard);
+            shard.map_or_else(StageStats::default, |shard| shard.stats())
+        });
+        shards.collect()
+    }
+
+    /// The sum of [`stats`](Self::stats).
+    pub fn total(&self) -> StageStats {
+        let mut total = StageStats::default();
+        for shard in self.stats() {
+            total.add(&shard);
+        }
+        total
+    }
+
+    fn stalled(&self, stall: &Stall) {
+        let culprit = self.running(stall.shard);
+        if let Some(culprit) = &culprit {
+            let (shard, taken) = (stall.shard, stall.taken);
+            tracing::warn!(shard, ?taken, %culprit, "a stage holds up its shard");
+        }
+        if let Some(call) = &self.system.on_stall {
+            call(stall, culprit.as_deref());
+        }
+    }
+
+    /// What a shard runs at this moment: the stage and its handler, as in `room#7 in on_message`.
+    /// Stages without an id are told by shard, type and slot: `room@0.2.15 in on_timer`.
+    pub fn running(&self, shard: usize) -> Option<String> {
+        let Watching {
+            stage_type,
+            method,
+            slot,
+            id,
+        } = self.system.shard(shard)?.watched.read()?;
+        let name = self.system.types.get(usize::from(stage_type))?.name;
+        Some(match id {
+            Some(id) => format!("{name}#{id} in {method}"),
+            None => format!("{name}@{shard}.{stage_type}.{slot} in {method}"),
+        })
+    }
+}
+
+fn refused<S>(error: CreateError) -> Creating<S> {
+    let (reply, asked) = Reply::pair();
+    let _ = reply.send(Err(error));
+    Creating::new(asked)
+}
+
+impl fmt::Debug for Stages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stages")
+            .field("shards", &self.system.shards())
+            .finish_non_exhaustive()
+    }
+}

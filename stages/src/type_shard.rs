@@ -1,0 +1,393 @@
+//! All stages of one type on one shard: their cells, frames and backlogs, and what happens to them.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use proscenium_engine::{Body, CloseReason, Message, RouterId};
+use slab::Slab;
+
+use crate::backlog::Backlogs;
+use crate::chain::Call;
+use crate::core::Core;
+use crate::detach::TaskId;
+use crate::error::{CreateError, RequestError, TellError};
+use crate::head::Ending;
+use crate::invocation::{Item, admit_all};
+use crate::options::TypeInfo;
+use crate::request::Reply;
+use crate::slot::{Arena, At, FramePool, Phase};
+use crate::stage::Stage;
+use crate::stage_ref::StageKey;
+use crate::timers::TimerId;
+use crate::watch::Method;
+
+/// The stages of a type on a shard, whatever the type.
+pub(crate) trait AnyStages: Any {
+    fn as_any(&self) -> &dyn Any;
+    /// Stages that live.
+    fn live(&self) -> usize;
+    /// Runs at most `quota` items of the stage in `slot`; returns how many it ran.
+    fn run(&self, core: &Core, slot: u32, quota: u32) -> u32;
+    /// Polls the suspended invocation of the stage in `slot`.
+    fn resume(&self, core: &Core, slot: u32, frame: u32);
+    /// A message of a connection that is bound to a stage: handles it in place if it may. False if
+    /// there is no such stage.
+    fn packet(&self, core: &Core, key: StageKey, from: RouterId, message: Message<'_>) -> bool;
+    fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool;
+    fn unbind(&self, key: StageKey, id: RouterId);
+    fn disconnected(&self, core: &Core, key: StageKey, id: RouterId, reason: CloseReason);
+    /// A timer of a stage is due.
+    fn timer_is_due(&self, core: &Core, key: StageKey, id: TimerId);
+    /// A detached future of a stage panicked: its closure will not enter.
+    fn task_is_over(&self, key: StageKey, task: TaskId);
+    /// Has the stage end after what is in its backlog.
+    fn stop(&self, core: &Core, key: StageKey) -> bool;
+    /// Cancels what the stage does and has it end.
+    fn destroy(&self, core: &Core, key: StageKey);
+    fn stop_all(&self, core: &Core);
+    /// Ends all stages where they are, without any handler.
+    fn end_all(&self, core: &Core);
+    /// Makes a stage by the factory and enlists it.
+    fn make(&self, core: &Core, id: u64) -> Result<StageKey, CreateError>;
+    /// Makes a stage that panicked anew.
+    fn restart(&self, core: &Core, key: StageKey);
+    /// Passivates stages that were idle for long; looks at slots from `from` on, returns where to
+    /// go on.
+    fn passivate(&self, core: &Core, from: u32) -> u32;
+    /// The frame of what the stage is doing, if it is doing anything.
+    fn frame_of(&self, key: StageKey) -> Option<u32>;
+    /// True if the item of that sequence number is waiting in the backlog or being handled.
+    fn holds(&self, key: StageKey, sequence: u32) -> bool;
+    fn id_of(&self, key: StageKey) -> Option<u64>;
+}
+
+/// See the module's page.
+pub(crate) struct TypeShard<S: Stage> {
+    pub(crate) info: Arc<TypeInfo>,
+    pub(crate) arena: Arena<S>,
+    pub(crate) pool: FramePool<S>,
+    pub(crate) backlogs: Backlogs<Item<S>>,
+    /// Packets that wait: larger than most messages, so they lie apart.
+    pub(crate) packets: RefCell<Slab<(RouterId, Body)>>,
+    pub(crate) factory: Option<Factory<S>>,
+    /// Messages that may wait for one stage: that of `info`, at hand.
+    backlog: u32,
+    /// That of `info`, at hand.
+    pub(crate) number: u8,
+}
+
+/// Makes a stage for an id.
+pub(crate) type Factory<S> = Arc<dyn Fn(u64) -> S + Send + Sync>;
+
+impl<S: Stage> TypeShard<S> {
+    pub(crate) fn new(info: Arc<TypeInfo>, factory: Option<Factory<S>>) -> Self {
+        let pool = FramePool::new();
+        admit_all(&pool);
+        Self {
+            backlog: info.options.backlog,
+            number: info.number,
+            info,
+            arena: Arena::new(),
+            pool,
+            backlogs: Backlogs::new(),
+            packets: RefCell::default(),
+            factory,
+        }
+    }
+
+    pub(crate) fn key(&self, core: &Core, at: At<'_, S>) -> StageKey {
+        let generation = at.head().generation.get();
+        StageKey::new(core.shard, self.info.number, at.slot, generation)
+    }
+
+    pub(crate) fn find(&self, key: StageKey) -> Option<At<'_, S>> {
+        self.arena.find(key.slot(), key.generation())
+    }
+
+    /// Puts a message into the backlog.
+    #[inline]
+    pub(crate) fn tell(
+        &self,
+        core: &Core,
+        key: StageKey,
+        message: S::Msg,
+    ) -> Result<(), TellError<S::Msg>> {
+        match self.room(core, key) {
+            Ok(at) => {
+                self.queue(core, at, Item::Message(message));
+                Ok(())
+            }
+            Err(false) => Err(TellError::Gone(message)),
+            Err(true) => Err(TellError::Full(message)),
+        }
+    }
+
+    /// Puts a request into the backlog, unless that closes a cycle.
+    pub(crate) fn call(&self, core: &Core, key: StageKey, message: S::Msg, call: Arc<Call>) {
+        match self.room(core, key) {
+            Ok(at) => {
+                call.reply.place(at.head().enqueued().wrapping_add(1));
+                if let Some(names) = core.find_cycle(key, &call) {
+                    if call.reply.refuse(RequestError::Cycle(names)) {
+                        core.counters.cycles.add(1);
+                    }
+                    return;
+                }
+                core.probe(key, &call);
+                self.queue(core, at, Item::Call(message, call));
+            }
+            Err(full) => call.refuse(full),
+        }
+    }
+
+    /// The stage, if it lives and has room; else whether it is full.
+    #[inline]
+    fn room(&self, core: &Core, key: StageKey) -> Result<At<'_, S>, bool> {
+        // What a stage that is about to end has in its backlog is dropped.
+        let found = self.find(key);
+        let Some(at) = found.filter(|at| at.head().ending.get() == Ending::No) else {
+            core.counters.gone.add(1);
+            return Err(false);
+        };
+        if at.head().len.get() >= self.backlog {
+            at.head().crowded.set(true);
+            core.counters.full.add(1);
+            return Err(true);
+        }
+        Ok(at)
+    }
+
+    /// Appends to the backlog, whether it is full or not.
+    #[inline(always)]
+    pub(crate) fn queue(&self, core: &Core, at: At<'_, S>, item: Item<S>) {
+        self.backlogs.push(at.head(), item, core.stamp());
+        self.make_ready(core, at);
+    }
+
+    /// Has `waiter` told when there is room in the backlog: at once, or once when half of it is
+    /// free. Dropped if the stage is gone, now or then.
+    pub(crate) fn tell_room(&self, key: StageKey, waiter: Reply<()>) {
+        let found = self.find(key);
+        let Some(at) = found.filter(|at| at.head().ending.get() == Ending::No) else {
+            return;
+        };
+        if at.head().len.get() < self.backlog {
+            let _ = waiter.send(()); // who waited may have given up
+            return;
+        }
+        at.head().crowded.set(true);
+        at.head().with_extras(|extras| {
+            if extras.waiting.len() == extras.waiting.capacity() {
+                extras.waiting.retain(Reply::is_wanted);
+            }
+            extras.waiting.push(waiter);
+        });
+    }
+}
+
+impl<S: Stage> AnyStages for TypeShard<S> {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn live(&self) -> usize {
+        self.arena.live() as usize
+    }
+
+    fn run(&self, core: &Core, slot: u32, quota: u32) -> u32 {
+        let Some(at) = self.arena.at(slot) else {
+            return 0;
+        };
+        at.head().queued.set(false);
+        if at.phase() != Phase::Idle {
+            return 0;
+        }
+        at.head().active.set(core.now_coarse());
+        core.watch(self.number, Method::Message, slot, at.head().id.get());
+        // What comes meanwhile, perhaps from itself, waits for its next turn.
+        let quota = quota.min(at.head().len.get());
+        let mut done = 0;
+        self.guarded(core, at, || self.run_items(core, at, quota, &mut done));
+        core.counters.messages.add(u64::from(done));
+        done
+    }
+
+    fn resume(&self, core: &Core, slot: u32, frame: u32) {
+        let Some(at) = self.arena.at(slot) else {
+            return;
+        };
+        if at.phase() != Phase::Suspended || at.frame() != Some(frame) {
+            return;
+        }
+        core.counters.resumed.add(1);
+        at.head().active.set(core.now_coarse());
+        core.watch(self.info.number, Method::Resumed, slot, at.head().id.get());
+        self.guarded(core, at, || {
+            let sampled = core.sample_poll();
+            let polled = at.resume(core, &self.pool);
+            if let Some(began) = sampled {
+                core.polled_since(began);
+            }
+            if polled.is_ready() && at.head().ending.get() == Ending::Destroying {
+                self.end(core, at);
+            }
+        });
+    }
+
+    #[inline]
+    fn packet(&self, core: &Core, key: StageKey, from: RouterId, message: Message<'_>) -> bool {
+        let Some(at) = self.find(key) else {
+            return false;
+        };
+        let head = at.head();
+        if at.phase() == Phase::Idle
+            && head.len.get() == 0
+            && head.ending.get() == Ending::No
+            && core.take_in_place()
+        {
+            head.started.set(head.started.get().wrapping_add(1));
+            head.active.set(core.now_coarse());
+            core.counters.messages.add(1);
+            core.counters.in_place.add(1);
+            self.guarded(core, at, || {
+                let _ = self.start_packet(core, at, from, message.lease());
+            });
+            return true;
+        }
+        let packet = (from, message.lease());
+        let packet = self.packets.borrow_mut().insert(packet) as u32;
+        self.queue(core, at, Item::Packet(packet));
+        if head.len.get() >= self.backlog {
+            self.pause(core, at, from);
+        }
+        true
+    }
+
+    fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool {
+        let Some(at) = self.find(key) else {
+            return false;
+        };
+        let bound = core.engine.with(|engine| engine.set_tag(id, key.to_tag()));
+        if bound != Some(true) {
+            return false;
+        }
+        at.head().with_extras(|extras| {
+            if !extras.connections.contains(&id) {
+                extras.connections.push(id);
+            }
+        });
+        true
+    }
+
+    fn unbind(&self, key: StageKey, id: RouterId) {
+        if let Some(at) = self.find(key) {
+            at.head().extras(|extras| {
+                extras.connections.retain(|&bound| bound != id);
+                extras.paused.retain(|&paused| paused != id);
+            });
+        }
+    }
+
+    fn disconnected(&self, core: &Core, key: StageKey, id: RouterId, reason: CloseReason) {
+        self.unbind(key, id);
+        if let Some(at) = self.find(key) {
+            self.queue(core, at, Item::Disconnect(id, Box::new(reason)));
+        }
+    }
+
+    fn timer_is_due(&self, core: &Core, key: StageKey, id: TimerId) {
+        if let Some(at) = self.find(key) {
+            at.head().extras(|extras| {
+                if let Some(timer) = extras.timer(id) {
+                    extras.timers[timer].armed = None;
+                }
+            });
+            self.queue(core, at, Item::Timer(id));
+        }
+    }
+
+    fn task_is_over(&self, key: StageKey, task: TaskId) {
+        if let Some(at) = self.find(key) {
+            self.task_over(at, task);
+        }
+    }
+
+    fn stop(&self, core: &Core, key: StageKey) -> bool {
+        let Some(at) = self.find(key) else {
+            return false;
+        };
+        self.queue(core, at, Item::Stop);
+        true
+    }
+
+    fn destroy(&self, core: &Core, key: StageKey) {
+        let Some(at) = self.find(key) else {
+            return;
+        };
+        if at.head().ending.get() == Ending::Destroying {
+            return;
+        }
+        self.clear(core, at);
+        if at.phase() == Phase::Broken {
+            return self.end(core, at);
+        }
+        at.head().ending.set(Ending::Wanted);
+        self.settle(core, at);
+    }
+
+    fn stop_all(&self, core: &Core) {
+        for slot in 0..self.arena.slots() {
+            let Some(at) = self.arena.at(slot) else {
+                continue;
+            };
+            match at.phase() {
+                Phase::Free => {}
+                Phase::Broken => self.end(core, at),
+                _ => self.queue(core, at, Item::Stop),
+            }
+        }
+    }
+
+    fn end_all(&self, core: &Core) {
+        for slot in 0..self.arena.slots() {
+            if let Some(at) = self.arena.at(slot)
+                && at.phase() != Phase::Free
+            {
+                self.clear(core, at);
+                self.end(core, at);
+            }
+        }
+    }
+
+    fn make(&self, core: &Core, id: u64) -> Result<StageKey, CreateError> {
+        self.make_by_factory(core, id)
+    }
+
+    fn restart(&self, core: &Core, key: StageKey) {
+        if let Some(at) = self.find(key) {
+            self.make_anew(core, at);
+        }
+    }
+
+    fn passivate(&self, core: &Core, from: u32) -> u32 {
+        self.passivate_from(core, from)
+    }
+
+    fn frame_of(&self, key: StageKey) -> Option<u32> {
+        self.find(key)?.frame()
+    }
+
+    fn holds(&self, key: StageKey, sequence: u32) -> bool {
+        self.find(key).is_some_and(|at| {
+            let head = at.head();
+            let ahead = sequence.wrapping_sub(head.started.get());
+            let current = ahead == 0 && at.phase() != Phase::Idle;
+            current || ahead > 0 && ahead <= head.len.get()
+        })
+    }
+
+    fn id_of(&self, key: StageKey) -> Option<u64> {
+        self.find(key)?.head().id.get()
+    }
+}

@@ -1,0 +1,65 @@
+//! The echo as a stage for each connection.
+
+use std::time::Instant;
+
+use proscenium_engine::{Body, CloseReason, Limits, Listener, RouterId};
+use proscenium_stages::{Cx, Stage, StageType, Stages};
+
+use super::{Summary, announce, drain_on_termination, engine, print};
+use crate::cli::{Answer, EchoArgs};
+use crate::metrics;
+
+/// Sends every message of its connection back, and ends with it.
+struct Echo {
+    answer: Answer,
+}
+
+impl Stage for Echo {
+    type Msg = ();
+
+    async fn on_message(&mut self, _: &mut Cx<'_, Self>, (): ()) {}
+
+    async fn on_packet(&mut self, cx: &mut Cx<'_, Self>, from: RouterId, body: Body) {
+        // `Full` or `Gone` are the peer's loss: the overflow policy has acted and counted.
+        let _ = match self.answer {
+            Answer::Forward => cx.forward(from, &body),
+            Answer::Send => cx.send(from, &body),
+        };
+    }
+
+    async fn on_disconnect(&mut self, cx: &mut Cx<'_, Self>, _: RouterId, _: CloseReason) {
+        cx.stop_self();
+    }
+}
+
+/// Serves until the process is asked to end.
+pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> Result<(), String> {
+    let (begin, answer) = (Instant::now(), args.answer);
+    let echo = StageType::<Echo>::new("echo");
+    let stages = Stages::builder()
+        .register(echo.stages_max(usize::MAX)) // the connections are what is limited
+        .on_connect(move |local, id, _| {
+            // Refused only while the engine ends, which closes the connection.
+            let _ = local.spawn_bound(id, Echo { answer });
+        })
+        .build();
+    let engine = stages
+        .start(engine(args, listeners, limits))
+        .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
+    let handle = engine.handle();
+    drain_on_termination(handle.clone(), args.drain)?;
+    if let Some(address) = &args.metrics {
+        let (scraped, of) = (handle.clone(), stages.clone());
+        metrics::announce(address, move || scraped.stats(), move || of.stats())?;
+    }
+    announce(engine.local_addrs())?;
+
+    let drain = engine.join();
+    print(&Summary {
+        stats: &handle.stats(),
+        drain: &drain,
+        stages: Some(stages.total()),
+        ran: begin.elapsed(),
+    });
+    Ok(())
+}
