@@ -72,7 +72,7 @@ impl Shape {
 
     /// About how long one run takes, starting and ending the server included.
     pub(crate) fn run_time(&self) -> Duration {
-        let connect = Duration::from_secs_f64(0.5 + f64::from(self.ccu) / 20_000.0);
+        let connect = Duration::from_secs_f64(0.6 + f64::from(self.ccu) / 20_000.0);
         match self.scenario {
             Scenario::S0 => Duration::from_millis(300),
             Scenario::S1 => connect,

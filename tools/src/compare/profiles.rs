@@ -162,8 +162,11 @@ pub(super) fn drafts(profile: Profile) -> Vec<Draft> {
         Profile::Full => {
             let (goal, quick) = ((7, 2, 3), (7, 1, 3));
             vec![
-                short("s0", Scenario::S0, 7),
-                short("s1", Scenario::S1, 7),
+                short("s0", Scenario::S0, 3),
+                beside(
+                    short("s1", Scenario::S1, 7),
+                    &[ASIO, TOKIO, TOKIO_CODEC, RAW],
+                ),
                 beside(
                     closed("s2-quota", S2, true, goal, UsualTwinAnd(&[SOCKET, STAGE])),
                     &[TOKIO, TOKIO_CODEC],

@@ -146,7 +146,8 @@ impl fmt::Display for Summary<'_> {
         if let Some(stages) = &self.stages {
             writeln!(
                 f,
-                "stages       {} ended, {} live; {} messages handled, {} of them in place; {} panics",
+                "stages       {} ended, {} live; {} messages handled, {} of them in place; \
+                 {} panics",
                 grouped(stages.ended),
                 grouped(stages.live),
                 grouped(stages.messages),

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask bench [--full] [OPTIONS OF proscenium compare]
     Builds everything, compares Proscenium with its peers, prints the table and writes
-    results.csv, results.json and report.html into target/bench/TIME. About three minutes after the
+    results.csv, results.json and report.html into target/bench/TIME. Under four minutes after the
     build; --full is the published comparison and takes about half an hour.
 
 cargo xtask test [--all] [--seeds N]
