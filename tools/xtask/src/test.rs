@@ -9,7 +9,7 @@ use crate::{peers, system, tree};
 
 /// Seeds of each simulation in a long run, unless told otherwise; a short one has a thousand in
 /// all.
-const SEEDS_ALL: u32 = 5000;
+const SEEDS_ALL: u32 = 10_000;
 /// About how long a short and a long run take on two CPUs, builds included.
 const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "half an hour";
