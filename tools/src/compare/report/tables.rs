@@ -294,7 +294,7 @@ fn of_goals(goals: &[Judged]) -> Option<Table> {
         note: if names.is_empty() {
             String::new()
         } else {
-            format!("Not measured by these shapes: {}.", names.join("; "))
+            format!("Not measured here: {}.", names.join("; "))
         },
     })
 }
