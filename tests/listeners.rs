@@ -130,10 +130,10 @@ fn server_with_inherited_sockets() {
     if std::env::var_os("PROSCENIUM_INHERITED").is_none() {
         return;
     }
-    // SAFETY: the shell that became this process opened descriptors 3 and 4 for this call, and
-    // nothing else in it has touched them.
-    let listeners = unsafe { Listener::from_environment() };
+    let listeners = Listener::from_environment().unwrap();
     assert_eq!(listeners.len(), 2);
+    let again = Listener::from_environment().unwrap_err();
+    assert!(again.to_string().contains("descriptor 3"), "{again}");
     let builder = listeners
         .into_iter()
         .fold(Engine::builder(), |builder, one| builder.listen(one));
@@ -190,8 +190,7 @@ fn a_supervisor_may_pass_the_listening_sockets() {
 
 #[test]
 fn sockets_meant_for_another_process_are_not_taken() {
-    // SAFETY: with no LISTEN_PID of this process nothing is taken.
-    assert!(unsafe { Listener::from_environment() }.is_empty());
+    assert!(Listener::from_environment().unwrap().is_empty());
 }
 
 #[test]

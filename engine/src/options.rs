@@ -3,11 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Overflow;
+use crate::driver::socket::take_passed_listener;
 
 /// Where to listen or connect: a TCP address or the path of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -213,20 +214,26 @@ impl Listener {
     }
 
     /// Takes over the sockets that a service supervisor passed (`LISTEN_FDS`, `LISTEN_PID`; see
-    /// `sd_listen_fds(3)`). Empty when there are none or they are meant for another process.
+    /// `sd_listen_fds(3)`), in its order. Empty when there are none or they are meant for another
+    /// process.
     ///
-    /// # Safety
-    /// The descriptors 3 … 3 + `LISTEN_FDS` must be owned by nobody else in this process: call it
-    /// once, early.
-    pub unsafe fn from_environment() -> Vec<Self> {
+    /// # Errors
+    /// When a descriptor that should be one of them is no listening stream socket, or was opened by
+    /// this process itself or taken before (a passed one is not yet close-on-exec): names it.
+    pub fn from_environment() -> io::Result<Vec<Self>> {
         let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
         if number("LISTEN_PID") != Some(std::process::id()) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let count = number("LISTEN_FDS").unwrap_or(0).min(1024) as i32;
         (3..3 + count)
-            // SAFETY: the caller guarantees that nobody else owns these descriptors.
-            .map(|fd| Self::from_fd(unsafe { OwnedFd::from_raw_fd(fd) }))
+            .map(|fd| match take_passed_listener(fd) {
+                Ok(fd) => Ok(Self::from_fd(fd)),
+                Err(error) => {
+                    let text = format!("descriptor {fd} of LISTEN_FDS: {error}");
+                    Err(io::Error::new(error.kind(), text))
+                }
+            })
             .collect()
     }
 

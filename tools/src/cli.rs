@@ -287,7 +287,7 @@ pub(crate) struct StreamArgs {
     /// Measure CPU time and peak memory of this process, the server
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,
-    /// Compare every byte of `full` (every message), `sample` (every 16th) or every N-th; length,
+    /// Compare every byte of `full` (every message), `sample` (every 64th) or every N-th; length,
     /// header and last bytes are always checked
     #[arg(long, value_name = "full|sample|N", default_value = "sample",
           value_parser = Verify::parse)]

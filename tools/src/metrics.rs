@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
@@ -19,7 +19,8 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Longest request that is read; a scraper sends a few hundred bytes.
 const REQUEST_MAX: usize = 8 * 1024;
 
-/// How long one scraper may take to send its request or read its answer.
+/// How long one scraper may take in all, from being accepted until it has read its answer: there
+/// is one thread for all of them, and one that sends a byte now and then must not keep it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The numbers that say what is now; all others count since the start.
@@ -68,7 +69,7 @@ where
         for stream in listener.incoming() {
             // A scraper that breaks off is its own loss; the next one is served.
             match stream {
-                Ok(stream) => drop(answer(stream, &registry)),
+                Ok(stream) => drop(answer(stream, PATIENCE, &registry)),
                 // Out of descriptors, most likely: do not spin.
                 Err(_) => thread::sleep(Duration::from_millis(100)),
             }
@@ -78,10 +79,45 @@ where
     Ok(local)
 }
 
+/// A connection that may be used until a point in time: no read or write waits beyond it.
+struct UntilDeadline {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl UntilDeadline {
+    /// What is left, at least a microsecond, the least that a socket waits for.
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(left.max(Duration::from_micros(1)))
+    }
+}
+
+impl Read for UntilDeadline {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for UntilDeadline {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
 /// Answers one request and closes the connection.
-fn answer(mut stream: TcpStream, registry: &Registry) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn answer(stream: TcpStream, patience: Duration, registry: &Registry) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
+    let mut stream = UntilDeadline { stream, deadline };
     let request = read_head(&mut stream)?;
     let mut words = request.split_ascii_whitespace();
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
@@ -113,7 +149,7 @@ fn answer(mut stream: TcpStream, registry: &Registry) -> io::Result<()> {
 }
 
 /// Reads a request up to the empty line that ends its head.
-fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+fn read_head(stream: &mut impl Read) -> io::Result<String> {
     let mut head = Vec::new();
     let mut part = [0; 1024];
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -403,6 +439,27 @@ mod tests {
         assert!(head.ends_with("\r\n\r\n"), "{head}");
         drop(TcpStream::connect(address).unwrap());
         assert!(request(address, "GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 200"));
+    }
+
+    #[test]
+    fn a_scraper_that_trickles_is_given_up_at_its_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        // Each byte comes well within the deadline; only the whole request never does.
+        let trickle = thread::spawn(move || {
+            let mut sent = 0;
+            while slow.write_all(b"x").is_ok() {
+                sent += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
+            sent
+        });
+        let patience = Duration::from_millis(50);
+        let error = answer(accepted, patience, &Registry::default()).unwrap_err();
+        let kinds = [io::ErrorKind::TimedOut, io::ErrorKind::WouldBlock];
+        assert!(kinds.contains(&error.kind()), "{error}");
+        assert!(trickle.join().unwrap() > 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
@@ -204,6 +204,27 @@ pub(crate) fn adopt_listener(fd: OwnedFd) -> io::Result<OwnedFd> {
     socket.set_nonblocking(true)?;
     socket.set_cloexec(true)?;
     Ok(socket.into())
+}
+
+/// Takes a listening socket that was passed over `exec`, and marks it close-on-exec.
+///
+/// What this process opened itself is left alone: `std` and this crate open every descriptor
+/// close-on-exec, and one that has been taken is too, so that it cannot be taken twice.
+pub(crate) fn take_passed_listener(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only looks at the number, which need not be open.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        let expected = "opened or taken by this process, expected one that was passed to it";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, expected));
+    }
+    // SAFETY: it is open, as just seen, and nobody in this process owns it: whoever started it left
+    // it open over `exec` and named this process in LISTEN_PID; what was opened since is
+    // close-on-exec.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    adopt_listener(fd)
 }
 
 /// The address that a socket is bound to.

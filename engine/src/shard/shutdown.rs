@@ -52,9 +52,9 @@ fn half_way(began: Time, deadline: Time) -> Time {
 pub struct DrainReport {
     /// Connections that lived when the shutdown began.
     pub connections: u64,
-    /// The others: everything queued for them was written.
+    /// Of these: everything queued for them was written.
     pub flushed: u64,
-    /// Of these: cut off with unsent bytes at the deadline (or the linger time), or broken
+    /// The others: cut off with unsent bytes at the deadline (or the linger time), or broken
     /// meanwhile.
     pub cut: u64,
     /// Bytes that were queued for connections and not written.

@@ -253,8 +253,8 @@ int main(int argc, char **argv) {
     for (double end = start + l->measure; t < end;)
         t = turn(l, 100);
     frames = l->frames - frames;
-    fprintf(stderr, "%s: %llu frames in %.3f s, own CPU share %.2f\n", NAME,
-            (unsigned long long)frames, t - start, (cpu_seconds() - cpu) / (t - start));
-    printf("throughput %.0f\n", (double)frames / (t - start));
+    double lasted = t - start;
+    printf("throughput %.0f\nframes %llu\ncpu_share %.3f\n", (double)frames / lasted,
+           (unsigned long long)frames, (cpu_seconds() - cpu) / lasted);
     return 0;
 }

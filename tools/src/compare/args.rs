@@ -19,6 +19,7 @@ Examples:
   proscenium compare
   proscenium compare --profile full --out results
   proscenium compare --stacks proscenium,raw --shapes s2-quota --runs 7 --measure 10s
+  proscenium compare --profile full --shapes client
   proscenium compare --ccu 100 --size 64 --inflight 1000 --scenarios s2 --rate 0
   proscenium compare --sweep --stacks proscenium,asio,raw
 
@@ -29,7 +30,7 @@ Exit code 0: the comparison took place and its files are written, whatever its r
 pub(crate) enum Profile {
     /// s0, s1 and s2, in under four minutes
     Default,
-    /// Every shape that has a goal, seven runs each, in about an hour and a half
+    /// Every shape that has a goal, seven runs of whoever it speaks of, in under half an hour
     Full,
 }
 
@@ -74,7 +75,7 @@ pub(crate) struct CompareArgs {
     /// Only the shapes of these scenarios
     #[arg(long, value_enum, value_name = "S,S", value_delimiter = ',')]
     pub(crate) scenarios: Vec<Scenario>,
-    /// Only these shapes, by name, such as s2-quota
+    /// Only these shapes, by name, such as s2-quota; docs/guide/tools.md lists them
     #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
     pub(crate) shapes: Vec<String>,
     /// Runs of each stack in each shape

@@ -1,13 +1,15 @@
 //! `proscenium compare`: servers against each other, under the same load by the same client.
 //!
-//! [`stacks`] says which servers there are, [`plan`] what is run in which order, [`runs`] runs one
-//! server and one client ([`processes`]), under a CPU quota where there is one ([`quota`]).
-//! [`summary`] and [`goals`] add the runs up, [`report`] writes them down.
+//! [`stacks`] says which servers there are, [`profiles`] how often and how long, [`plan`] what is
+//! run in which order, [`runs`] runs one server and one client ([`processes`]), under a CPU quota
+//! where there is one ([`quota`]). [`summary`] and [`goals`] add the runs up, [`report`] writes
+//! them down.
 
 mod args;
 mod goals;
 mod plan;
 mod processes;
+mod profiles;
 mod progress;
 mod quota;
 mod report;
@@ -29,7 +31,7 @@ use args::Pin;
 use plan::Shape;
 use progress::Progress;
 use quota::Quota;
-use report::Report;
+use report::{Note, Report};
 use runs::{Run, Runner, Status};
 use stacks::Contender;
 use summary::Summary;
@@ -46,7 +48,8 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
         .map_err(|error| format!("cannot find this program's own file: {error}"))?;
     let mut notes = Vec::new();
     let quota = find_quota(args, &mut notes);
-    let shapes = plan::shapes(args, quota.is_some())?;
+    let works = quota.as_ref().map(|_| ()).map_err(String::as_str);
+    let shapes = plan::shapes(args, works)?;
     let (server_cpus, client_cpus) = pinning(args, &mut notes)?;
     let time = machine::unix_seconds();
     let out = PathBuf::from(args.out.replace("{time}", &utc::file_name(time)));
@@ -62,7 +65,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
         own,
         server_cpus,
         client_cpus,
-        quota,
+        quota: quota.ok(),
         shards: args.shards,
         drain: args.drain,
         interrupted,
@@ -103,12 +106,18 @@ fn without_folder(mut command: Vec<String>) -> Vec<String> {
 /// Goes through the shapes; what is measured is written after each.
 fn go(runner: &Runner, shapes: &[Shape], report: &mut Report, out: &Path) -> Result<(), String> {
     for note in &report.notes {
-        eprintln!("{note}");
+        eprintln!("{}: {}", note.name, note.text);
     }
     let mut progress = Progress::new(shapes);
     progress.announce();
     for shape in shapes {
-        alternate(runner, shape, &mut report.runs, &mut progress);
+        match &shape.skip {
+            Some(reason) => {
+                progress.skips(shape, reason);
+                report.runs.push(Run::skipped(shape, reason));
+            }
+            None => alternate(runner, shape, &mut report.runs, &mut progress),
+        }
         report.summaries.push(Summary::of(shape, &report.runs));
         report.goals = goals::judge(&report.summaries, &report.runs);
         report
@@ -154,38 +163,32 @@ fn is_hopeless(runs: &[Run], shape: &Shape, who: Contender) -> bool {
         || own().filter(|run| run.record.is_none()).count() >= FRUITLESS_MAX
 }
 
-fn find_quota(args: &CompareArgs, notes: &mut Vec<String>) -> Option<Quota> {
+/// The place to make quotas in, or why there is none.
+fn find_quota(args: &CompareArgs, notes: &mut Vec<Note>) -> Result<Quota, String> {
     if args.quota == 0 {
-        notes.push("CPU quota: not asked for; every shape is unthrottled".to_owned());
-        return None;
+        let reason = "not asked for; every shape is unthrottled";
+        notes.push(Note::new("CPU quota", reason));
+        return Err(reason.to_owned());
     }
-    match Quota::find() {
+    let quota = Quota::find();
+    let percent = args.quota;
+    let text = match &quota {
         Ok(quota) => {
-            let how = quota.describe(args.quota);
-            let percent = args.quota;
-            notes.push(format!(
-                "CPU quota of throttled servers: {percent} % of a CPU ({how})"
-            ));
-            Some(quota)
+            let how = quota.describe(percent);
+            format!("limited servers have {percent} % of a CPU ({how})")
         }
-        Err(reason) => {
-            notes.push(format!(
-                "CPU quota: not possible on this system, its shapes are left out: {reason}"
-            ));
-            None
-        }
-    }
+        Err(_) => "not possible on this system, its shapes are skipped".to_owned(),
+    };
+    notes.push(Note::new("CPU quota", text));
+    quota
 }
 
 /// The CPUs of the servers and of the client: the client has the second one for itself, a server
 /// of one shard the first.
-fn pinning(
-    args: &CompareArgs,
-    notes: &mut Vec<String>,
-) -> Result<(Vec<usize>, Vec<usize>), String> {
+fn pinning(args: &CompareArgs, notes: &mut Vec<Note>) -> Result<(Vec<usize>, Vec<usize>), String> {
     let cpus = processes::allowed_cpus().unwrap_or_default();
     if args.pin == Pin::Off {
-        notes.push("CPUs: server and client are not bound to any".to_owned());
+        notes.push(Note::new("CPUs", "server and client are not bound to any"));
         return Ok((Vec::new(), Vec::new()));
     }
     let &[first, second, ..] = cpus.as_slice() else {
@@ -195,16 +198,19 @@ fn pinning(
                 cpus.len()
             ));
         }
-        notes.push("CPUs: server and client share the only one; ratios mean little".to_owned());
+        let text = "server and client share the only one; ratios mean little";
+        notes.push(Note::new("CPUs", text));
         return Ok((Vec::new(), Vec::new()));
     };
     let servers: Vec<usize> = std::iter::once(first)
         .chain(cpus[2..].iter().copied())
         .collect();
-    notes.push(format!(
-        "CPUs: client on {second}; a server has one for each shard, as far as there are, of \
-         {servers:?}"
-    ));
+    let list: Vec<String> = servers.iter().map(usize::to_string).collect();
+    let text = format!(
+        "the client on CPU {second}, servers on {}, one for each shard as far as there are",
+        list.join(", ")
+    );
+    notes.push(Note::new("CPUs", text));
     Ok((servers, vec![second]))
 }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::args::{CompareArgs, Profile};
-use super::stacks::{self, Contender, PROSCENIUM, RAW, SOCKET, STAGE, Stack, TWO_SHARDS, USUAL};
+use super::args::CompareArgs;
+use super::profiles::{self, Draft, Who};
+use super::stacks::{self, Contender, RAW, SOCKET, Stack, TWO_SHARDS, USUAL};
 use crate::load::Scenario;
 use crate::units::{bytes, grouped};
 
-/// A combination with more bytes than this in flight is left out of a sweep: the kernel's socket
+/// A combination with more bytes than this in flight is skipped in a sweep: the kernel's socket
 /// buffers and the peers' memory would decide it.
 const SWEEP_BYTES_MAX: u64 = 512 << 20;
 
@@ -45,10 +46,15 @@ pub(crate) struct Shape {
     /// Messages are due one by one, so that latency is the server's; else in bursts that fill a
     /// window, so that CPU time is that of a busy server.
     pub(crate) one_by_one: bool,
+    /// Rounds in which contenders take turns.
     pub(crate) runs: usize,
+    /// Stacks that take part in the first rounds only, and in how many: no goal speaks of them.
+    pub(crate) beside: (&'static [&'static str], usize),
     pub(crate) warmup: Duration,
     pub(crate) measure: Duration,
     pub(crate) contenders: Vec<Contender>,
+    /// Why it is not run.
+    pub(crate) skip: Option<String>,
     /// One point of a sweep, shown together with the others.
     pub(crate) sweep: bool,
 }
@@ -66,7 +72,7 @@ impl Shape {
 
     /// About how long one run takes, starting and ending the server included.
     pub(crate) fn run_time(&self) -> Duration {
-        let connect = Duration::from_secs_f64(0.5 + f64::from(self.ccu) / 20_000.0);
+        let connect = Duration::from_secs_f64(0.6 + f64::from(self.ccu) / 20_000.0);
         match self.scenario {
             Scenario::S0 => Duration::from_millis(300),
             Scenario::S1 => connect,
@@ -74,11 +80,33 @@ impl Shape {
         }
     }
 
+    /// How many runs there are of all contenders together.
+    pub(crate) fn run_count(&self) -> usize {
+        if self.skip.is_some() {
+            return 0;
+        }
+        self.contenders.iter().map(|who| self.runs_of(who)).sum()
+    }
+
+    fn runs_of(&self, who: &Contender) -> usize {
+        let (names, few) = self.beside;
+        if names.contains(&who.stack.name) {
+            few.min(self.runs)
+        } else {
+            self.runs
+        }
+    }
+
     /// Who runs in round `round` (from 0), in order. Each round begins with another contender, so
     /// that none always follows the same one.
-    pub(crate) fn turn(&self, round: usize) -> impl Iterator<Item = Contender> + '_ {
-        let count = self.contenders.len();
-        (0..count).map(move |at| self.contenders[(at + round) % count])
+    pub(crate) fn turn(&self, round: usize) -> Vec<Contender> {
+        let takes_part = |who: &&Contender| round < self.runs_of(who);
+        let mut turn: Vec<Contender> = self.contenders.iter().filter(takes_part).copied().collect();
+        if !turn.is_empty() {
+            let first = round % turn.len();
+            turn.rotate_left(first);
+        }
+        turn
     }
 }
 
@@ -107,129 +135,21 @@ impl fmt::Display for Shape {
     }
 }
 
-/// A shape before the command line has had its say.
-struct Draft {
-    id: &'static str,
-    scenario: Scenario,
-    /// Connections, bytes, messages in flight.
-    load: (u32, usize, u32),
-    throttled: bool,
-    rate: Option<f64>,
-    one_by_one: bool,
-    /// Besides, or (`only`) instead of, the usual stacks.
-    who: Who,
-    runs: usize,
-    /// Seconds.
-    warmup: u64,
-    measure: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Who {
-    Usual,
-    UsualAnd(&'static [&'static str]),
-    /// The usual ones, one of them twice.
-    UsualAndTwin,
-    UsualTwinAnd(&'static [&'static str]),
-    Only(&'static [&'static str]),
-}
-
-const S2: (u32, usize, u32) = (10_000, 1024, 30);
-
-/// A shape that is run as fast as answers come.
-const fn closed(
-    id: &'static str,
-    load: (u32, usize, u32),
-    throttled: bool,
-    (runs, warmup, measure): (usize, u64, u64),
-    who: Who,
-) -> Draft {
-    Draft {
-        id,
-        scenario: Scenario::S2,
-        load,
-        throttled,
-        rate: None,
-        one_by_one: false,
-        who,
-        runs,
-        warmup,
-        measure,
-    }
-}
-
-/// A shape that measures CPU per message at an offered rate.
-const fn open(
-    id: &'static str,
-    rate: f64,
-    (runs, warmup, measure): (usize, u64, u64),
-    who: Who,
-) -> Draft {
-    Draft {
-        rate: Some(rate),
-        ..closed(id, S2, false, (runs, warmup, measure), who)
-    }
-}
-
-/// A shape that measures latency at an offered rate.
-const fn latency(id: &'static str, rate: f64, time: (usize, u64, u64), who: Who) -> Draft {
-    Draft {
-        one_by_one: true,
-        ..open(id, rate, time, who)
-    }
-}
-
-/// A shape that is about connecting, not about load.
-const fn short(id: &'static str, scenario: Scenario, runs: usize) -> Draft {
-    Draft {
-        scenario,
-        ..closed(id, S2, false, (runs, 0, 0), Who::Usual)
-    }
-}
-
-fn drafts(profile: Profile) -> Vec<Draft> {
-    use Who::{Only, Usual, UsualAnd, UsualAndTwin, UsualTwinAnd};
-    match profile {
-        // Under four minutes with five stacks. The peers fault their memory in during the first
-        // three seconds.
-        Profile::Default => vec![
-            short("s0", Scenario::S0, 1),
-            short("s1", Scenario::S1, 1),
-            closed("s2-quota", S2, true, (3, 3, 3), UsualAndTwin),
-            closed("s2", S2, false, (1, 2, 2), Usual),
-            open("cpu-1m", 1e6, (1, 2, 2), Usual),
-            latency("open-loop", 1e5, (1, 2, 2), UsualAnd(&[STAGE])),
-        ],
-        Profile::Full => {
-            let time = (7, 3, 10);
-            let (small, deep) = ((10_000, 64, 1), (100, 64, 1000));
-            vec![
-                short("s0", Scenario::S0, 7),
-                short("s1", Scenario::S1, 7),
-                closed("s2-quota", S2, true, time, UsualTwinAnd(&[SOCKET, STAGE])),
-                closed("s2", S2, false, time, UsualAndTwin),
-                open("cpu-1m", 1e6, time, UsualAndTwin),
-                closed("small-quota", small, true, time, UsualAndTwin),
-                closed("small", small, false, time, UsualAndTwin),
-                closed("deep-quota", deep, true, time, UsualAndTwin),
-                closed("deep", deep, false, time, UsualAndTwin),
-                latency("open-loop", 1e5, time, UsualAnd(&[STAGE])),
-                open("two-shards", 2e5, time, Only(&[PROSCENIUM, TWO_SHARDS])),
-            ]
-        }
-    }
-}
-
-/// The shapes that the command line asks for; `quota_works`: the system lets us limit a server.
+/// The shapes that the command line asks for, with those that are to be skipped; `quota`: whether
+/// the system lets us limit a server, and if not, why.
 ///
 /// # Errors
 /// When nothing is left to run: says what there would have been.
-pub(crate) fn shapes(args: &CompareArgs, quota_works: bool) -> Result<Vec<Shape>, String> {
+pub(crate) fn shapes(args: &CompareArgs, quota: Result<(), &str>) -> Result<Vec<Shape>, String> {
     if args.sweep {
-        return Ok(sweep(args, quota_works));
+        return Ok(sweep(args, quota.is_ok(), &profiles::SWEEP));
     }
-    let drafts = drafts(args.profile);
-    let names: Vec<&str> = drafts.iter().map(|draft| draft.id).collect();
+    let drafts = profiles::drafts(args.profile);
+    let mut names: Vec<&str> = drafts.iter().map(|draft| draft.id).collect();
+    let sweep_points = profiles::sweep_of(args.profile);
+    if sweep_points.is_some() {
+        names.push("sweep");
+    }
     for asked in &args.shapes {
         if !names.contains(&asked.as_str()) {
             return Err(format!(
@@ -239,24 +159,51 @@ pub(crate) fn shapes(args: &CompareArgs, quota_works: bool) -> Result<Vec<Shape>
             ));
         }
     }
-    let quota = quota_works && args.quota > 0;
+    let is_asked = |id: &str| args.shapes.is_empty() || args.shapes.iter().any(|one| one == id);
+    let has_scenario = |one| args.scenarios.is_empty() || args.scenarios.contains(&one);
     let wanted = |draft: &&Draft| {
-        (args.scenarios.is_empty() || args.scenarios.contains(&draft.scenario))
-            && (args.shapes.is_empty() || args.shapes.iter().any(|id| id == draft.id))
-            && (quota || !draft.throttled)
+        has_scenario(draft.scenario)
+            && is_asked(draft.id)
+            && (args.quota > 0 || !draft.throttled)
             && (draft.rate.is_none() || args.rate != Some(0.0))
     };
-    let shapes: Vec<Shape> = drafts
+    let limited = quota.is_ok() && args.quota > 0;
+    let mut shapes: Vec<Shape> = drafts
         .iter()
         .filter(wanted)
-        .map(|draft| draft.shape(args))
+        .map(|draft| {
+            let mut shape = draft.shape(args);
+            // Without quota, the goals are judged by the shape that does without it.
+            let instead = drafts
+                .iter()
+                .find(|one| !limited && one.is_throttled(draft));
+            if let Some(instead) = instead {
+                let instead = instead.shape(args);
+                (shape.runs, shape.beside) = (instead.runs, instead.beside);
+            }
+            if let (true, Err(reason)) = (draft.throttled, quota) {
+                shape.skip = Some(format!("no CPU quota: {reason}"));
+            }
+            shape
+        })
         .collect();
-    if shapes.is_empty() {
+    if let Some(points) = sweep_points
+        && is_asked("sweep")
+        && has_scenario(Scenario::S2)
+    {
+        shapes.extend(sweep(args, quota.is_ok(), points));
+    }
+    if shapes.iter().all(|shape| shape.skip.is_some()) {
+        let reasons: Vec<String> = shapes
+            .iter()
+            .filter_map(|shape| Some(format!("; {}: {}", shape.id, shape.skip.as_deref()?)))
+            .collect();
         return Err(format!(
             "nothing to run: no shape of profile {} ({}) is left by --scenarios, --shapes, \
-             --quota and --rate on this system",
+             --quota and --rate on this system{}",
             args.profile.name(),
-            names.join(", ")
+            names.join(", "),
+            reasons.concat()
         ));
     }
     Ok(shapes)
@@ -266,6 +213,7 @@ impl Draft {
     fn shape(&self, args: &CompareArgs) -> Shape {
         let (ccu, size, inflight) = self.load;
         let one = self.scenario == Scenario::S0;
+        let runs = args.runs.map(usize::from);
         Shape {
             id: self.id.to_owned(),
             scenario: self.scenario,
@@ -279,10 +227,12 @@ impl Draft {
             quota: self.throttled.then_some(args.quota),
             rate: self.rate.map(|rate| args.rate.unwrap_or(rate)),
             one_by_one: self.one_by_one,
-            runs: args.runs.map_or(self.runs, usize::from),
-            warmup: args.warmup.unwrap_or(Duration::from_secs(self.warmup)),
-            measure: args.measure.unwrap_or(Duration::from_secs(self.measure)),
+            runs: runs.unwrap_or(self.runs),
+            beside: (self.beside.0, runs.unwrap_or(self.beside.1)),
+            warmup: args.warmup.unwrap_or(self.warmup),
+            measure: args.measure.unwrap_or(self.measure),
             contenders: contenders(args, self.who),
+            skip: None,
             sweep: false,
         }
     }
@@ -297,14 +247,15 @@ fn named(names: &[&str]) -> Vec<&'static Stack> {
 /// but not those that the shape is about.
 fn contenders(args: &CompareArgs, who: Who) -> Vec<Contender> {
     let mut chosen = match who {
-        Who::Only(names) => named(names),
+        Who::OnlyAndTwinOf(names, _) => named(names),
         _ if !args.stacks.is_empty() => args.stacks.clone(),
+        Who::These(names) => named(names),
         Who::UsualAnd(more) | Who::UsualTwinAnd(more) => {
             let mut stacks = named(&USUAL);
             stacks.splice(1..1, named(more));
             stacks
         }
-        _ => named(&USUAL),
+        Who::Usual | Who::UsualAndTwin => named(&USUAL),
     };
     if args.interface {
         chosen.extend(named(&[SOCKET, TWO_SHARDS]));
@@ -316,21 +267,23 @@ fn contenders(args: &CompareArgs, who: Who) -> Vec<Contender> {
             list.push(one);
         }
     }
-    if matches!(who, Who::UsualAndTwin | Who::UsualTwinAnd(_)) {
-        let raw = list.iter().position(|one| one.stack.name == RAW);
-        let stack = list[raw.unwrap_or(0)].stack;
-        list.push(Contender { stack, twin: true });
-    }
+    let twin_of = match who {
+        Who::Usual | Who::UsualAnd(_) | Who::These(_) => return list,
+        Who::UsualAndTwin | Who::UsualTwinAnd(_) => RAW,
+        Who::OnlyAndTwinOf(_, name) => name,
+    };
+    let at = list.iter().position(|one| one.stack.name == twin_of);
+    let stack = list[at.unwrap_or(0)].stack;
+    list.push(Contender { stack, twin: true });
     list
 }
 
-/// A few points on each axis; one that the command line fixes has that value only.
-fn sweep(args: &CompareArgs, quota_works: bool) -> Vec<Shape> {
-    let sizes = args
-        .size
-        .map_or(vec![64, 1024, 16 << 10, 64 << 10], |n| vec![n]);
-    let inflights = args.inflight.map_or(vec![1, 30, 1000], |n| vec![n]);
-    let ccus = args.ccu.map_or(vec![1, 100, 10_000], |n| vec![n]);
+/// A few points on each axis; one that the command line fixes has that value only. Those that
+/// would not fit into memory are there to be skipped.
+fn sweep(args: &CompareArgs, quota_works: bool, points: &profiles::Sweep) -> Vec<Shape> {
+    let sizes = args.size.map_or(points.sizes.to_vec(), |n| vec![n]);
+    let inflights = args.inflight.map_or(points.inflights.to_vec(), |n| vec![n]);
+    let ccus = args.ccu.map_or(points.ccus.to_vec(), |n| vec![n]);
     let mut shapes = Vec::new();
     for &size in &sizes {
         for &inflight in &inflights {
@@ -338,9 +291,7 @@ fn sweep(args: &CompareArgs, quota_works: bool) -> Vec<Shape> {
                 let in_flight = (size as u64)
                     .saturating_mul(inflight.into())
                     .saturating_mul(ccu.into());
-                if in_flight > SWEEP_BYTES_MAX {
-                    continue;
-                }
+                let too_many = in_flight > SWEEP_BYTES_MAX;
                 shapes.push(Shape {
                     id: format!("sweep-{ccu}x{size}x{inflight}"),
                     scenario: Scenario::S2,
@@ -351,9 +302,14 @@ fn sweep(args: &CompareArgs, quota_works: bool) -> Vec<Shape> {
                     rate: None,
                     one_by_one: false,
                     runs: args.runs.map_or(1, usize::from),
-                    warmup: args.warmup.unwrap_or(Duration::from_secs(1)),
-                    measure: args.measure.unwrap_or(Duration::from_secs(1)),
-                    contenders: contenders(args, Who::Usual),
+                    beside: (&[], 0),
+                    warmup: args.warmup.unwrap_or(points.warmup),
+                    measure: args.measure.unwrap_or(points.measure),
+                    contenders: contenders(args, Who::These(points.stacks)),
+                    skip: too_many.then(|| {
+                        let (much, most) = (bytes(in_flight), bytes(SWEEP_BYTES_MAX));
+                        format!("{much} in flight, more than {}", most.replace(".0 ", " "))
+                    }),
                     sweep: true,
                 });
             }
@@ -386,13 +342,17 @@ mod tests {
     fn time_of(shapes: &[Shape]) -> Duration {
         let times = shapes
             .iter()
-            .map(|shape| shape.run_time() * (shape.runs * shape.contenders.len()) as u32);
+            .map(|shape| shape.run_time() * shape.run_count() as u32);
         times.sum()
+    }
+
+    fn found<'a>(shapes: &'a [Shape], id: &str) -> &'a Shape {
+        shapes.iter().find(|shape| shape.id == id).unwrap()
     }
 
     #[test]
     fn the_default_profile_ends_within_four_minutes() {
-        let shapes = shapes(&args(&[]), true).unwrap();
+        let shapes = shapes(&args(&[]), Ok(())).unwrap();
         let expected = ["s0", "s1", "s2-quota", "s2", "cpu-1m", "open-loop"];
         assert_eq!(ids(&shapes), expected);
         assert!(time_of(&shapes) < Duration::from_secs(225));
@@ -410,31 +370,42 @@ mod tests {
     }
 
     #[test]
-    fn the_full_profile_is_seven_alternating_runs_of_ten_seconds() {
-        let shapes = shapes(&args(&["--profile", "full"]), true).unwrap();
-        for shape in &shapes {
-            assert_eq!(shape.runs, 7, "{shape}");
-            let seconds = [shape.warmup, shape.measure].map(|time| time.as_secs());
-            assert!(
-                shape.scenario != Scenario::S2 || seconds == [3, 10],
-                "{shape}"
-            );
-        }
-        let s2 = shapes.iter().find(|shape| shape.id == "s2-quota").unwrap();
+    fn the_full_profile_ends_within_half_an_hour() {
+        let shapes = shapes(&args(&["--profile", "full"]), Ok(())).unwrap();
+        assert!(time_of(&shapes) < Duration::from_secs(28 * 60));
+        let s2 = found(&shapes, "s2-quota");
         assert_eq!(
             names(s2)[..3],
             ["proscenium", "proscenium-socket", "proscenium-stage"]
         );
-        let two = shapes.last().unwrap();
+        let of = |stack: &str, round| s2.turn(round).iter().any(|who| who.to_string() == stack);
+        assert!((0..7).all(|round| of("asio", round) && of("raw (A/A)", round)));
+        assert!(of("tokio", 2) && !of("tokio", 3) && !of("raw", 7));
+        assert_eq!(s2.run_count(), 6 * 7 + 2 * 3);
+        let two = found(&shapes, "two-shards");
         assert_eq!((two.rate, two.metric()), (Some(2e5), Metric::CpuPerMessage));
-        assert_eq!(names(two), ["proscenium", "proscenium-2shards"]);
+        assert_eq!(
+            names(two),
+            ["proscenium", "proscenium-2shards", "proscenium (A/A)"]
+        );
+        let client = found(&shapes, "client");
+        assert_eq!(names(client), ["raw", "bare-client", "raw (A/A)"]);
+        assert_eq!((client.runs, client.quota), (7, None));
+        assert!(shapes.last().unwrap().sweep);
     }
 
     #[test]
     fn each_round_begins_with_another_contender_and_has_all_of_them() {
-        let shapes = shapes(&args(&["--stacks", "proscenium,asio,raw"]), true).unwrap();
+        let shapes = shapes(
+            &args(&["--stacks", "proscenium,asio,raw", "--runs", "5"]),
+            Ok(()),
+        )
+        .unwrap();
         let shape = &shapes[2];
-        let round = |n| shape.turn(n).map(|one| one.to_string()).collect::<Vec<_>>();
+        let round = |n| {
+            let turn = shape.turn(n);
+            turn.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
         assert_eq!(round(0), ["proscenium", "asio", "raw", "raw (A/A)"]);
         assert_eq!(round(1), ["asio", "raw", "raw (A/A)", "proscenium"]);
         assert_eq!(round(4), round(0));
@@ -461,7 +432,7 @@ mod tests {
             "tokio,tokio",
             "--interface",
         ];
-        let shapes = shapes(&args(&options), true).unwrap();
+        let shapes = shapes(&args(&options), Ok(())).unwrap();
         assert_eq!(ids(&shapes), ["s0", "s1", "s2"]);
         let s2 = &shapes[2];
         assert_eq!((s2.ccu, s2.size, s2.inflight, s2.runs), (20, 64, 4, 2));
@@ -475,7 +446,7 @@ mod tests {
 
     #[test]
     fn without_raw_the_first_stack_has_the_twin() {
-        let shapes = shapes(&args(&["--stacks", "proscenium,asio"]), true).unwrap();
+        let shapes = shapes(&args(&["--stacks", "proscenium,asio"]), Ok(())).unwrap();
         assert_eq!(
             names(&shapes[2]),
             ["proscenium", "asio", "proscenium (A/A)"]
@@ -483,48 +454,70 @@ mod tests {
     }
 
     #[test]
-    fn without_a_quota_its_shapes_are_left_out_and_an_empty_plan_is_an_error() {
-        let all = shapes(&args(&[]), false).unwrap();
-        assert!(all.iter().all(|shape| shape.quota.is_none()));
-        let error = shapes(&args(&["--shapes", "s2-quota"]), false).unwrap_err();
-        assert!(error.contains("nothing to run"), "{error}");
-        let error = shapes(&args(&["--shapes", "s3"]), true).unwrap_err();
+    fn without_a_quota_its_shapes_are_skipped_and_others_stand_in() {
+        let all = shapes(&args(&[]), Err("no such thing")).unwrap();
+        assert_eq!(ids(&all)[..4], ["s0", "s1", "s2-quota", "s2"]);
+        let skip = found(&all, "s2-quota").skip.as_deref().unwrap();
+        assert!(skip.contains("no such thing"), "{skip}");
+        assert_eq!(found(&all, "s2-quota").run_count(), 0);
+        assert_eq!((found(&all, "s2").runs, found(&all, "cpu-1m").runs), (3, 1));
+        assert!(time_of(&all) < Duration::from_secs(225));
+        let full = shapes(&args(&["--profile", "full"]), Err("no")).unwrap();
+        assert_eq!(found(&full, "deep").runs, 7);
+        assert!(time_of(&full) < Duration::from_secs(28 * 60));
+        let not_asked = shapes(&args(&["--quota", "0"]), Err("not asked for")).unwrap();
+        assert_eq!(ids(&not_asked)[..3], ["s0", "s1", "s2"]);
+    }
+
+    #[test]
+    fn an_empty_plan_is_an_error_that_says_what_there_is() {
+        let error = shapes(&args(&["--shapes", "s2-quota"]), Err("no way")).unwrap_err();
+        assert!(
+            error.contains("nothing to run") && error.contains("no way"),
+            "{error}"
+        );
+        let error = shapes(&args(&["--shapes", "s3"]), Ok(())).unwrap_err();
         assert!(error.contains("s2-quota"), "{error}");
     }
 
     #[test]
-    fn a_sweep_skips_what_would_not_fit_into_memory() {
-        let shapes = shapes(&args(&["--sweep"]), true).unwrap();
+    fn a_sweep_skips_what_would_not_fit_into_memory_and_says_so() {
+        let shapes = shapes(&args(&["--sweep"]), Ok(())).unwrap();
+        assert_eq!(shapes.len(), 4 * 3 * 3);
         let bytes =
             |shape: &Shape| u64::from(shape.ccu) * shape.size as u64 * u64::from(shape.inflight);
-        assert!(shapes.iter().all(|shape| bytes(shape) <= SWEEP_BYTES_MAX));
-        assert!(
-            shapes
-                .iter()
-                .any(|shape| bytes(shape) > SWEEP_BYTES_MAX / 2)
-        );
-        let all = 4 * 3 * 3;
-        assert!((all / 2..all).contains(&shapes.len()), "{}", shapes.len());
-        assert!(shapes.iter().all(|shape| names(shape).len() == USUAL.len()));
+        for shape in &shapes {
+            assert_eq!(
+                shape.skip.is_some(),
+                bytes(shape) > SWEEP_BYTES_MAX,
+                "{shape}"
+            );
+            assert_eq!(names(shape).len(), USUAL.len());
+        }
+        let run = shapes.iter().filter(|shape| shape.skip.is_none());
+        assert!(run.clone().count() > shapes.len() / 2);
+        assert!(run.clone().any(|shape| bytes(shape) > SWEEP_BYTES_MAX / 2));
+        let skip = found(&shapes, "sweep-10000x65536x1").skip.as_deref();
+        assert_eq!(skip, Some("625.0 MiB in flight, more than 512 MiB"));
     }
 
     #[test]
     fn the_open_loop_is_about_latency_and_has_the_stages() {
         for profile in ["default", "full"] {
-            let shapes = shapes(&args(&["--profile", profile]), true).unwrap();
+            let shapes = shapes(&args(&["--profile", profile]), Ok(())).unwrap();
             let open = shapes.iter().find(|shape| shape.id == "open-loop").unwrap();
             assert_eq!((open.ccu, open.rate), (10_000, Some(1e5)));
             assert_eq!((open.metric(), open.quota), (Metric::TailLatency, None));
             assert_eq!(names(open)[..2], ["proscenium", "proscenium-stage"]);
         }
         let stacks = ["--shapes", "open-loop", "--stacks", "proscenium-stage,raw"];
-        let shapes = shapes(&args(&stacks), true).unwrap();
+        let shapes = shapes(&args(&stacks), Ok(())).unwrap();
         assert_eq!(names(&shapes[0]), ["proscenium-stage", "raw"]);
     }
 
     #[test]
     fn a_shape_says_what_it_is() {
-        let shapes = shapes(&args(&[]), true).unwrap();
+        let shapes = shapes(&args(&[]), Ok(())).unwrap();
         let titles: Vec<String> = shapes.iter().map(Shape::to_string).collect();
         assert_eq!(
             titles[2],

@@ -7,6 +7,7 @@ use super::plan::Shape;
 use super::report::show;
 use super::runs::{Run, Status};
 use super::summary::Line;
+use crate::{machine, utc};
 
 /// Counts runs and guesses how long the rest takes.
 pub(crate) struct Progress {
@@ -21,23 +22,34 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(shapes: &[Shape]) -> Self {
-        let runs = |shape: &Shape| shape.runs * shape.contenders.len();
         Self {
             terminal: io::stderr().is_terminal(),
             begin: Instant::now(),
             done: 0,
-            whole: shapes.iter().map(runs).sum(),
+            whole: shapes.iter().map(Shape::run_count).sum(),
             expected_done: Duration::ZERO,
             expected: shapes
                 .iter()
-                .map(|shape| shape.run_time() * runs(shape) as u32)
+                .map(|shape| shape.run_time() * shape.run_count() as u32)
                 .sum(),
         }
     }
 
-    /// How many runs there are and how long they take.
+    /// How many runs there are, how long they take and when they will be done.
     pub(crate) fn announce(&self) {
-        eprintln!("{} runs, about {}", self.whole, minutes(self.expected));
+        let end = machine::unix_seconds() + self.expected.as_secs();
+        eprintln!(
+            "{} runs, about {}: until {}",
+            self.whole,
+            minutes(self.expected),
+            utc::readable(end)
+        );
+    }
+
+    /// A shape is left out.
+    pub(crate) fn skips(&self, shape: &Shape, reason: &str) {
+        let clear = if self.terminal { "\r\x1b[K" } else { "" };
+        eprintln!("{clear}{} {}: skipped: {reason}", self.count(), shape.id);
     }
 
     /// A run begins.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// A server program and the arguments that make it one row of the comparison.
+/// A server program, the arguments that make it one row of the comparison, and who asks it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stack {
     /// Its name in results and on the command line.
@@ -15,6 +15,16 @@ pub(crate) struct Stack {
     args: &'static [&'static str],
     /// Its number of shards, where that is what distinguishes it.
     shards: Option<u16>,
+    pub(crate) client: Client,
+}
+
+/// Who puts the load on a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// `proscenium load stream`.
+    Load,
+    /// `load-raw-epoll`: counts what comes back and looks at none of it.
+    Bare,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +38,7 @@ enum Program {
     },
 }
 
+const BARE_FILE: &str = "load-raw-epoll";
 const MAKE_RAW: &str = "make -C tools/peers raw-epoll; Debian packages: make gcc";
 const MAKE_ASIO: &str = "make -C tools/peers asio; Debian packages: make g++ libasio-dev";
 const CARGO_PEERS: &str = "cargo build --release -p proscenium-peers";
@@ -44,17 +55,22 @@ pub(crate) const SOCKET: &str = "proscenium-socket";
 pub(crate) const STAGE: &str = "proscenium-stage";
 /// The engine on two shards.
 pub(crate) const TWO_SHARDS: &str = "proscenium-2shards";
+/// The raw server asked by a bare client: what the client itself is measured against.
+pub(crate) const BARE_CLIENT: &str = "bare-client";
+/// Tokio, frames parsed by hand.
+pub(crate) const TOKIO: &str = "tokio";
 /// Tokio by the codec most programs use.
 pub(crate) const TOKIO_CODEC: &str = "tokio-codec";
 
 /// Every server that can be compared.
-pub(crate) static STACKS: [Stack; 9] = [
+pub(crate) static STACKS: [Stack; 10] = [
     Stack {
         name: PROSCENIUM,
         about: "the engine, a handler called for each message, which forwards it",
         program: Program::Own,
         args: &["echo"],
         shards: None,
+        client: Client::Load,
     },
     Stack {
         name: "proscenium-send",
@@ -62,6 +78,7 @@ pub(crate) static STACKS: [Stack; 9] = [
         program: Program::Own,
         args: &["echo", "--answer", "send"],
         shards: None,
+        client: Client::Load,
     },
     Stack {
         name: STAGE,
@@ -69,6 +86,7 @@ pub(crate) static STACKS: [Stack; 9] = [
         program: Program::Own,
         args: &["echo", "--mode", "stage"],
         shards: None,
+        client: Client::Load,
     },
     Stack {
         name: SOCKET,
@@ -76,6 +94,7 @@ pub(crate) static STACKS: [Stack; 9] = [
         program: Program::Own,
         args: &["echo", "--interface", "socket"],
         shards: None,
+        client: Client::Load,
     },
     Stack {
         name: TWO_SHARDS,
@@ -83,6 +102,7 @@ pub(crate) static STACKS: [Stack; 9] = [
         program: Program::Own,
         args: &["echo"],
         shards: Some(2),
+        client: Client::Load,
     },
     Stack {
         name: ASIO,
@@ -93,9 +113,10 @@ pub(crate) static STACKS: [Stack; 9] = [
         },
         args: &[],
         shards: None,
+        client: Client::Load,
     },
     Stack {
-        name: "tokio",
+        name: TOKIO,
         about: "tokio, frames parsed by hand",
         program: Program::Peer {
             file: "peer-tokio",
@@ -103,6 +124,7 @@ pub(crate) static STACKS: [Stack; 9] = [
         },
         args: &[],
         shards: None,
+        client: Client::Load,
     },
     Stack {
         name: TOKIO_CODEC,
@@ -113,6 +135,7 @@ pub(crate) static STACKS: [Stack; 9] = [
         },
         args: &[],
         shards: None,
+        client: Client::Load,
     },
     Stack {
         name: RAW,
@@ -123,11 +146,24 @@ pub(crate) static STACKS: [Stack; 9] = [
         },
         args: &[],
         shards: None,
+        client: Client::Load,
+    },
+    Stack {
+        name: BARE_CLIENT,
+        about: "raw, asked by a bare client in C (load-raw-epoll) instead of proscenium load: the \
+                most that one client thread can ask for",
+        program: Program::Peer {
+            file: "peer-raw-epoll",
+            install: MAKE_RAW,
+        },
+        args: &[],
+        shards: None,
+        client: Client::Bare,
     },
 ];
 
 /// The servers compared unless others are asked for.
-pub(crate) const USUAL: [&str; 5] = [PROSCENIUM, ASIO, "tokio", TOKIO_CODEC, RAW];
+pub(crate) const USUAL: [&str; 5] = [PROSCENIUM, ASIO, TOKIO, TOKIO_CODEC, RAW];
 
 /// The server of this name; the error lists all names.
 pub(crate) fn by_name(name: &str) -> Result<&'static Stack, String> {
@@ -145,11 +181,19 @@ impl Stack {
     pub(crate) fn program(&self, own: &Path, folders: &[PathBuf]) -> Result<PathBuf, String> {
         match &self.program {
             Program::Own => Ok(own.to_owned()),
-            Program::Peer { file, install } => folders
-                .iter()
-                .map(|folder| folder.join(file))
-                .find(|path| path.is_file())
-                .ok_or_else(|| format!("{file} not found ({install})")),
+            Program::Peer { file, install } => find(file, install, folders),
+        }
+    }
+
+    /// The program of its client, as above.
+    pub(crate) fn client_program(
+        &self,
+        own: &Path,
+        folders: &[PathBuf],
+    ) -> Result<PathBuf, String> {
+        match self.client {
+            Client::Load => Ok(own.to_owned()),
+            Client::Bare => find(BARE_FILE, MAKE_RAW, folders),
         }
     }
 
@@ -171,6 +215,14 @@ impl Stack {
     pub(crate) fn shards(&self, usual: u16) -> u16 {
         self.shards.unwrap_or(usual)
     }
+}
+
+fn find(file: &str, install: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
+    folders
+        .iter()
+        .map(|folder| folder.join(file))
+        .find(|path| path.is_file())
+        .ok_or_else(|| format!("{file} not found ({install})"))
 }
 
 /// A stack in a comparison, or its twin: the same again, to see how far two runs of the same

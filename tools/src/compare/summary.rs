@@ -62,6 +62,8 @@ pub(crate) struct Summary {
     pub(crate) id: String,
     pub(crate) title: String,
     pub(crate) metric: Metric,
+    /// Why none of it was run.
+    pub(crate) skipped: Option<String>,
     pub(crate) lines: Vec<Line>,
 }
 
@@ -75,7 +77,11 @@ impl Summary {
             id: shape.id.clone(),
             title: shape.to_string(),
             metric,
-            lines: shape.contenders.iter().map(line).collect(),
+            skipped: shape.skip.clone(),
+            lines: match shape.skip {
+                Some(_) => Vec::new(),
+                None => shape.contenders.iter().map(line).collect(),
+            },
         }
     }
 
@@ -186,9 +192,11 @@ pub(crate) mod tests {
             rate,
             one_by_one: false,
             runs: 1,
+            beside: (&[], 0),
             warmup: Duration::ZERO,
             measure: Duration::ZERO,
             contenders: names.iter().map(stack).collect(),
+            skip: None,
             sweep: false,
         }
     }
@@ -213,6 +221,10 @@ pub(crate) mod tests {
             shape: shape.to_owned(),
             stack: stack.to_owned(),
             round,
+            scenario: "s2",
+            ccu: 10_000,
+            inflight: 30,
+            size: 1024,
             status: if record.is_some() {
                 Status::Pass
             } else {

@@ -6,10 +6,8 @@ mod stage;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use listenfd::ListenFd;
 use proscenium_engine::{
     Address, CloseReason, DrainReport, Engine, EngineBuilder, EngineStats, Handle, Limits, Listener,
 };
@@ -71,9 +69,8 @@ fn drain_on_termination<P: Send + 'static>(
 
 /// The sockets that a supervisor passed, or a new one at `--listen`.
 fn listeners(args: &EchoArgs) -> Result<Vec<Listener>, String> {
-    let mut sockets = inherited().map_err(|error| {
-        format!("LISTEN_FDS: {error}; expected listening TCP or Unix stream sockets")
-    })?;
+    let mut sockets = Listener::from_environment()
+        .map_err(|error| format!("{error}; expected listening TCP or Unix stream sockets"))?;
     if sockets.is_empty() {
         let listener = Listener::parse(&args.listen);
         sockets.push(listener.map_err(|error| format!("--listen {error}"))?);
@@ -85,20 +82,6 @@ fn listeners(args: &EchoArgs) -> Result<Vec<Listener>, String> {
             .balance(args.balance.into())
     });
     Ok(configured.collect())
-}
-
-/// Listening sockets passed by a service supervisor (`sd_listen_fds(3)`).
-fn inherited() -> io::Result<Vec<Listener>> {
-    let mut passed = ListenFd::from_env();
-    let mut listeners = Vec::new();
-    for index in 0..passed.len() {
-        let fd: Option<OwnedFd> = match passed.take_tcp_listener(index) {
-            Ok(tcp) => tcp.map(OwnedFd::from),
-            Err(_) => passed.take_unix_listener(index)?.map(OwnedFd::from),
-        };
-        listeners.extend(fd.map(Listener::from_fd));
-    }
-    Ok(listeners)
 }
 
 fn limits(args: &EchoArgs) -> Limits {
@@ -163,7 +146,8 @@ impl fmt::Display for Summary<'_> {
         if let Some(stages) = &self.stages {
             writeln!(
                 f,
-                "stages       {} ended, {} live; {} handlers run, {} of them in place; {} panics",
+                "stages       {} ended, {} live; {} handlers run, {} of them in place; \
+                 {} panics",
                 grouped(stages.ended),
                 grouped(stages.live),
                 grouped(stages.messages),

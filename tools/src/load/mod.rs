@@ -31,6 +31,7 @@ use crate::record::{StreamRecord, StreamRow};
 use crate::signals;
 use client::{Client, Settings};
 use latency::Percentiles;
+pub(crate) use plan::CLIENT_BOUND;
 use plan::{Measured, Plan};
 
 /// Bytes of a frame's header.

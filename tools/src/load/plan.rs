@@ -26,7 +26,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 const FINISH_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A client thread that uses this share of its core is the limit of the measurement.
-const CLIENT_BOUND: f64 = 0.95;
+pub(crate) const CLIENT_BOUND: f64 = 0.95;
 
 /// What a whole run measured.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use crate::{peers, tree};
 /// When our own programs do not build or the comparison did not take place. A peer that does not
 /// build is a skipped row.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    eprintln!("building proscenium and its peers; the first time takes some minutes");
     let status = Command::new("cargo")
         .args(["build", "--release", "-p", "proscenium-tools"])
         .current_dir(tree::root())

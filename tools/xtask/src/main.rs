@@ -15,11 +15,12 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask bench [--full] [OPTIONS OF proscenium compare]
     Builds everything, compares Proscenium with its peers, prints the table and writes
-    results.csv, results.json and report.html into target/bench/TIME. About four minutes after the
-    build; --full is the published comparison and takes about an hour and a half.
+    results.csv, results.json and report.html into target/bench/TIME. Under four minutes after the
+    build; --full is the published comparison and takes about half an hour.
 
-cargo xtask test [--all]
-    Runs the tests of the project. --all adds the long ones and those that need further programs.
+cargo xtask test [--all] [--seeds N]
+    Runs the tests of the project. --all adds the long ones and those that need further programs;
+    N is how many seeds of each simulation it tries then.
 
 As root on Debian both install the packages they lack; otherwise they name what is missing, carry
 on without, and show it as `skipped: …`.";

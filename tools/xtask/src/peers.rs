@@ -14,6 +14,14 @@ pub(crate) struct Peer {
     pub(crate) built: Result<PathBuf, String>,
 }
 
+/// The file names of all of them.
+pub(crate) const NAMES: [&str; 4] = [
+    "peer-raw-epoll",
+    "peer-asio",
+    "peer-tokio",
+    "peer-tokio-codec",
+];
+
 /// Builds all of them, installing what that takes where possible.
 pub(crate) fn build() -> Vec<Peer> {
     let folder = tree::target().join("peers");

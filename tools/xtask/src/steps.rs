@@ -3,7 +3,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often a part that is under way says so.
+const REMINDER: Duration = Duration::from_secs(60);
 
 /// How many checks passed, failed, and were not made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,19 +72,45 @@ impl Count {
 }
 
 /// A test run under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Steps {
     pub(crate) count: Count,
+    begin: Instant,
+    /// Parts begun, and parts that there will be.
+    begun: usize,
+    whole: usize,
     /// What failed or was skipped, by name.
     remarks: Vec<String>,
 }
 
 impl Steps {
+    /// A run of so many parts.
+    pub(crate) fn new(whole: usize) -> Self {
+        Self {
+            count: Count::default(),
+            begin: Instant::now(),
+            begun: 0,
+            whole,
+            remarks: Vec::new(),
+        }
+    }
+
+    /// The next part begins.
+    fn heading(&mut self, name: &str) {
+        self.begun += 1;
+        println!(
+            "\n== [{}/{}] {name}, after {}",
+            self.begun,
+            self.whole,
+            minutes(self.begin.elapsed())
+        );
+    }
+
     /// Runs a part, showing its output.
     pub(crate) fn run(&mut self, name: &str, command: &mut Command) {
         let begin = Instant::now();
-        println!("\n== {name}");
-        let (lines, status) = match show(command) {
+        self.heading(name);
+        let (lines, status) = match reminding(name, || show(command)) {
             Ok(result) => result,
             Err(error) => {
                 let program = Path::new(command.get_program()).display();
@@ -93,9 +124,9 @@ impl Steps {
         let count = Count::of_step(lines, status.success());
         self.count.add(count);
         println!(
-            "== {name}: {} in {:.0} s",
+            "== {name}: {} in {}",
             count.line(),
-            begin.elapsed().as_secs_f64()
+            minutes(begin.elapsed())
         );
         if count.failed > 0 {
             self.remarks.push(format!("failed: {name}: {status}"));
@@ -104,7 +135,8 @@ impl Steps {
 
     /// A part that cannot be run here.
     pub(crate) fn skip(&mut self, name: &str, reason: &str) {
-        println!("\n== {name}\nskipped: {name}: {reason}");
+        self.heading(name);
+        println!("skipped: {name}: {reason}");
         self.count.skipped += 1;
         self.remarks.push(format!("skipped: {name}: {reason}"));
     }
@@ -118,6 +150,7 @@ impl Steps {
         for remark in &self.remarks {
             println!("{remark}");
         }
+        println!("all parts in {}", minutes(self.begin.elapsed()));
         println!("{}", self.count.line());
         // Whoever reads only the end sees the count, whatever is written to standard error.
         let _ = std::io::stdout().flush();
@@ -125,6 +158,30 @@ impl Steps {
             return Err("tests failed".to_owned());
         }
         Ok(())
+    }
+}
+
+/// Works, and says every minute that it still does: some parts print nothing for long.
+fn reminding<R>(name: &str, work: impl FnOnce() -> R) -> R {
+    let begin = Instant::now();
+    let (done, wait) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while wait.recv_timeout(REMINDER) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("== {name}: under way for {}", minutes(begin.elapsed()));
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}
+
+/// `3 min 05 s`.
+pub(crate) fn minutes(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds => format!("{} min {:02} s", seconds / 60, seconds % 60),
     }
 }
 
@@ -182,6 +239,12 @@ mod tests {
     }
 
     #[test]
+    fn times_are_readable() {
+        assert_eq!(minutes(Duration::from_millis(59_900)), "59 s");
+        assert_eq!(minutes(Duration::from_secs(185)), "3 min 05 s");
+    }
+
+    #[test]
     fn a_step_without_results_counts_once_and_failure_always_shows() {
         assert_eq!(Count::of_step(count(0, 0, 0), true), count(1, 0, 0));
         assert_eq!(Count::of_step(count(0, 0, 0), false), count(0, 1, 0));
@@ -192,7 +255,7 @@ mod tests {
 
     #[test]
     fn steps_add_up_and_failures_fail_the_run() {
-        let mut steps = Steps::default();
+        let mut steps = Steps::new(5);
         steps.run("good", &mut Command::new("true"));
         assert_eq!(steps.finish(), Ok(()));
         steps.skip("absent", "not here");
@@ -206,6 +269,7 @@ mod tests {
         steps.run("missing", &mut Command::new("no-such-program-as-this"));
         steps.run("bad", &mut Command::new("false"));
         assert_eq!(steps.count, count(6, 2, 1));
+        assert_eq!(steps.begun, steps.whole);
         assert!(steps.finish().is_err());
     }
 }

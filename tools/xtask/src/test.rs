@@ -7,8 +7,12 @@ use std::process::Command;
 use crate::steps::Steps;
 use crate::{peers, system, tree};
 
-/// Seeds of each simulation in a long run, where a short one has a thousand.
-const SEEDS_ALL: &str = "20000";
+/// Seeds of each simulation in a long run, unless told otherwise; a short one has a thousand in
+/// all.
+const SEEDS_ALL: u32 = 10_000;
+/// About how long a short and a long run take on two CPUs, builds included.
+const TIME: &str = "5 minutes";
+const TIME_ALL: &str = "half an hour";
 /// How long the fuzzer looks for new inputs, in seconds.
 const FUZZ_SECONDS: &str = "60";
 /// The oldest compiler we promise, as in the workspace's manifest.
@@ -19,23 +23,16 @@ const OLDEST: &str = "1.88";
 /// # Errors
 /// When a test failed, or for unknown arguments.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    let all = match args {
-        [] => false,
-        [one] if one == "--all" => true,
-        _ => {
-            return Err(format!(
-                "expected --all or nothing, not `{}`",
-                args.join(" ")
-            ));
-        }
-    };
-    let mut steps = Steps::default();
+    let Options { all, seeds } = Options::parse(args)?;
+    let (parts, time) = if all { (12, TIME_ALL) } else { (6, TIME) };
+    println!("{parts} parts, about {time} on two CPUs with everything to build");
+    let mut steps = Steps::new(parts);
     workspace(&mut steps, all);
     stages(&mut steps, all);
     loom(&mut steps);
     check_peers(&mut steps);
     if all {
-        seeds(&mut steps);
+        many_seeds(&mut steps, seeds);
         benches(&mut steps);
         oldest_compiler(&mut steps);
         address_sanitizer(&mut steps);
@@ -43,6 +40,37 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         coverage(&mut steps);
     }
     steps.finish()
+}
+
+/// What was asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Options {
+    all: bool,
+    seeds: u32,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Self, String> {
+        let mut options = Self {
+            all: false,
+            seeds: SEEDS_ALL,
+        };
+        let mut args = args.iter().map(String::as_str);
+        while let Some(arg) = args.next() {
+            match arg {
+                "--all" => options.all = true,
+                "--seeds" => {
+                    let number = args.next().and_then(|text| text.parse().ok());
+                    options.seeds = number.ok_or("--seeds: expected a number")?;
+                }
+                other => return Err(format!("expected --all [--seeds N], not `{other}`")),
+            }
+        }
+        if options.seeds != SEEDS_ALL && !options.all {
+            return Err("--seeds goes with --all".to_owned());
+        }
+        Ok(options)
+    }
 }
 
 fn cargo(args: &[&str]) -> Command {
@@ -101,7 +129,10 @@ fn check_peers(steps: &mut Steps) {
     if !system::has("python3")
         && let Err(reason) = system::install(&["python3"])
     {
-        return steps.skip("peers", &format!("python3: {reason}"));
+        for name in peers::NAMES {
+            steps.skip(name, &format!("python3: {reason}"));
+        }
+        return;
     }
     for peer in peers::build() {
         match peer.built {
@@ -119,7 +150,7 @@ fn check_peers(steps: &mut Steps) {
 }
 
 /// Many more seeds of the simulated tests, optimised.
-fn seeds(steps: &mut Steps) {
+fn many_seeds(steps: &mut Steps, seeds: u32) {
     let args = [
         "test",
         "--release",
@@ -133,7 +164,9 @@ fn seeds(steps: &mut Steps) {
         "--test",
         "sim_*",
     ];
-    steps.run("seeds", cargo(&args).env("PROSCENIUM_SEEDS", SEEDS_ALL));
+    let mut command = cargo(&args);
+    command.env("PROSCENIUM_SEEDS", seeds.to_string());
+    steps.run("seeds", &mut command);
 }
 
 /// Every benchmark runs, once and without measuring.
@@ -268,6 +301,16 @@ mod tests {
     fn unknown_arguments_are_refused_before_anything_runs() {
         let error = run(&["--everything".to_owned()]).unwrap_err();
         assert!(error.contains("--all"), "{error}");
+        let parse = |text: &str| {
+            let args: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            Options::parse(&args)
+        };
+        let (all, seeds) = (true, 7);
+        assert_eq!(parse("--all --seeds 7"), Ok(Options { all, seeds }));
+        assert_eq!(parse("").map(|options| options.all), Ok(false));
+        for wrong in ["--seeds 7", "--all --seeds", "--all --seeds x"] {
+            assert!(parse(wrong).unwrap_err().contains("--seeds"), "{wrong}");
+        }
     }
 
     #[test]

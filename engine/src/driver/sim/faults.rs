@@ -40,8 +40,8 @@ pub struct Faults {
     pub reset_bytes_max: u64,
     /// The other half comes so long after the connection was begun, at most.
     pub reset_time_max: Duration,
-    /// Chance that a reset takes away what was under way or unread. Otherwise what was sent
-    /// before it arrives before it.
+    /// Chance that a reset takes away what was under way or unread, unless the stream had ended
+    /// before. Otherwise what was sent before it arrives before it.
     pub reset_discards: f64,
     /// Chance that a connection attempt of a shard is refused, one in four at once.
     pub refuse: f64,

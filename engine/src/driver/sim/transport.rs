@@ -238,8 +238,10 @@ impl Network {
         }
         link.ends[end.side].broken = Some(io::ErrorKind::ConnectionReset);
         link.pipes[end.side].break_off();
-        if discard {
-            link.incoming_mut(end.side).discard_unread();
+        // A stream that has ended in order stays readable: nobody could tell what is missing.
+        let incoming = link.incoming_mut(end.side);
+        if discard && !incoming.fin_arrived {
+            incoming.discard_unread();
         }
         self.notify(end);
     }

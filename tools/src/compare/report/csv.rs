@@ -71,9 +71,14 @@ fn fields(row: &StreamRow) -> io::Result<(StringRecord, StringRecord)> {
     Ok((next()?, next()?))
 }
 
-/// A row of a run that has no numbers: empty, rather than zeros that nobody measured.
+/// A row of a run that has no numbers: what was asked for, the rest empty, rather than zeros that
+/// nobody measured.
 fn without_result(run: &Run, header: &StringRecord) -> StringRecord {
     let value = |column: &str| match column {
+        "scenario_id" => run.scenario.to_owned(),
+        "ccu" => run.ccu.to_string(),
+        "inflight" => run.inflight.to_string(),
+        "size" => run.size.to_string(),
         "stack" => run.stack.clone(),
         "pass_fail" if run.status == Status::Skipped => "SKIPPED".to_owned(),
         "pass_fail" => "FAIL".to_owned(),

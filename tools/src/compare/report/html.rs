@@ -14,17 +14,17 @@ const STYLE: &str = "\
 @media (prefers-color-scheme: dark) { :root { --ink: #e3e8ed; --dim: #93a0ad; --line: #2d353d; \
 --paper: #14181c; --panel: #1b2026; --own: #2dd4bf; --other: #64748b; --bad: #f97066; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 76rem; background: var(--paper); \
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 84rem; background: var(--paper); \
 color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2.5rem 0 .6rem; }
 p, ul { margin: .4rem 0; } .hint, .lead { color: var(--dim); } .hint { font-size: .85rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; \
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .32rem .5rem; text-align: right; white-space: nowrap; \
 border-bottom: 1px solid var(--line); }
 th { color: var(--dim); font-weight: 600; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-td:last-child { white-space: normal; min-width: 7rem; }
+td:last-child { white-space: normal; min-width: 10rem; }
 tr.own td:first-child { color: var(--own); font-weight: 600; }
 tr.bad td:last-child { color: var(--bad); } tr.dim td { color: var(--dim); }
 svg { display: block; width: 100%; max-width: 54rem; margin: 1rem 0 .2rem; }
@@ -34,24 +34,27 @@ svg .range { stroke: var(--ink); stroke-width: 1.5; }
 details { margin-top: .8rem; } summary { cursor: pointer; color: var(--dim); }
 pre, code { font: .82rem/1.5 ui-monospace, monospace; }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; \
-padding: .8rem 1rem; overflow-x: auto; }";
+padding: .8rem 1rem; margin: .6rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; \
+font-size: .87rem; } dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }";
 
 /// The page.
 pub(super) fn page(report: &Report) -> String {
     let mut body = String::new();
     let _ = writeln!(
         body,
-        "<h1>Proscenium against other stacks</h1>\n<p class=\"lead\">{} profile, {}</p>",
-        escape(&report.profile),
+        "<h1>Proscenium against other stacks</h1>\n<p class=\"lead\">Echo servers under the same \
+         load by the same client: medians of alternating runs, {}, {}.</p>",
+        match report.profile.as_str() {
+            "sweep" => "a sweep".to_owned(),
+            profile => format!("profile {}", escape(profile)),
+        },
         utc::readable(report.time_unix)
     );
-    list(
-        &mut body,
-        report.notes.iter().cloned().chain(report.about()),
-    );
+    about(&mut body, report);
     let mut tables = tables::all(report);
     // In a page one reads from the top: the goals first.
-    let goals = tables.iter().position(|table| table.title == "goals");
+    let goals = tables.iter().position(|table| table.title == tables::GOALS);
     let goals = goals.map(|at| tables.remove(at));
     if let Some(goals) = &goals {
         section(&mut body, goals, None);
@@ -81,6 +84,21 @@ pub(super) fn escape(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
+}
+
+fn about(body: &mut String, report: &Report) {
+    body.push_str("<dl>\n");
+    for (name, value) in report.about() {
+        let _ = match name {
+            "Command" => writeln!(
+                body,
+                "<dt>{name}</dt><dd><code>{}</code></dd>",
+                escape(&value)
+            ),
+            _ => writeln!(body, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(&value)),
+        };
+    }
+    body.push_str("</dl>\n");
 }
 
 fn list(body: &mut String, lines: impl Iterator<Item = String>) {
@@ -115,6 +133,9 @@ fn section(body: &mut String, table: &Table, chart: Option<&str>) {
         body.push_str("</tr>\n");
     }
     body.push_str("</tbody></table></div>\n");
+    if !table.note.is_empty() {
+        let _ = writeln!(body, "<p class=\"hint\">{}</p>", escape(&table.note));
+    }
 }
 
 /// What the names mean.
@@ -126,14 +147,18 @@ fn stacks(body: &mut String, report: &Report) {
         .filter(|stack| took_part(stack.name))
         .map(|stack| format!("{}: {}", stack.name, stack.about));
     let twin = "(A/A): the same server again; what the two differ by is the noise of this machine";
-    list(body, lines.chain([twin.to_owned()]));
+    let has_twin = report.runs.iter().any(|run| run.stack.ends_with("(A/A)"));
+    list(body, lines.chain(has_twin.then(|| twin.to_owned())));
 }
 
 /// The commands of each contender's first run in each shape.
 fn commands(body: &mut String, report: &Report) {
     body.push_str("<h2>Commands</h2>\n");
-    let _ = writeln!(body, "<pre>{}</pre>", escape(&report.command_line()));
-    for summary in &report.summaries {
+    body.push_str(
+        "<p class=\"hint\">The first run of each stack: the server, then the client. Ports and \
+         process ids are those that the server was given.</p>\n",
+    );
+    for summary in report.summaries.iter().filter(|one| one.skipped.is_none()) {
         let _ = write!(
             body,
             "<details><summary>{}</summary>\n<pre>",
@@ -197,6 +222,7 @@ fn runs(body: &mut String, runs: &[Run]) {
         title: String::new(),
         header: header.map(str::to_owned).into(),
         rows: runs.iter().map(row).collect(),
+        note: String::new(),
     };
     section(body, &table, None);
     body.push_str("</details>\n");
@@ -218,7 +244,8 @@ mod tests {
             "<svg viewBox",
             "taskset -c 0 server",
             "prefers-color-scheme: dark",
-            "<h2>goals</h2>",
+            "<h2>Goals</h2>",
+            "<dt>Machine</dt>",
         ] {
             assert!(page.contains(part), "{part} is missing");
         }
@@ -231,7 +258,8 @@ mod tests {
     fn every_element_is_closed() {
         let page = page(&report());
         for tag in [
-            "table", "tr", "td", "th", "details", "pre", "ul", "li", "svg", "div", "h2",
+            "table", "tr", "td", "th", "details", "pre", "ul", "li", "svg", "div", "h2", "dl",
+            "dt", "dd", "p", "code",
         ] {
             let opened = page.matches(&format!("<{tag}>")).count()
                 + page.matches(&format!("<{tag} ")).count();

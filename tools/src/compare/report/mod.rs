@@ -5,6 +5,7 @@ mod csv;
 mod html;
 mod tables;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -16,7 +17,7 @@ use super::plan::Metric;
 use super::runs::Run;
 use super::summary::Summary;
 use crate::machine::Machine;
-use crate::units::grouped;
+use crate::units::{bytes, grouped};
 use crate::utc;
 
 /// The files of a report.
@@ -30,10 +31,26 @@ pub(crate) struct Report {
     pub(crate) profile: String,
     pub(crate) machine: Machine,
     /// How it was measured, and what was not possible.
-    pub(crate) notes: Vec<String>,
+    pub(crate) notes: Vec<Note>,
     pub(crate) summaries: Vec<Summary>,
     pub(crate) goals: Vec<Judged>,
     pub(crate) runs: Vec<Run>,
+}
+
+/// A named remark.
+#[derive(Debug, Serialize)]
+pub(crate) struct Note {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+impl Note {
+    pub(crate) fn new(name: &str, text: impl Into<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            text: text.into(),
+        }
+    }
 }
 
 impl Report {
@@ -59,34 +76,51 @@ impl Report {
             text.push_str(&table.text());
         }
         text.push('\n');
-        for note in self.notes.iter().cloned().chain(self.about()) {
-            text.push_str(&note);
-            text.push('\n');
+        for (name, value) in self.about() {
+            let _ = writeln!(text, "{name:<9}  {value}");
         }
         text
     }
 
-    /// When and on what it was measured.
-    fn about(&self) -> Vec<String> {
+    /// When, how and on what it was measured.
+    fn about(&self) -> Vec<(&str, String)> {
         let machine = &self.machine;
+        let cached = if machine.cache.is_empty() {
+            String::new()
+        } else {
+            format!("last-level cache {}, ", cache(&machine.cache))
+        };
         let gib = machine.memory_bytes as f64 / f64::from(1 << 30);
-        vec![
-            format!(
-                "Machine: {}, {} CPUs, cache {}, {gib:.0} GiB, {}, {}",
-                machine.cpu, machine.cpus, machine.cache, machine.kernel, machine.system
-            ),
-            format!(
-                "Measured {} by proscenium {}: {}",
-                utc::readable(self.time_unix),
-                env!("CARGO_PKG_VERSION"),
-                self.command_line()
-            ),
-        ]
+        let described = format!(
+            "{}, {} CPUs, {cached}{gib:.0} GiB of memory, {}, {}, {}",
+            machine.cpu, machine.cpus, machine.architecture, machine.kernel, machine.system
+        );
+        let measured = format!(
+            "{} by proscenium {}",
+            utc::readable(self.time_unix),
+            env!("CARGO_PKG_VERSION")
+        );
+        let mut about = vec![("Measured", measured), ("Machine", described)];
+        let notes = self.notes.iter();
+        about.extend(notes.map(|note| (note.name.as_str(), note.text.clone())));
+        about.push(("Command", self.command_line()));
+        about
     }
 
     fn command_line(&self) -> String {
         self.command.join(" ")
     }
+}
+
+/// The kernel's `32768K` as `32 MiB`; anything else as it is.
+fn cache(text: &str) -> String {
+    let kib = text
+        .strip_suffix('K')
+        .and_then(|kib| kib.parse::<u64>().ok());
+    kib.map_or_else(
+        || text.to_owned(),
+        |kib| bytes(kib << 10).replace(".0 ", " "),
+    )
 }
 
 /// A value of a metric with its unit.
@@ -95,7 +129,7 @@ pub(crate) fn show(metric: Metric, value: f64) -> String {
         Metric::Throughput => format!("{} msg/s", rate(value)),
         Metric::CpuPerMessage => format!("{value:.0} ns/msg"),
         Metric::Latency | Metric::TailLatency => crate::units::micros(value),
-        Metric::ConnectTime => format!("{value:.2} s"),
+        Metric::ConnectTime => crate::units::micros(value * 1e6),
     }
 }
 
@@ -139,7 +173,7 @@ mod tests {
                 cpu: "Acme <9>".into(),
                 ..Machine::default()
             },
-            notes: vec!["CPU quota: none & nothing".into()],
+            notes: vec![Note::new("CPU quota", "none & nothing")],
             summaries,
             goals,
             runs,
@@ -155,7 +189,7 @@ mod tests {
             "1.500 M–1.650 M",
             "0.981",
             "failed: 2 <connections> lost",
-            "s2 throughput to raw",
+            "s2: throughput, × raw",
             "acceptable",
             "2001-09-09 01:46:40 UTC",
             "proscenium compare",
@@ -177,6 +211,15 @@ mod tests {
         assert_eq!(json["runs"].as_array().unwrap().len(), 5);
         assert_eq!(json["runs"][0]["record"]["throughput"], 1_500_000.0);
         assert_eq!(json["summaries"][0]["lines"][0]["stack"], "proscenium");
+    }
+
+    #[test]
+    fn the_kernels_cache_size_is_made_readable() {
+        assert_eq!(
+            (cache("32768K"), cache("512K")),
+            ("32 MiB".into(), "512 KiB".into())
+        );
+        assert_eq!(cache("?"), "?");
     }
 
     #[test]

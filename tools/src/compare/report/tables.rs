@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::super::goals::Judged;
 use super::super::goals::Verdict;
 use super::super::plan::Metric;
+use super::super::runs::ALL;
 use super::super::statistics::Spread;
 use super::super::summary::{Line, Summary};
 use super::{Report, rate, show};
@@ -30,7 +31,12 @@ pub(super) struct Table {
     pub(super) title: String,
     pub(super) header: Vec<String>,
     pub(super) rows: Vec<Row>,
+    /// What is to be said about it; may be empty.
+    pub(super) note: String,
 }
+
+/// The title of the table of goals.
+pub(super) const GOALS: &str = "Goals";
 
 impl Line {
     /// What stands where there is no number.
@@ -43,7 +49,7 @@ impl Line {
         }
         let reasons = self.failures.join("; ");
         let of = |runs| {
-            if runs == 1 {
+            if self.runs == 1 {
                 String::new()
             } else {
                 format!(" {runs}/{}", self.runs)
@@ -52,10 +58,18 @@ impl Line {
         match self.passed {
             0 if self.runs == 0 => "not run".to_owned(),
             0 => format!("failed: {reasons}"),
-            passed if passed == self.runs && self.rate_missed > 0 => {
-                format!("PASS{}, rate not held in {}", of(passed), self.rate_missed)
+            passed if passed == self.runs => {
+                let mut text = format!("PASS{}", of(passed));
+                for (count, what) in [
+                    (self.rate_missed, "rate not held"),
+                    (self.client_bound, "client-bound"),
+                ] {
+                    if count > 0 {
+                        let _ = write!(text, ", {what}{}", of(count));
+                    }
+                }
+                text
             }
-            passed if passed == self.runs => format!("PASS{}", of(passed)),
             passed => format!("FAIL {}/{}: {reasons}", self.runs - passed, self.runs),
         }
     }
@@ -109,6 +123,18 @@ fn range(metric: Metric, spread: Spread) -> String {
 
 /// The table of one shape.
 pub(super) fn of_shape(summary: &Summary) -> Table {
+    let title = format!("{} · {}", summary.id, summary.title);
+    if let Some(reason) = &summary.skipped {
+        return Table {
+            title,
+            header: ["stack", "result"].map(str::to_owned).into(),
+            rows: vec![Row {
+                cells: vec![ALL.to_owned(), format!("skipped: {reason}")],
+                tone: Tone::Dim,
+            }],
+            note: String::new(),
+        };
+    }
     let metric = summary.metric;
     let (about, more): (_, &[Column]) = match metric {
         Metric::Throughput => ("msg/s", &[CPU]),
@@ -122,7 +148,7 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
     header.extend(more.iter().map(|(name, _)| name));
     header.push("peak RSS");
     if loaded {
-        header.extend(["p50", "p95", "p99", "p99.9", "max", "client"]);
+        header.extend(["p50", "p95", "p99", "p99.9", "max", "client CPU"]);
     }
     header.push("result");
     let row = |line: &Line| {
@@ -143,7 +169,7 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
                 None => cells.extend([Line::NOTHING; 5].map(str::to_owned)),
             }
             cells.push(or_nothing(line.client_cpu_share, |share| {
-                client(share, line)
+                format!("{:.0} %", share.median * 100.0)
             }));
         }
         cells.push(line.result());
@@ -153,10 +179,12 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
         }
     };
     Table {
-        title: format!("{} · {}", summary.id, summary.title),
+        title,
         header: header.iter().map(ToString::to_string).collect(),
         rows: summary.lines.iter().map(row).collect(),
+        note: String::new(),
     }
+    .without_empty_columns()
 }
 
 /// A column besides the metric's: its header, and what stands in it.
@@ -175,16 +203,6 @@ const UNSENT: Column = ("not sent", |line| {
     or_nothing(line.rate_unsent, |spread| grouped(spread.max as u64))
 });
 
-/// The client's share of its CPU, marked where the client was the limit.
-fn client(share: Spread, line: &Line) -> String {
-    let mark = match line.client_bound {
-        0 => String::new(),
-        all if all == line.passed => " client-bound".to_owned(),
-        some => format!(" client-bound {some}/{}", line.passed),
-    };
-    format!("{:.0} %{mark}", share.median * 100.0)
-}
-
 /// All points of a sweep in one table: a row for each point, a column for each stack.
 fn of_sweep(summaries: &[Summary]) -> Option<Table> {
     let points: Vec<&Summary> = summaries.iter().filter(|one| one.shape.sweep).collect();
@@ -194,7 +212,8 @@ fn of_sweep(summaries: &[Summary]) -> Option<Table> {
         |percent| format!("server limited to {percent} % of a CPU"),
     );
     let mut header = vec!["connections × size × in flight".to_owned()];
-    header.extend(first.lines.iter().map(|line| line.stack.clone()));
+    let contenders = &first.shape.contenders;
+    header.extend(contenders.iter().map(ToString::to_string));
     header.push("result".to_owned());
     let row = |point: &&Summary| {
         let shape = &point.shape;
@@ -204,6 +223,14 @@ fn of_sweep(summaries: &[Summary]) -> Option<Table> {
             bytes(shape.size as u64).replace(".0 ", " "),
             grouped(shape.inflight.into())
         )];
+        if let Some(reason) = &point.skipped {
+            cells.extend(contenders.iter().map(|_| Line::NOTHING.to_owned()));
+            cells.push(format!("skipped: {reason}"));
+            return Row {
+                cells,
+                tone: Tone::Dim,
+            };
+        }
         let mut bad = Vec::new();
         for line in &point.lines {
             let value = or_nothing(line.metric, |spread| rate(spread.median));
@@ -229,18 +256,19 @@ fn of_sweep(summaries: &[Summary]) -> Option<Table> {
         title: format!("sweep · msg/s (× raw), {quota}"),
         header,
         rows: points.iter().map(row).collect(),
+        note: String::new(),
     })
 }
 
-/// The goals, if any was measured.
+/// The goals, if any was measured; those that were not are named below the table.
 fn of_goals(goals: &[Judged]) -> Option<Table> {
-    if goals
+    let (not_measured, measured): (Vec<&Judged>, Vec<&Judged>) = goals
         .iter()
-        .all(|goal| goal.verdict == Verdict::NotMeasured)
-    {
+        .partition(|goal| goal.verdict == Verdict::NotMeasured);
+    if measured.is_empty() {
         return None;
     }
-    let row = |goal: &Judged| Row {
+    let row = |goal: &&Judged| Row {
         cells: vec![
             goal.goal.to_owned(),
             goal.bound.clone(),
@@ -248,10 +276,7 @@ fn of_goals(goals: &[Judged]) -> Option<Table> {
             or_nothing(goal.measured, |spread| {
                 format!("{:.3}–{:.3}", spread.min, spread.max)
             }),
-            match goal.measured {
-                Some(_) => goal.shape.clone().unwrap_or_default(),
-                None => Line::NOTHING.to_owned(),
-            },
+            goal.shape.clone().unwrap_or_default(),
             goal.verdict.to_string(),
         ],
         tone: match goal.verdict {
@@ -261,14 +286,34 @@ fn of_goals(goals: &[Judged]) -> Option<Table> {
         },
     };
     let header = ["goal", "bound", "median", "range", "shape", "verdict"];
+    let names: Vec<&str> = not_measured.iter().map(|goal| goal.goal).collect();
     Some(Table {
-        title: "goals".to_owned(),
+        title: GOALS.to_owned(),
         header: header.map(str::to_owned).into(),
-        rows: goals.iter().map(row).collect(),
+        rows: measured.iter().map(row).collect(),
+        note: if names.is_empty() {
+            String::new()
+        } else {
+            format!("Not measured here: {}.", names.join("; "))
+        },
     })
 }
 
 impl Table {
+    /// Leaves out columns of numbers in which no row has one.
+    fn without_empty_columns(mut self) -> Self {
+        for column in (1..self.header.len() - 1).rev() {
+            let is_empty = |row: &Row| row.cells[column] == Line::NOTHING;
+            if self.rows.iter().all(is_empty) {
+                self.header.remove(column);
+                for row in &mut self.rows {
+                    row.cells.remove(column);
+                }
+            }
+        }
+        self
+    }
+
     /// The table in columns of equal width.
     pub(super) fn text(&self) -> String {
         let last = self.header.len() - 1;
@@ -296,6 +341,9 @@ impl Table {
             text.push_str(line.trim_end());
             text.push('\n');
         }
+        if !self.note.is_empty() {
+            let _ = writeln!(text, "  {}", self.note);
+        }
         text
     }
 }
@@ -314,6 +362,7 @@ mod tests {
                 cells: ["µµµ", "1,000", "PASS"].map(str::to_owned).into(),
                 tone: Tone::Plain,
             }],
+            note: String::new(),
         };
         assert_eq!(table.text(), "t\n  a        n  r\n  µµµ  1,000  PASS\n");
     }
@@ -328,6 +377,31 @@ mod tests {
         let shape = of_shape(&report().summaries[0]);
         let tones: Vec<Tone> = shape.rows.iter().map(|row| row.tone).collect();
         assert_eq!(tones, [Tone::Own, Tone::Bad, Tone::Plain]);
+    }
+
+    #[test]
+    fn columns_without_a_number_are_left_out() {
+        let mut report = report();
+        let header = |report: &Report| of_shape(&report.summaries[0]).header.join("|");
+        assert!(!header(&report).contains("× asio"), "asio failed");
+        report.summaries[0].lines[0].to_asio = Spread::of([2.0]);
+        assert!(header(&report).contains("× asio"));
+    }
+
+    #[test]
+    fn goals_that_were_not_measured_are_named_below_the_others() {
+        let table = of_goals(&report().goals).unwrap();
+        assert!(table.rows.iter().all(|row| row.tone != Tone::Dim));
+        assert!(
+            table.note.contains("10,000 idle connections"),
+            "{}",
+            table.note
+        );
+        assert!(
+            !table.note.contains("s2: throughput, × raw"),
+            "{}",
+            table.note
+        );
     }
 
     #[test]
@@ -357,7 +431,29 @@ mod tests {
         line.client_bound = 1;
         line.client_cpu_share = Spread::of([0.97]);
         let text = of_shape(&report.summaries[0]).text();
-        assert!(text.contains("97 % client-bound 1/2"), "{text}");
+        assert!(text.contains("97 %  PASS 2/2, client-bound 1/2"), "{text}");
+    }
+
+    #[test]
+    fn what_is_skipped_is_a_row_that_says_why() {
+        let mut report = report();
+        let mut shape = report.summaries[0].shape.clone();
+        shape.skip = Some("too much".to_owned());
+        let alone = of_shape(&Summary::of(&shape, &[])).text();
+        assert!(alone.contains("all    skipped: too much"), "{alone}");
+        shape.sweep = true;
+        report.summaries[0].shape.sweep = true;
+        report.summaries.insert(0, Summary::of(&shape, &[]));
+        let table = &all(&report)[0];
+        let last: Vec<&String> = table
+            .rows
+            .iter()
+            .filter_map(|row| row.cells.last())
+            .collect();
+        assert_eq!(table.rows.len(), 2);
+        assert_eq!(last[0], "skipped: too much");
+        assert_eq!(table.rows[0].cells.len(), table.rows[1].cells.len());
+        assert_eq!(table.header.len(), table.rows[1].cells.len());
     }
 
     #[test]
