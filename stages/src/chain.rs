@@ -133,6 +133,14 @@ impl Waits {
         }
     }
 
+    /// Whatever is left of a frame's requests when its use is over: they were leaked.
+    #[cold]
+    pub(crate) fn forget(&self, frames: &Frames, frame: u32) {
+        while frames.waits(frame) != NONE {
+            self.remove(frames, frame, frames.waits(frame));
+        }
+    }
+
     /// The requests of a frame that are still waited for, the youngest first, at most `max`.
     fn of(
         &self,

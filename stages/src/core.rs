@@ -155,6 +155,18 @@ impl Core {
         &*self.types[usize::from(stage_type)]
     }
 
+    /// The stages of the type that the tag of a connection names, if it names one of this shard.
+    #[inline]
+    pub(crate) fn stages_named(&self, tag: u64) -> Option<&dyn AnyStages> {
+        let key = StageKey::from_tag(tag);
+        if tag == 0 || key.shard() != self.shard {
+            return None;
+        }
+        self.types
+            .get(usize::from(key.stage_type()))
+            .map(|stages| &**stages)
+    }
+
     /// Notes that a stage has something to do.
     #[inline]
     pub(crate) fn ready(&self, stage_type: u8, slot: u32) {
@@ -296,6 +308,10 @@ impl Core {
                 Err(payload) => {
                     let (stage_type, slot) = round[at - 1];
                     self.stages(stage_type).panicked_in(self, slot, payload);
+                    budget.spend(CLOCK_POLLS); // a panic is dear
+                    if budget.is_spent() {
+                        break;
+                    }
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! [`Cx`]: a stage's own view of itself and its shard.
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -31,6 +32,8 @@ pub struct Cx<'a, S> {
     slot: u32,
     generation: u32,
     frame: u32,
+    /// It has made requests.
+    asked: Cell<bool>,
     /// The request that is being handled, with those that wait for it.
     call: Option<Arc<Call>>,
     stage: PhantomData<fn(S)>,
@@ -50,9 +53,16 @@ impl<'a, S> Cx<'a, S> {
             slot,
             generation,
             frame,
+            asked: Cell::new(false),
             call,
             stage: PhantomData,
         }
+    }
+
+    /// It has made requests.
+    #[inline]
+    pub(crate) fn has_asked(&self) -> bool {
+        self.asked.get()
     }
 }
 
@@ -109,6 +119,7 @@ impl<'a, S: Stage> Cx<'a, S> {
         message: impl FnOnce(Reply<R>) -> T::Msg,
     ) -> Request<'a, R> {
         let core = self.core();
+        self.asked.set(true);
         let (reply, asked) = Reply::pair();
         let message = message(reply);
         let (request, cell) = (core.next_request(), asked.erased());

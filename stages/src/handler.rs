@@ -63,12 +63,8 @@ impl Handler for StageShard {
         let tag = cx.tag(from);
         self.core.enter(cx, |core| {
             let key = StageKey::from_tag(tag);
-            let taken = tag != 0
-                && key.shard() == core.shard
-                && core
-                    .stages(key.stage_type())
-                    .packet(core, key, from, message);
-            if !taken {
+            let stages = core.stages_named(tag);
+            if !stages.is_some_and(|stages| stages.packet(core, key, from, message)) {
                 core.unbound(from, message);
             }
         });
@@ -94,8 +90,8 @@ impl Handler for StageShard {
         let tag = cx.tag(id);
         let key = StageKey::from_tag(tag);
         let later = self.core.enter(cx, |core| {
-            let here = tag != 0 && key.shard() == core.shard;
-            here && core.stages(key.stage_type()).read_closed(core, key, id)
+            let stages = core.stages_named(tag);
+            stages.is_some_and(|stages| stages.read_closed(core, key, id))
         });
         if !later {
             cx.close(id);
@@ -120,7 +116,8 @@ impl Handler for StageShard {
         let key = StageKey::from_tag(tag);
         self.core.enter(cx, |core| {
             let bound = if key.shard() == core.shard {
-                core.stages(key.stage_type()).bind(core, key, id)
+                let stages = core.stages_named(tag);
+                stages.is_some_and(|stages| stages.bind(core, key, id))
             } else {
                 // By way of the shard where it was born, or bound anew before it had left.
                 let moved = core.engine.with(|engine| engine.rehome(id, key.shard()));
@@ -169,8 +166,9 @@ impl Core {
     /// A connection that was bound to a stage, or was to be, has ended.
     pub(crate) fn disconnected(&self, key: StageKey, id: RouterId, reason: CloseReason) {
         let tell = move |core: &Self| {
-            let stages = core.stages(key.stage_type());
-            stages.disconnected(core, key, id, reason);
+            if let Some(stages) = core.stages_named(key.to_tag()) {
+                stages.disconnected(core, key, id, reason);
+            }
         };
         if key.shard() == self.shard {
             tell(self);

@@ -32,12 +32,16 @@ pub(crate) struct Head {
     pub(crate) first: Cell<u32>,
     pub(crate) last: Cell<u32>,
     pub(crate) len: Cell<u32>,
+    /// Of `len`: timers, ends of connections and the like, which need no room.
+    pub(crate) unlimited: Cell<u32>,
     /// The sequence number of the item whose handling began last.
     pub(crate) started: Cell<u32>,
     /// When it was active last, as `lifecycle::coarse` gives it.
     pub(crate) active: Cell<u32>,
     /// It is on the ready list.
     pub(crate) queued: Cell<bool>,
+    /// `on_create` has begun.
+    pub(crate) created: Cell<bool>,
     /// Whether it is about to end: what is in its backlog then is dropped.
     pub(crate) ending: Cell<Ending>,
     /// Somebody was told `Full` or was paused.
@@ -98,9 +102,11 @@ impl Head {
             first: Cell::new(NONE),
             last: Cell::new(NONE),
             len: Cell::new(0),
+            unlimited: Cell::new(0),
             started: Cell::new(0),
             active: Cell::new(0),
             queued: Cell::new(false),
+            created: Cell::new(false),
             ending: Cell::new(Ending::No),
             crowded: Cell::new(false),
             id: Cell::new(None),
@@ -113,10 +119,17 @@ impl Head {
     pub(crate) fn reset(&self) {
         debug_assert_eq!(self.len.get(), 0, "the backlog was emptied");
         self.link.set(NONE);
+        self.created.set(false);
         self.ending.set(Ending::No);
         self.crowded.set(false);
         self.id.set(None);
         self.extras.take();
+    }
+
+    /// Messages, requests and packets that wait.
+    #[inline]
+    pub(crate) fn waiting(&self) -> u32 {
+        self.len.get() - self.unlimited.get()
     }
 
     /// The sequence number of the item queued last.

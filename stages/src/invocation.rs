@@ -33,6 +33,13 @@ pub(crate) enum Item<S: Stage> {
     Stop,
 }
 
+impl<S: Stage> Item<S> {
+    /// It counts towards the backlog.
+    pub(crate) fn is_limited(&self) -> bool {
+        matches!(self, Self::Call(..) | Self::Packet(_))
+    }
+}
+
 /// The end of a detached task: enters the stage in its order.
 pub(crate) type Enter<S> = Box<dyn FnOnce(&mut S, &mut Cx<'_, S>)>;
 
@@ -139,14 +146,17 @@ impl<S: Stage> TypeShard<S> {
                 |stage, cx, message| S::on_message(stage, cx, message),
                 message,
             ),
-            Item::Create => self.begin(
-                core,
-                at,
-                Method::Create,
-                None,
-                |stage, cx, ()| S::on_create(stage, cx),
-                (),
-            ),
+            Item::Create => {
+                at.head().created.set(true);
+                self.begin(
+                    core,
+                    at,
+                    Method::Create,
+                    None,
+                    |stage, cx, ()| S::on_create(stage, cx),
+                    (),
+                )
+            }
             Item::Timer(timer) => self.start_timer(core, at, timer),
             Item::Disconnect(id, reason) => self.begin(
                 core,
@@ -288,6 +298,8 @@ impl<S: Stage> TypeShard<S> {
             };
             turn.done += 1;
             head.started.set(head.started.get().wrapping_add(1));
+            head.unlimited
+                .set(head.unlimited.get() - u32::from(!item.is_limited()));
             core.waited(queued);
             let polled = self.start(core, at, item);
             core.watch(self.number, Method::Message, at.slot, head.id.get());
@@ -297,7 +309,11 @@ impl<S: Stage> TypeShard<S> {
         }
     }
 
+    /// A stage that was destroyed before it was created just goes.
     fn begin_end(&self, core: &Core, at: At<'_, S>) {
+        if !at.head().created.get() {
+            return self.end(core, at);
+        }
         at.head().ending.set(Ending::Destroying);
         let ended = self.begin(
             core,
@@ -320,7 +336,7 @@ impl<S: Stage> TypeShard<S> {
         {
             self.make_ready(core, at);
         }
-        if head.crowded.get() && head.len.get() <= self.info.options.backlog / 2 {
+        if head.crowded.get() && head.waiting() <= self.info.options.backlog / 2 {
             self.uncrowd(core, at);
         }
     }
@@ -340,7 +356,8 @@ impl<S: Stage> TypeShard<S> {
             }
         });
         for waiter in waiting {
-            let _ = waiter.send(()); // who waited may have given up
+            // Who waited may have given up; its waker is anybody's code.
+            let _ = core.contained("a waker", || waiter.send(()));
         }
     }
 

@@ -124,7 +124,8 @@ impl<'a> Local<'a> {
     }
 
     /// Lets `encode` write a body of at most `max` bytes straight into the send buffer. `encode`
-    /// itself must not send: it would be told `Gone`.
+    /// must not use this `Local` or a `Cx`: the engine is busy with it, sends are told `Gone`, and
+    /// timers are not set.
     ///
     /// # Errors
     /// Those of [`send`](Self::send), judged by `max`; then `encode` is not called.
@@ -255,7 +256,12 @@ impl<'a> Local<'a> {
     /// [`PeerClosed`](proscenium_engine::CloseReason::PeerClosed) whatever the true one was: no
     /// stage waits for a connection that never comes.
     pub fn bind<S: Stage>(&self, id: RouterId, stage: StageRef<S>) {
-        self.core().bind(id, stage.key);
+        let core = self.core();
+        if stage.system == core.system_number {
+            core.bind(id, stage.key);
+        } else {
+            self.close(id); // as if the stage were gone
+        }
     }
 
     /// Takes a connection of this shard from its stage; its further messages go to
@@ -518,7 +524,8 @@ impl Core {
         });
         let tag = tag.unwrap_or(0);
         let key = StageKey::from_tag(tag);
-        tag != 0 && key.shard() == self.shard && self.stages(key.stage_type()).unbind(key, id)
+        let stages = self.stages_named(tag);
+        stages.is_some_and(|stages| stages.unbind(key, id))
     }
 }
 

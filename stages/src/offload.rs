@@ -141,7 +141,7 @@ impl Pool {
     fn push(&self, job: Job) -> bool {
         let shared = &self.shared;
         let mut work = shared.work.lock();
-        if work.jobs.len() + work.running >= shared.threads_max + shared.waiting_max {
+        if work.jobs.len() + work.running >= shared.threads_max.saturating_add(shared.waiting_max) {
             return false;
         }
         work.jobs.push_back(job);

@@ -80,13 +80,16 @@ impl<T> ReplyCell<T> {
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<T, RequestError>> {
+        let before; // dropped without the lock: it may be anybody's
         let mut state = self.state.lock();
         match &mut *state {
             State::Waiting(waker) => {
-                match waker {
-                    Some(waker) if waker.will_wake(cx.waker()) => {}
-                    waker => *waker = Some(cx.waker().clone()),
-                }
+                before = match waker {
+                    Some(waker) if waker.will_wake(cx.waker()) => None,
+                    waker => waker.replace(cx.waker().clone()),
+                };
+                drop(state);
+                drop(before);
                 Poll::Pending
             }
             State::Answered(_) => match std::mem::replace(&mut *state, State::Over) {

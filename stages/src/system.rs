@@ -28,7 +28,11 @@ use crate::type_shard::TypeShard;
 use crate::watch::{Watched, Watching};
 
 /// What travels to the stages of a shard from elsewhere. Made by this crate only.
-pub struct StagePost(Box<dyn Envelope>);
+pub struct StagePost {
+    /// Whose shards may open it; given when it is posted.
+    system: u32,
+    envelope: Box<dyn Envelope>,
+}
 
 impl fmt::Debug for StagePost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,15 +46,24 @@ pub(crate) trait Envelope: Any + Send {
 
 impl StagePost {
     pub(crate) fn new(envelope: impl Envelope) -> Self {
-        Self(Box::new(envelope))
+        Self {
+            system: 0, // none has that number
+            envelope: Box::new(envelope),
+        }
     }
 
     pub(crate) fn run(call: impl FnOnce(&Core) + Send + 'static) -> Self {
         Self::new(RunOn(call))
     }
 
+    /// Does nothing but count if it was posted by another system: an envelope knows the types of
+    /// its own system only.
     pub(crate) fn open(self, core: &Core) {
-        self.0.open(core);
+        if self.system == core.system_number {
+            self.envelope.open(core);
+        } else {
+            core.counters.gone.add(1);
+        }
     }
 }
 
@@ -102,7 +115,7 @@ fn refused_tell<E: Envelope, M>(
     message: impl FnOnce(E) -> Option<M>,
 ) -> TellError<M> {
     let full = matches!(error, PostError::Full(_));
-    let any: Box<dyn Any> = error.into_inner().0;
+    let any: Box<dyn Any> = error.into_inner().envelope;
     let envelope = any.downcast::<E>().ok();
     let message = envelope.and_then(|envelope| message(*envelope));
     let message = message.expect("what comes back is what was posted");
@@ -154,7 +167,7 @@ impl System {
     }
 
     pub(crate) fn shards(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.count.load(Ordering::Acquire)
     }
 
     pub(crate) fn type_number<S: Stage>(&self) -> Result<u8, CreateError> {
@@ -193,8 +206,9 @@ impl System {
 
     /// The engine runs: its shards can be reached.
     pub(crate) fn engine_runs(&self, handle: Handle<StagePost>, shards: usize) {
-        self.count.store(shards, Ordering::Relaxed);
-        let _ = self.handle.set(handle);
+        if self.handle.set(handle).is_ok() {
+            self.count.store(shards, Ordering::Release);
+        }
     }
 
     /// A wake from a thread that is not inside the shard.
@@ -233,7 +247,12 @@ impl System {
         posted.map_err(|error| refused_tell(error, |tell: TellId<S>| Some(tell.message)))
     }
 
-    pub(crate) fn post(&self, shard: usize, post: StagePost) -> Result<(), PostError<StagePost>> {
+    pub(crate) fn post(
+        &self,
+        shard: usize,
+        mut post: StagePost,
+    ) -> Result<(), PostError<StagePost>> {
+        post.system = self.number;
         match self.handle.get() {
             Some(handle) => handle.post(shard, post),
             None => Err(PostError::Stopped(post)),
@@ -500,10 +519,16 @@ impl Stages {
     /// [`TellError`], with the message. `Gone` if the type was not registered, or the engine does
     /// not run; that the stage cannot be made is found out on its shard, and counted.
     pub fn tell_id<S: Stage>(&self, id: u64, message: S::Msg) -> Result<(), TellError<S::Msg>> {
-        match self.system.place::<S>(id) {
+        let told = with_current(|core| match core {
+            Some(core) if core.system_number == self.system.number => {
+                Ok(Local::new(core.ptr()).tell_id::<S>(id, message))
+            }
+            _ => Err(message),
+        });
+        told.unwrap_or_else(|message| match self.system.place::<S>(id) {
             Ok((number, shard)) => self.system.tell_id::<S>(number, shard, id, message),
             Err(_) => Err(TellError::Gone(message)),
-        }
+        })
     }
 
     /// The stage of that type and id, if there is one.

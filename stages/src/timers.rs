@@ -193,14 +193,15 @@ impl Timers {
 
     /// The future that waits was polled by another task.
     pub(crate) fn wake_instead(&self, key: TimerKey, by: &Waker) {
-        let mut entries = self.entries.borrow_mut();
-        if let Some(entry) = entries.get_mut(key as u32 as usize)
+        let mut before = None; // dropped without the borrow: it may be anybody's
+        if let Some(entry) = self.entries.borrow_mut().get_mut(key as u32 as usize)
             && u64::from(entry.version) == key >> 32
             && let Due::Wake(waker) = &mut entry.due
             && !waker.will_wake(by)
         {
-            waker.clone_from(by);
+            before = Some(std::mem::replace(waker, by.clone()));
         }
+        drop(before);
     }
 
     pub(crate) fn clear(&self) {

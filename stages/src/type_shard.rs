@@ -157,7 +157,7 @@ impl<S: Stage> TypeShard<S> {
             core.counters.gone.add(1);
             return Err(false);
         };
-        if at.head().len.get() >= self.backlog {
+        if at.head().waiting() >= self.backlog {
             at.head().crowded.set(true);
             core.counters.full.add(1);
             return Err(true);
@@ -167,7 +167,10 @@ impl<S: Stage> TypeShard<S> {
 
     /// Appends anything but a message to the backlog, whether it is full or not.
     pub(crate) fn queue(&self, core: &Core, at: At<'_, S>, item: Item<S>) {
-        self.backlogs.push_other(at.head(), item, core.stamp());
+        let head = at.head();
+        head.unlimited
+            .set(head.unlimited.get() + u32::from(!item.is_limited()));
+        self.backlogs.push_other(head, item, core.stamp());
         self.make_ready(core, at);
     }
 
@@ -178,7 +181,7 @@ impl<S: Stage> TypeShard<S> {
         let Some(at) = found.filter(|at| at.head().ending.get() == Ending::No) else {
             return;
         };
-        if at.head().len.get() < self.backlog {
+        if at.head().waiting() < self.backlog {
             let _ = waiter.send(()); // who waited may have given up
             return;
         }
@@ -271,14 +274,17 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         let packet = (from, message.lease());
         let packet = self.packets.borrow_mut().insert(packet) as u32;
         self.queue(core, at, Item::Packet(packet));
-        if head.len.get() >= self.backlog {
+        if head.waiting() >= self.backlog {
             self.pause(core, at, from);
         }
         true
     }
 
     fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool {
-        let Some(at) = self.find(key) else {
+        // Ends of connections need no room: who leaves as many behind as messages may wait gets no
+        // more connections until it has looked at them.
+        let found = self.find(key);
+        let Some(at) = found.filter(|at| at.head().unlimited.get() < self.backlog) else {
             return false;
         };
         let bound = core.engine.with(|engine| engine.set_tag(id, key.to_tag()));

@@ -367,6 +367,10 @@ impl<'a, S> At<'a, S> {
     unsafe fn give_back(self, core: &Core, pool: &FramePool<S>, frame: FramePtr<S>) {
         self.cell.frame.set(None);
         self.cell.phase.set(Phase::Idle);
+        // SAFETY: the `Cx` exists, and the future that referred to it does not.
+        if unsafe { &*frame.cx() }.has_asked() {
+            core.waits.forget(&core.frames, frame.index());
+        }
         // SAFETY: by the contract; the `Cx` has existed since `begin`, its drop runs no user code.
         unsafe {
             frame.cx().drop_in_place();

@@ -43,9 +43,15 @@ impl CoreBox {
 impl Drop for CoreBox {
     fn drop(&mut self) {
         let ptr = self.ptr();
-        let before = set_current(Some(ptr));
+        struct Restore(Option<CorePtr>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                set_current(self.0);
+            }
+        }
+        let restore = Restore(set_current(Some(ptr)));
         self.get().end_stages();
-        set_current(before);
+        drop(restore);
         // SAFETY: leaked by `new`; rule 6: no frame, so no `Cx`, is left.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
@@ -144,6 +150,7 @@ pub(crate) fn downcast_stages<S: Stage>(stages: &dyn AnyStages) -> &TypeShard<S>
         "the type number is S's"
     );
     // SAFETY: `StageRef`s are made by their system only, with the number under which it registered
-    // `S`; the shard keeps its types in the same order.
+    // `S`; the shard keeps its types in the same order. Callers compare the systems' numbers, and
+    // `StagePost::open` opens what its own system posted only.
     unsafe { &*std::ptr::from_ref(stages).cast::<TypeShard<S>>() }
 }
