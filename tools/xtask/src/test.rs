@@ -207,6 +207,7 @@ fn address_sanitizer(steps: &mut Steps) {
         "--target",
         &host,
         "--all-features",
+        "--no-fail-fast",
         "--lib",
         "--tests",
     ];
