@@ -87,34 +87,37 @@ impl<M, O> Backlogs<M, O> {
         self.free.set(first as u32);
     }
 
-    /// Takes the first item of the backlog of `head` and hands it to whom it concerns, with when
-    /// it was queued. Two ways out rather than one value that is either: that would be copied
-    /// through memory. The callers' code may do anything with the backlogs.
+    /// Takes the first item of the backlog of `head`, if it is a message.
     #[inline(always)]
-    pub(crate) fn pop<R>(
-        &self,
-        head: &Head,
-        message: impl FnOnce(M, Stamp) -> R,
-        other: impl FnOnce(O, Stamp) -> R,
-    ) -> Option<R> {
+    pub(crate) fn pop_message(&self, head: &Head) -> Option<(M, Stamp)> {
         if head.len.get() == 0 {
             return None;
         }
         let mut nodes = self.nodes.borrow_mut();
         let index = head.first.get();
         let node = nodes.get_mut(index as usize)?;
+        let message = node.message.take()?;
         let queued = node.queued;
         head.first.set(node.next);
         node.next = self.free.replace(index);
-        if let Some(taken) = node.message.take() {
-            self.unlink(head, &mut nodes);
-            drop(nodes);
-            return Some(message(taken, queued));
-        }
-        let taken = node.other.take();
         self.unlink(head, &mut nodes);
-        drop(nodes);
-        taken.map(|taken| other(taken, queued))
+        Some((message, queued))
+    }
+
+    /// Takes the first item of the backlog of `head`, if it is anything else.
+    pub(crate) fn pop_other(&self, head: &Head) -> Option<(O, Stamp)> {
+        if head.len.get() == 0 {
+            return None;
+        }
+        let mut nodes = self.nodes.borrow_mut();
+        let index = head.first.get();
+        let node = nodes.get_mut(index as usize)?;
+        let other = node.other.take()?;
+        let queued = node.queued;
+        head.first.set(node.next);
+        node.next = self.free.replace(index);
+        self.unlink(head, &mut nodes);
+        Some((other, queued))
     }
 
     #[inline(always)]
@@ -158,8 +161,13 @@ mod tests {
             }
         }
         let all = |head: &Head| {
-            let pop = || backlogs.pop(head, |n: u32, _| n.to_string(), |o: &str, _| o.to_owned());
-            std::iter::from_fn(pop).collect::<Vec<_>>()
+            let pop = || match backlogs.pop_message(head) {
+                Some((n, _)) => Some(n.to_string()),
+                None => backlogs
+                    .pop_other(head)
+                    .map(|(o, _): (&str, _)| o.to_owned()),
+            };
+            std::iter::from_fn(pop).collect::<Vec<String>>()
         };
         assert_eq!(all(&a), ["0", "3", "six", "9"]);
         backlogs.push(&a, 10, Stamp::default());

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
 
-use proscenium_engine::{Body, CloseReason, RouterId};
+use proscenium_engine::{Body, CloseReason, RouterId, Time};
 
 use crate::chain::Call;
 use crate::core::{CLOCK_POLLS, Core, SLICE_TIME};
@@ -35,6 +35,44 @@ pub(crate) enum Item<S: Stage> {
 
 /// The end of a detached task: enters the stage in its order.
 pub(crate) type Enter<S> = Box<dyn FnOnce(&mut S, &mut Cx<'_, S>)>;
+
+/// The turn of one stage: at most all that waited for it when it began, and not for long.
+pub(crate) struct Turn {
+    quota: u32,
+    pub(crate) done: u32,
+    began: Option<Time>,
+}
+
+impl Turn {
+    #[inline]
+    pub(crate) fn new(quota: u32) -> Self {
+        Self {
+            quota,
+            done: 0,
+            began: None,
+        }
+    }
+
+    /// Looks at the clock every `CLOCK_POLLS` messages.
+    #[inline]
+    fn is_over(&mut self, core: &Core) -> bool {
+        if self.done >= self.quota {
+            return true;
+        }
+        let look = self.done.is_multiple_of(CLOCK_POLLS) && self.done > 0;
+        look && self.is_late(core)
+    }
+
+    #[cold]
+    fn is_late(&mut self, core: &Core) -> bool {
+        let now = core.clock();
+        let began = *self.began.get_or_insert(now);
+        if now.since(began) >= SLICE_TIME {
+            self.quota = self.done;
+        }
+        self.done >= self.quota
+    }
+}
 
 impl<S: Stage> TypeShard<S> {
     #[inline]
@@ -132,16 +170,29 @@ impl<S: Stage> TypeShard<S> {
         }
     }
 
+    /// Runs messages, until the stage is busy, something else is next, or the turn is over.
     #[inline(always)]
-    fn start_message(&self, core: &Core, at: At<'_, S>, message: S::Msg) -> Poll<()> {
-        self.begin(
-            core,
-            at,
-            Method::Message,
-            None,
-            |stage, cx, message| S::on_message(stage, cx, message),
-            message,
-        )
+    fn run_messages(&self, core: &Core, at: At<'_, S>, turn: &mut Turn) {
+        let head = at.head();
+        let next = || {
+            if head.ending.get() == Ending::Wanted || turn.is_over(core) {
+                return None;
+            }
+            let (message, queued) = self.backlogs.pop_message(head)?;
+            turn.done += 1;
+            head.started.set(head.started.get().wrapping_add(1));
+            core.waited(queued);
+            Some(message)
+        };
+        let of = (self.number, at.slot, head.generation.get());
+        let owner = Owner::Stage {
+            stage_type: self.number,
+            slot: at.slot,
+        };
+        let ptr = core.ptr();
+        let context = move |frame| Cx::new(ptr, of, frame, None);
+        let handler = |stage, cx, message| S::on_message(stage, cx, message);
+        let _ = at.begin_each(core, &self.pool, owner, context, next, handler);
     }
 
     /// Nothing happens if the timer was cancelled, or set before a restart.
@@ -217,55 +268,46 @@ impl<S: Stage> TypeShard<S> {
         )
     }
 
-    /// Runs items until the stage is busy, at rest, gone, or has used its quota.
-    pub(crate) fn run_items(&self, core: &Core, at: At<'_, S>, mut quota: u32, done: &mut u32) {
-        let (head, mut began) = (at.head(), None);
-        while at.phase() == Phase::Idle {
+    /// Runs items until the stage is busy, at rest, gone, or its turn is over.
+    pub(crate) fn run_items(&self, core: &Core, at: At<'_, S>, turn: &mut Turn) {
+        let head = at.head();
+        loop {
+            self.run_messages(core, at, turn);
+            if at.phase() != Phase::Idle {
+                return;
+            }
             if head.ending.get() == Ending::Wanted {
-                head.ending.set(Ending::Destroying);
-                let ended = self.begin(
-                    core,
-                    at,
-                    Method::Destroy,
-                    None,
-                    |stage, cx, ()| S::on_destroy(stage, cx),
-                    (),
-                );
-                if ended.is_ready() {
-                    self.end(core, at);
-                }
+                return self.begin_end(core, at);
+            }
+            if turn.is_over(core) {
                 return;
             }
-            if *done >= quota {
+            let Some((item, queued)) = self.backlogs.pop_other(head) else {
+                return;
+            };
+            turn.done += 1;
+            head.started.set(head.started.get().wrapping_add(1));
+            core.waited(queued);
+            let polled = self.start(core, at, item);
+            core.watch(self.number, Method::Message, at.slot, head.id.get());
+            if polled.is_pending() {
                 return;
             }
-            *done += 1;
-            if done.is_multiple_of(CLOCK_POLLS) {
-                let now = core.clock();
-                let began = *began.get_or_insert(now);
-                if now.since(began) >= SLICE_TIME {
-                    quota = *done; // this one is its last
-                }
-            }
-            let started = head.started.get().wrapping_add(1);
-            let ran = self.backlogs.pop(
-                head,
-                |message, queued| {
-                    head.started.set(started);
-                    core.waited(queued);
-                    let _ = self.start_message(core, at, message);
-                },
-                |item, queued| {
-                    head.started.set(started);
-                    core.waited(queued);
-                    let _ = self.start(core, at, item);
-                    core.watch(self.number, Method::Message, at.slot, head.id.get());
-                },
-            );
-            if ran.is_none() {
-                *done -= 1;
-                return;
-            }
+        }
+    }
+
+    fn begin_end(&self, core: &Core, at: At<'_, S>) {
+        at.head().ending.set(Ending::Destroying);
+        let ended = self.begin(
+            core,
+            at,
+            Method::Destroy,
+            None,
+            |stage, cx, ()| S::on_destroy(stage, cx),
+            (),
+        );
+        if ended.is_ready() {
+            self.end(core, at);
         }
     }
 

@@ -69,11 +69,10 @@ impl<S: Stage> TypeShard<S> {
         }
         self.let_go(core, at);
         let (mut messages, mut others) = (Vec::new(), Vec::new());
-        while let Some(()) = self.backlogs.pop(
-            head,
-            |message, _| messages.push(message),
-            |item, _| others.push(item),
-        ) {}
+        while head.len.get() > 0 {
+            messages.extend(self.backlogs.pop_message(head).map(|(message, _)| message));
+            others.extend(self.backlogs.pop_other(head).map(|(item, _)| item));
+        }
         // From here on nobody finds it: what is dropped may tell it something, in vain.
         core.contained("the drop of a stage's state", || self.arena.remove(at));
         core.counters.dropped.add(messages.len() as u64);

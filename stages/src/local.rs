@@ -450,7 +450,7 @@ impl Core {
         }
     }
 
-    fn on_shard_of<S: Stage>(
+    pub(crate) fn on_shard_of<S: Stage>(
         &self,
         stage: StageRef<S>,
         call: impl FnOnce(&Core, StageKey) + Send + 'static,

@@ -20,7 +20,7 @@ use crate::options::{StageType, TypeInfo};
 use crate::registry;
 use crate::request::Reply;
 use crate::samples::SharedSamples;
-use crate::slot::{WakeKey, downcast_stages};
+use crate::slot::{WakeKey, downcast_stages, with_current};
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
 use crate::stats::{SharedCounters, StageStats};
@@ -553,28 +553,53 @@ impl Stages {
     }
 
     /// Has a stage end after what is in its backlog now.
-    pub fn stop<S: Stage>(&self, stage: StageRef<S>) {
+    ///
+    /// # Errors
+    /// `Full` if the mailbox of its shard is full, `Gone` if that shard has stopped. That the
+    /// stage itself is gone is no error: it is what was wanted.
+    pub fn stop<S: Stage>(&self, stage: StageRef<S>) -> Result<(), TellError<()>> {
         self.on_shard_of(stage, |core, key| {
             core.stages(key.stage_type()).stop(core, key);
-        });
+        })
     }
 
     /// Has a stage end at once: what it awaits is cancelled, its backlog dropped.
-    pub fn destroy<S: Stage>(&self, stage: StageRef<S>) {
-        self.on_shard_of(stage, Core::doom);
+    ///
+    /// # Errors
+    /// `Full` if the mailbox of its shard is full, `Gone` if that shard has stopped. That the
+    /// stage itself is gone is no error: it is what was wanted.
+    pub fn destroy<S: Stage>(&self, stage: StageRef<S>) -> Result<(), TellError<()>> {
+        self.on_shard_of(stage, Core::doom)
     }
 
     fn on_shard_of<S: Stage>(
         &self,
         stage: StageRef<S>,
         call: impl FnOnce(&Core, StageKey) + Send + 'static,
-    ) {
-        if stage.system == self.system.number {
-            let key = stage.key;
-            let _ = self
-                .system
-                .post(key.shard(), StagePost::run(move |core| call(core, key)));
+    ) -> Result<(), TellError<()>> {
+        let system = self.system.number;
+        if stage.system != system {
+            return Err(TellError::Gone(()));
         }
+        // From inside of a handler nothing is refused.
+        let call = with_current(|core| match core {
+            Some(core) if core.system_number == system => {
+                core.on_shard_of(stage, call);
+                None
+            }
+            _ => Some(call),
+        });
+        let Some(call) = call else {
+            return Ok(());
+        };
+        let key = stage.key;
+        let post = StagePost::run(move |core| call(core, key));
+        self.system
+            .post(key.shard(), post)
+            .map_err(|error| match error {
+                PostError::Full(_) => TellError::Full(()),
+                _ => TellError::Gone(()),
+            })
     }
 
     /// What happened so far, of each shard as of its last run.

@@ -13,7 +13,7 @@ use crate::core::Core;
 use crate::detach::TaskId;
 use crate::error::{CreateError, RequestError, TellError};
 use crate::head::Ending;
-use crate::invocation::{Item, admit_all};
+use crate::invocation::{Item, Turn, admit_all};
 use crate::options::TypeInfo;
 use crate::request::Reply;
 use crate::slot::{Arena, At, FramePool, Phase};
@@ -212,12 +212,11 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         at.head().active.set(core.now_coarse());
         core.watch(self.number, Method::Message, slot, at.head().id.get());
         // What comes meanwhile, perhaps from itself, waits for its next turn.
-        let quota = quota.min(at.head().len.get());
-        let mut done = 0;
-        self.run_items(core, at, quota, &mut done);
+        let mut turn = Turn::new(quota.min(at.head().len.get()));
+        self.run_items(core, at, &mut turn);
         self.settle(core, at);
-        core.counters.messages.add(u64::from(done));
-        done
+        core.counters.messages.add(u64::from(turn.done));
+        turn.done
     }
 
     fn panicked_in(&self, core: &Core, slot: u32, payload: Box<dyn Any + Send>) {

@@ -172,7 +172,7 @@ fn the_end_of_a_stage_is_the_end_of_its_connections() {
             read_numbers(stream, 0..3);
         }
         if end {
-            office.stages.stop(office.desks[0]);
+            let _ = office.stages.stop(office.desks[0]);
         } else {
             office.desks[0].tell(Order::Panic).unwrap();
         }

@@ -217,7 +217,7 @@ fn what_cannot_be_made_says_why() {
         .collect();
     assert!(rooms[0].is_ok() && rooms[1].is_ok());
     assert_eq!(rooms[2], Err(CreateError::TooMany(2)));
-    stages.stop(*rooms[0].as_ref().unwrap());
+    let _ = stages.stop(*rooms[0].as_ref().unwrap());
     eventually("there is room again", || {
         stages.spawn_on(0, move || room(3)).wait(PATIENCE).ok()
     });

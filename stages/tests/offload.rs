@@ -198,7 +198,7 @@ fn what_a_stage_that_is_gone_had_offloaded_is_done_and_dropped() {
             .tell((Arc::clone(&barrier), Arc::clone(&drops)))
             .unwrap();
         barrier.wait();
-        stages.destroy(stage);
+        let _ = stages.destroy(stage);
         while stages.total().ended < round {
             std::thread::yield_now();
         }

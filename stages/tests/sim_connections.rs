@@ -304,8 +304,8 @@ fn when_a_stage_ends_its_connections_are_closed() {
         office.run(SECOND);
         let desk = office.desks[0];
         match way {
-            0 => office.house.stages.stop(desk),
-            1 => office.house.stages.destroy(desk),
+            0 => drop(office.house.stages.stop(desk)),
+            1 => drop(office.house.stages.destroy(desk)),
             _ => {
                 // Panics are restarts here: the connection stays.
                 office.order(0, Order::Panic);
@@ -313,7 +313,7 @@ fn when_a_stage_ends_its_connections_are_closed() {
                 office.run(5 * SECOND);
                 assert_eq!(office.book.packets(id).len(), 2);
                 assert_eq!(office.house.stages.total().restarts, 1);
-                office.house.stages.destroy(desk);
+                let _ = office.house.stages.destroy(desk);
             }
         }
         office.run(SECOND);
@@ -330,7 +330,7 @@ fn when_a_stage_ends_its_connections_are_closed() {
 fn a_connection_for_a_stage_that_is_gone_is_closed() {
     for shard in 0..2 {
         let mut office = Office::new(&calm(), 2, 1, 64);
-        office.house.stages.destroy(office.desks[0]);
+        let _ = office.house.stages.destroy(office.desks[0]);
         office.run(SECOND);
         let (peer, id) = office.connected_on(shard);
         assert!(peer.is_read_closed());

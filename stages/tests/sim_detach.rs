@@ -103,7 +103,7 @@ fn they_end_with_their_stage() {
     .unwrap();
     sim.run(100 * MS);
     assert_eq!(drops.load(Ordering::Relaxed), 1);
-    sim.stages.destroy(node);
+    let _ = sim.stages.destroy(node);
     sim.run(SECOND);
     assert_eq!(sim.log.take(), ["1: destroy", "1: drop"]);
     assert_eq!(drops.load(Ordering::Relaxed), 4);
@@ -139,7 +139,7 @@ fn a_panic_of_the_future_costs_the_future() {
     detach(other, "x");
     detach(other, "y");
     sim.run(MS / 100);
-    sim.stages.destroy(node);
+    let _ = sim.stages.destroy(node);
     sim.run(SECOND);
     assert_eq!(sim.log.count("x is back") + sim.log.count("y is back"), 2);
 }
@@ -228,7 +228,7 @@ fn an_offload_that_panics_says_so_and_one_of_a_stage_that_ended_is_dropped() {
     }))
     .unwrap();
     sim.run(MS / 100);
-    sim.stages.destroy(node);
+    let _ = sim.stages.destroy(node);
     sim.run(SECOND);
     assert_eq!(drops.load(Ordering::Relaxed), 1);
     assert_eq!(sim.stages.total().panics, 0);
@@ -272,7 +272,7 @@ fn what_is_given_the_shard_may_sleep_ask_and_wait_for_room() {
     }))
     .unwrap();
     sim.run(MS);
-    sim.stages.destroy(node);
+    let _ = sim.stages.destroy(node);
     sim.run(MS);
     let timers: Vec<_> = sim
         .engine

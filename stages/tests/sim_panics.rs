@@ -187,7 +187,7 @@ fn a_panic_at_the_end_costs_nothing_else() {
         }
         fuse.tell(FuseMsg::Nothing).unwrap();
         sim.run(MS);
-        sim.stages.destroy(fuse);
+        let _ = sim.stages.destroy(fuse);
         sim.run(MS);
         assert_eq!(sim.log.take(), ["on_destroy", "drop"], "{at}");
         let total = sim.stages.total();

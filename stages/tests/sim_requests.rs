@@ -169,7 +169,7 @@ fn a_request_that_nobody_answers_ends_at_its_deadline() {
             notes(&of)
         );
         // Answering too late does no harm, and nothing is left of it.
-        house.stages.destroy(actors[to]);
+        let _ = house.stages.destroy(actors[to]);
         house.world.run_for(SECOND);
         tell(actors[0], Msg::Ask(actors[to], None));
         house.world.run_for(SECOND);
@@ -187,7 +187,7 @@ fn a_request_in_the_backlog_of_a_stage_that_ends_is_answered() {
     }
     house.world.run_for(SECOND);
     assert_eq!(notes(&of), Vec::<String>::new());
-    house.stages.destroy(actors[1]);
+    let _ = house.stages.destroy(actors[1]);
     house.world.run_for(SECOND);
     let notes = notes(&of);
     let refused = notes.iter().filter(|note| note.contains("Err(NoReply)"));

@@ -88,7 +88,7 @@ fn a_stage_that_is_gone_or_ends_has_no_room() {
             }))
             .unwrap();
         sim.run(5 * MS);
-        sim.stages.destroy(target);
+        let _ = sim.stages.destroy(target);
         sim.run(5 * MS);
         assert_eq!(sim.log.count("false false"), 1);
     }

@@ -266,7 +266,7 @@ fn a_stage_that_ends_leaves_no_timer() {
         cx.start_tick(SECOND);
         Box::pin(async {})
     });
-    sim.stages.destroy(node);
+    let _ = sim.stages.destroy(node);
     sim.run(MS);
     let stats = sim.engine.handle().stats();
     assert_eq!(stats.total().timers, 0);

@@ -136,7 +136,7 @@ fn wakes_of_what_is_over_or_gone_wake_nobody_wrongly() {
     });
     first.tell(Msg::Wait(1)).unwrap();
     let wakers = bed.until_waiting(1);
-    stages.destroy(first);
+    let _ = stages.destroy(first);
     let answer = first.ask(Msg::Ping).wait(PATIENCE);
     assert!(
         matches!(answer, Err(RequestError::Gone | RequestError::NoReply)),
@@ -152,7 +152,7 @@ fn wakes_of_what_is_over_or_gone_wake_nobody_wrongly() {
     let third = stages.get_or_create::<Sleeper>(2).wait(PATIENCE).unwrap();
     assert_eq!(third.ask(Msg::Ping).wait(PATIENCE), Ok(0));
     assert!(bed.polls() < 1000, "it still waits");
-    stages.destroy(second);
+    let _ = stages.destroy(second);
     assert!(engine.shutdown(PATIENCE).is_clean());
 }
 
@@ -194,7 +194,7 @@ fn wakes_after_the_engine_are_harmless_and_so_are_messages() {
     let third = stages.get_or_create::<Sleeper>(2).wait(PATIENCE).unwrap();
     assert_eq!(third.ask(Msg::Ping).wait(PATIENCE), Ok(0));
     assert!(bed.polls() < 1000);
-    stages.destroy(other);
+    let _ = stages.destroy(other);
     assert!(engine.shutdown(PATIENCE).is_clean());
 }
 
@@ -208,7 +208,7 @@ fn an_answer_for_an_asker_that_is_gone_comes_back() {
         asker.tell(Msg::Ask(asked, Arc::clone(&owed))).unwrap();
         let reply = eventually("the request arrives", || owed.lock().unwrap().pop());
         assert!(reply.is_wanted());
-        stages.destroy(asker);
+        let _ = stages.destroy(asker);
         eventually("it has given up", || (!reply.is_wanted()).then_some(()));
         assert_eq!(reply.send(5), Err(5));
         // Nobody answers: the token outlives engine and stages.
@@ -234,7 +234,7 @@ fn a_token_that_is_dropped_anywhere_is_an_answer() {
     // In the backlog of a stage that ends.
     asked.tell(Msg::Wait(5)).unwrap();
     let answer = asked.ask(Msg::Ping);
-    stages.destroy(asked);
+    let _ = stages.destroy(asked);
     assert_eq!(answer.wait(PATIENCE), Err(RequestError::NoReply));
     assert!(engine.shutdown(PATIENCE).is_clean());
 }

@@ -270,6 +270,64 @@ impl<'a, S> At<'a, S> {
         }
     }
 
+    /// Runs invocations of an idle stage one after the other, in one frame and with one `Cx`, as
+    /// long as `next` has an argument and each is ready at its first poll. Pending: the last one
+    /// is not. A panic of user code passes through; [`clear`](Self::clear) is due then.
+    ///
+    /// `next` runs no user code, and does not look at this stage.
+    #[inline(always)]
+    pub(crate) fn begin_each<A, F>(
+        self,
+        core: &Core,
+        pool: &FramePool<S>,
+        owner: Owner,
+        context: impl FnOnce(u32) -> Cx<'static, S>,
+        mut next: impl FnMut() -> Option<A>,
+        call: impl Fn(&'static mut S, &'static mut Cx<'static, S>, A) -> F,
+    ) -> Poll<()>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let cell = self.cell;
+        assert!(cell.phase.get() == Phase::Idle, "one invocation at a time");
+        let Some(mut argument) = next() else {
+            return Poll::Ready(());
+        };
+        cell.phase.set(Phase::Starting);
+        let frame = pool.take(|| core.number_frame());
+        let waker = waker(frame.key());
+        let mut task = Context::from_waker(&waker);
+        let mut sampled = core.sample_poll();
+        // SAFETY: as in `begin`, for each of the futures: one is dropped before the next one is
+        // made, and between the two nobody but this loop refers to the state or the `Cx`.
+        unsafe {
+            frame.cx().write(context(frame.index()));
+            cell.frame.set(Some(frame));
+            loop {
+                frame.put(call(&mut *cell.state(), &mut *frame.cx(), argument));
+                cell.phase.set(Phase::Running);
+                let polled = frame.poll_known::<F>(&mut task);
+                if let Some(began) = sampled.take() {
+                    core.polled_since(began);
+                }
+                if polled.is_pending() {
+                    cell.phase.set(Phase::Suspended);
+                    frame.keep::<F>();
+                    core.frames.suspend(frame.index(), owner);
+                    return Poll::Pending;
+                }
+                cell.phase.set(Phase::Starting);
+                frame.end_known::<F>();
+                match next() {
+                    Some(following) => argument = following,
+                    None => break,
+                }
+            }
+            self.give_back(core, pool, frame);
+        }
+        Poll::Ready(())
+    }
+
     /// Polls the future of a suspended stage. A panic of user code passes through;
     /// [`clear`](Self::clear) is due then.
     pub(crate) fn resume(self, core: &Core, pool: &FramePool<S>) -> Poll<()> {
