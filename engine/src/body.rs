@@ -176,6 +176,7 @@ impl<'a> Message<'a> {
 
     /// Keeps the message beyond the call, without copying it as long as the shard has receive
     /// chunks left (see [`Limits::receive_chunks_max`](crate::Limits)).
+    #[inline]
     pub fn lease(&self) -> Body {
         if self.lease == Lease::Copy {
             return Body::from(self.bytes());
@@ -185,8 +186,8 @@ impl<'a> Message<'a> {
         Body {
             source: Source::Leased {
                 chunk,
-                start,
-                end: start + self.bytes.len(),
+                start: start as u32,
+                end: (start + self.bytes.len()) as u32,
                 lease: self.lease,
             },
         }
@@ -212,12 +213,13 @@ impl fmt::Debug for Message<'_> {
 enum Source {
     Leased {
         chunk: Rc<Chunk>,
-        start: usize,
-        end: usize,
+        start: u32,
+        end: u32,
         /// In which memory: not [`Lease::Copy`].
         lease: Lease,
     },
-    Owned(Bytes),
+    /// Boxed, so that a body is three words: it is moved several times.
+    Owned(Box<Bytes>),
 }
 
 /// An owned message: a lease on receive memory of the shard (counted without atomics, so it stays
@@ -233,8 +235,8 @@ impl Body {
         match self.source {
             Source::Leased {
                 chunk, start, end, ..
-            } => Bytes::copy_from_slice(&chunk.bytes()[start..end]),
-            Source::Owned(bytes) => bytes,
+            } => Bytes::copy_from_slice(&chunk.bytes()[start as usize..end as usize]),
+            Source::Owned(bytes) => *bytes,
         }
     }
 
@@ -247,7 +249,7 @@ impl Body {
                 start,
                 end,
                 lease,
-            } => Ok(Message::new(chunk, *start..*end, *lease)),
+            } => Ok(Message::new(chunk, *start as usize..*end as usize, *lease)),
             Source::Owned(bytes) => Err(bytes),
         }
     }
@@ -266,7 +268,7 @@ impl Deref for Body {
         match &self.source {
             Source::Leased {
                 chunk, start, end, ..
-            } => &chunk.bytes()[*start..*end],
+            } => &chunk.bytes()[*start as usize..*end as usize],
             Source::Owned(bytes) => bytes,
         }
     }
@@ -281,7 +283,7 @@ impl AsRef<[u8]> for Body {
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         Self {
-            source: Source::Owned(bytes),
+            source: Source::Owned(Box::new(bytes)),
         }
     }
 }

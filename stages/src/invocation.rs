@@ -124,7 +124,7 @@ impl<S: Stage> TypeShard<S> {
             Item::Packet(packet) => {
                 let packet = self.packets.borrow_mut().try_remove(packet as usize);
                 packet.map_or(Poll::Ready(()), |(from, body)| {
-                    self.start_packet(core, at, from, body)
+                    self.start_packet(core, at, from, || body)
                 })
             }
             Item::Call(message, call) if call.reply.is_refused() => {
@@ -250,20 +250,21 @@ impl<S: Stage> TypeShard<S> {
             .is_some()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn start_packet(
         &self,
         core: &Core,
         at: At<'_, S>,
         from: RouterId,
-        body: Body,
+        body: impl FnOnce() -> Body,
     ) -> Poll<()> {
         self.begin(
             core,
             at,
             Method::Packet,
             None,
-            |stage, cx, (from, body)| S::on_packet(stage, cx, from, body),
+            // Made where the future takes it, not moved there.
+            |stage, cx, (from, body)| S::on_packet(stage, cx, from, body()),
             (from, body),
         )
     }

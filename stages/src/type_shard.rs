@@ -264,7 +264,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             core.counters.messages.add(1);
             core.counters.in_place.add(1);
             self.guarded(core, at, || {
-                let _ = self.start_packet(core, at, from, message.lease());
+                let _ = self.start_packet(core, at, from, || message.lease());
             });
             return true;
         }
