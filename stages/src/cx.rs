@@ -267,7 +267,9 @@ impl<'a, S: Stage> Cx<'a, S> {
     /// async fn on_message(&mut self, cx: &mut Cx<'_, Self>, _message: ()) {
     ///     let bank = self.bank;
     ///     cx.detach_with(
-    ///         async move |local| local.ask(bank, |reply| reply).within(Duration::from_secs(1)).await,
+    ///         async move |local| {
+    ///             local.ask(bank, |reply| reply).within(Duration::from_secs(1)).await
+    ///         },
     ///         |shop, _cx, answer| shop.balance = answer.ok(),
     ///     );
     /// }
