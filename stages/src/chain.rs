@@ -28,9 +28,10 @@ use crate::system::StagePost;
 
 /// Requests may be nested so deep.
 pub(crate) const DEPTH_MAX: usize = 16;
-/// Probes sent on from one stage: of its youngest requests. For the others, the deadline is the
-/// backstop.
-const PROBES_MAX: usize = 16;
+/// Waits followed for one request, over all stages and shards: however many wait for how many
+/// others, queueing a request costs no more. At each stage the youngest requests come first and
+/// share what is left. For waits beyond, the deadline is the backstop.
+const STEPS_MAX: usize = 32;
 
 /// One request under way, and those that wait for it.
 pub(crate) struct Call {
@@ -180,7 +181,10 @@ struct Probe {
     origin: StageKey,
     /// The stage to look at: that of the last request of the path.
     stage: StageKey,
+    /// Everybody on the way, from who asked; no stage is in it twice.
     path: Vec<Step>,
+    /// Waits that may still be followed from there.
+    steps: usize,
 }
 
 impl Core {
@@ -223,17 +227,25 @@ impl Core {
             id: call.id,
             reply: Arc::clone(&call.reply),
         }];
-        self.spread(call.stage, stage, &path);
+        self.spread(call.stage, stage, &path, STEPS_MAX);
     }
 
-    /// Sends the probe on along everything that `stage` waits for.
-    fn spread(&self, origin: StageKey, stage: StageKey, path: &[Step]) {
+    /// Sends the probe on along what `stage` waits for, at most `steps` waits in all.
+    fn spread(&self, origin: StageKey, stage: StageKey, path: &[Step], steps: usize) {
         let stages = self.stages(stage.stage_type());
         let Some(frame) = stages.frame_of(stage).filter(|_| path.len() <= DEPTH_MAX) else {
             return;
         };
         let id = stages.id_of(stage);
-        for (request, target, reply) in self.waits.of(&self.frames, frame, PROBES_MAX) {
+        let mut waits = self.waits.of(&self.frames, frame, steps);
+        // A way back to a stage in between is a cycle without the request that began this probe:
+        // that is for the probe of a request in it.
+        let passed = |target| stage == target || path[1..].iter().any(|step| step.stage == target);
+        waits.retain(|&(_, target, _)| !passed(target));
+        self.counters.probes.add(waits.len() as u64);
+        let left = steps - waits.len();
+        let (each, more) = (left / waits.len().max(1), left % waits.len().max(1));
+        for (at, (request, target, reply)) in waits.into_iter().enumerate() {
             let mut path = path.to_vec();
             path.push(Step {
                 request,
@@ -245,6 +257,7 @@ impl Core {
                 origin,
                 stage: target,
                 path,
+                steps: each + usize::from(at < more),
             };
             if target.shard() == self.shard {
                 self.probed(probe);
@@ -268,7 +281,7 @@ impl Core {
             return;
         }
         if stage != probe.origin {
-            return self.spread(probe.origin, stage, &probe.path);
+            return self.spread(probe.origin, stage, &probe.path, probe.steps);
         }
         if !probe.path.iter().all(|step| step.reply.is_waiting()) {
             return;

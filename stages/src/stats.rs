@@ -117,6 +117,8 @@ counters! {
     passivated,
     /// Requests refused because they closed a cycle.
     cycles,
+    /// Waits followed to find cycles.
+    probes,
     /// Ticks and intervals left out because the stage was behind.
     ticks_missed,
 }

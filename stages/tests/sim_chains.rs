@@ -7,7 +7,7 @@ mod scripted;
 use std::time::Duration;
 
 use proscenium_engine::sim::{Faults, SimNet};
-use proscenium_stages::{RequestError, StageRef};
+use proscenium_stages::{Cx, Reply, RequestError, StageRef};
 use scripted::{MS, Node, SECOND, Script, Sim, answer, both, either, script};
 
 /// Three nodes: on shards of their own, or on one.
@@ -319,6 +319,103 @@ fn of_stages_that_ask_each_other_exactly_one_is_refused() {
             }
             assert_eq!(sim.stages.total().cycles, 3);
         }
+    }
+}
+
+/// Asks every node of `targets` at the same time, each to do what `what` makes; the answers.
+async fn ask_all(
+    cx: &Cx<'_, Node>,
+    targets: &[StageRef<Node>],
+    what: impl Fn(Reply<u64>) -> Script,
+) -> Vec<Answer> {
+    let asked = targets.iter().map(|&target| cx.request(target, &what));
+    let asked: Vec<_> = asked.collect();
+    let mut answers = Vec::new();
+    for request in asked {
+        answers.push(request.await);
+    }
+    answers
+}
+
+/// Asks all nodes of the first layer, each of which asks all of the second, and so on.
+fn ask_layers(layers: Vec<Vec<StageRef<Node>>>, reply: Option<Reply<u64>>) -> Script {
+    script(move |_, cx| {
+        Box::pin(async move {
+            match layers.split_first() {
+                Some((next, rest)) => {
+                    ask_all(cx, next, |reply| ask_layers(rest.to_vec(), Some(reply))).await;
+                }
+                None => cx.sleep(SECOND).await,
+            }
+            if let Some(reply) = reply {
+                let _ = reply.send(0);
+            }
+        })
+    })
+}
+
+#[test]
+fn however_many_wait_for_many_others_a_request_is_followed_for_a_few_steps() {
+    for shards in [1, 3] {
+        let mut sim = Sim::new(shards);
+        let layers: Vec<Vec<_>> = (0..4)
+            .map(|layer| (0..8).map(|n| sim.node(layer * 100 + n)).collect())
+            .collect();
+        let asks = sim.node(50);
+        for &node in &layers[0] {
+            node.tell(ask_layers(layers[1..].to_vec(), None)).unwrap();
+        }
+        sim.run(100 * MS);
+        let (before, first) = (sim.stages.total().probes, layers[0][0]);
+        asks.tell(script(move |_, cx| {
+            let request = cx.request(first, |reply| answer(reply, 7));
+            Box::pin(async move {
+                let _ = request.within(10 * MS).await;
+            })
+        }))
+        .unwrap();
+        sim.run(50 * MS);
+        // Of 8 + 8 × 8 + 8 × 8 × 8 waits.
+        let followed = sim.stages.total().probes - before;
+        assert!((9..=32).contains(&followed), "{followed}");
+    }
+}
+
+#[test]
+fn of_many_requests_each_way_all_end_before_the_deadline() {
+    for shards in [1, 2] {
+        let (mut sim, [a, b, _]) = trio(shards);
+        let until = sim.net.now() + SECOND;
+        let asked: Vec<_> = [(a, b), (b, a)]
+            .into_iter()
+            .map(|(from, to)| {
+                from.ask(|reply| {
+                    script(move |_, cx| {
+                        Box::pin(async move {
+                            cx.sleep(until.since(cx.now())).await;
+                            let answers = ask_all(cx, &[to; 16], |reply| answer(reply, 7)).await;
+                            let _ = reply.send(answers);
+                        })
+                    })
+                })
+            })
+            .collect();
+        sim.run(2 * SECOND);
+        let began = sim.net.now();
+        let answers: Vec<Vec<Answer>> = asked
+            .into_iter()
+            .map(|asked| sim.wait(asked).unwrap())
+            .collect();
+        assert!(sim.net.now().since(began) < SECOND, "not by the deadline");
+        let refused = |answers: &[Answer]| answers.iter().filter(|one| one.is_err()).count();
+        let refused = [refused(&answers[0]), refused(&answers[1])];
+        // Those of one of them suffice.
+        assert!(refused.contains(&16), "{answers:?}");
+        assert_eq!(
+            sim.stages.total().cycles,
+            (refused[0] + refused[1]) as u64,
+            "{answers:?}"
+        );
     }
 }
 
