@@ -34,6 +34,8 @@ pub(crate) struct Head {
     pub(crate) len: Cell<u32>,
     /// Of `len`: timers, ends of connections and the like, which need no room.
     pub(crate) unlimited: Cell<u32>,
+    /// Of these: ends of connections.
+    pub(crate) ends: Cell<u32>,
     /// The sequence number of the item whose handling began last.
     pub(crate) started: Cell<u32>,
     /// When it was active last, as `lifecycle::coarse` gives it.
@@ -103,6 +105,7 @@ impl Head {
             last: Cell::new(NONE),
             len: Cell::new(0),
             unlimited: Cell::new(0),
+            ends: Cell::new(0),
             started: Cell::new(0),
             active: Cell::new(0),
             queued: Cell::new(false),

@@ -38,6 +38,11 @@ impl<S: Stage> Item<S> {
     pub(crate) fn is_limited(&self) -> bool {
         matches!(self, Self::Call(..) | Self::Packet(_))
     }
+
+    /// It says that a connection has ended.
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(self, Self::Disconnect(..))
+    }
 }
 
 /// The end of a detached task: enters the stage in its order.
@@ -300,6 +305,7 @@ impl<S: Stage> TypeShard<S> {
             head.started.set(head.started.get().wrapping_add(1));
             head.unlimited
                 .set(head.unlimited.get() - u32::from(!item.is_limited()));
+            head.ends.set(head.ends.get() - u32::from(item.is_end()));
             core.waited(queued);
             let polled = self.start(core, at, item);
             core.watch(self.number, Method::Message, at.slot, head.id.get());

@@ -70,6 +70,7 @@ impl<S: Stage> TypeShard<S> {
         self.let_go(core, at);
         let (mut messages, mut others) = (Vec::new(), Vec::new());
         head.unlimited.set(0);
+        head.ends.set(0);
         while head.len.get() > 0 {
             messages.extend(self.backlogs.pop_message(head).map(|(message, _)| message));
             others.extend(self.backlogs.pop_other(head).map(|(item, _)| item));

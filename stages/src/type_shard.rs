@@ -22,6 +22,10 @@ use crate::stage_ref::StageKey;
 use crate::timers::TimerId;
 use crate::watch::Method;
 
+/// So many ends of connections may wait for a stage even if its backlog is shorter, before it gets
+/// no more connections.
+const ENDS_MIN: u32 = 1024;
+
 /// The stages of a type on a shard, whatever the type.
 pub(crate) trait AnyStages: Any {
     fn as_any(&self) -> &dyn Any;
@@ -170,6 +174,7 @@ impl<S: Stage> TypeShard<S> {
         let head = at.head();
         head.unlimited
             .set(head.unlimited.get() + u32::from(!item.is_limited()));
+        head.ends.set(head.ends.get() + u32::from(item.is_end()));
         self.backlogs.push_other(head, item, core.stamp());
         self.make_ready(core, at);
     }
@@ -281,10 +286,12 @@ impl<S: Stage> AnyStages for TypeShard<S> {
     }
 
     fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool {
-        // Ends of connections need no room: who leaves as many behind as messages may wait gets no
-        // more connections until it has looked at them.
+        // Ends of connections need no room: who leaves many of them behind gets no more connections
+        // until it has looked at them. Nothing else counts here: `on_create` waits in every stage
+        // that is made for its connection, and there are no more timers than the stage has set.
+        let most = self.backlog.max(ENDS_MIN);
         let found = self.find(key);
-        let Some(at) = found.filter(|at| at.head().unlimited.get() < self.backlog) else {
+        let Some(at) = found.filter(|at| at.head().ends.get() < most) else {
             return false;
         };
         let bound = core.engine.with(|engine| engine.set_tag(id, key.to_tag()));
