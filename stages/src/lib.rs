@@ -31,6 +31,7 @@ mod lifecycle;
 mod local;
 mod offload;
 mod options;
+mod outbox;
 mod panics;
 mod placement;
 mod registry;
