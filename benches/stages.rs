@@ -103,6 +103,27 @@ impl Stage for Player {
     }
 }
 
+/// Makes stages and ends them again.
+struct Maker;
+
+impl Stage for Maker {
+    type Msg = (u64, Reply<()>);
+
+    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, (left, done): (u64, Reply<()>)) {
+        let batch = left.min(BATCH);
+        for _ in 0..batch {
+            let made = cx.spawn(Counter::<0> { count: 0 }).expect("room");
+            cx.stop(made);
+        }
+        if left > batch {
+            cx.tell(cx.me(), (left - batch, done))
+                .expect("room for one");
+        } else {
+            let _ = done.send(());
+        }
+    }
+}
+
 struct House {
     shard: proscenium::Shard<StageShard>,
     stages: Stages,
@@ -116,6 +137,7 @@ impl House {
             .register(StageType::<Producer<0>>::new("producer"))
             .register(StageType::<Producer<2048>>::new("producer of large"))
             .register(StageType::<Player>::new("player"))
+            .register(StageType::<Maker>::new("maker"))
             .build();
         let shard = Engine::builder().host(stages.shards()(0)).expect("a shard");
         stages.attach(&shard.handle());
@@ -193,9 +215,23 @@ fn ping_pong(c: &mut Criterion) {
     });
 }
 
+fn create_and_destroy(c: &mut Criterion) {
+    let mut house = House::new();
+    let maker = house.spawn(|| Maker);
+    c.bench_function("stages/create and destroy", |b| {
+        b.iter_custom(|stages| {
+            let begin = Instant::now();
+            house
+                .turn_until(maker.ask(|reply| (stages, reply)))
+                .expect("an end");
+            begin.elapsed()
+        });
+    });
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(2)).sample_size(20);
-    targets = tells, ping_pong
+    targets = tells, ping_pong, create_and_destroy
 }
 criterion_main!(benches);

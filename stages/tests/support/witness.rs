@@ -38,7 +38,7 @@ struct Log {
     refs: Vec<Ref>,
     tickets: u64,
     begun: u64,
-    /// Receivers of messages that were dropped.
+    /// Receivers of messages that were dropped, though nobody had told them to end.
     lost: Vec<Ref>,
     /// States that exist.
     states: u64,
@@ -55,6 +55,9 @@ struct Record {
     inside: Option<&'static str>,
     /// Number of the last message of each sender.
     last: HashMap<u64, u64>,
+    /// It was told to end. It may live for as long as its handler still waits, and takes nothing
+    /// more: what it is told then is dropped.
+    leaving: bool,
     /// `on_destroy` has run.
     over: bool,
 }
@@ -213,13 +216,31 @@ impl Journal {
         lock(&self.log).states
     }
 
-    /// Fails if anything was wrong so far; no message for one of `alive` may have been dropped.
+    /// Somebody tells `stage` to end.
+    fn leave(&self, stage: Ref) {
+        let mut log = lock(&self.log);
+        log.destroys += 1;
+        log.records.entry(stage).or_default().leaving = true;
+    }
+
+    /// Those that lost messages so far, without having been told to end: none may live later.
+    pub fn lost(&self) -> Vec<Ref> {
+        lock(&self.log).lost.clone()
+    }
+
+    /// Fails if anything was wrong so far.
     #[track_caller]
-    pub fn check(&self, alive: &[Ref]) {
+    pub fn check(&self) {
         let log = lock(&self.log);
         assert!(log.failures.is_empty(), "{}", log.failures.join("\n"));
+    }
+
+    /// The same, and none of `lost` may be of `alive`, which were looked for after that.
+    #[track_caller]
+    pub fn check_lost(&self, lost: &[Ref], alive: &[Ref]) {
+        self.check();
         for stage in alive {
-            assert!(!log.lost.contains(stage), "{stage:?} lost messages");
+            assert!(!lost.contains(stage), "{stage:?} lost messages");
         }
     }
 }
@@ -277,7 +298,8 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut log = lock(&self.journal.log);
         log.tickets -= 1;
-        if !self.excused {
+        let leaving = |record: &Record| record.leaving;
+        if !self.excused && !log.records.get(&self.to).is_some_and(leaving) {
             log.lost.push(self.to);
         }
     }
@@ -479,18 +501,18 @@ impl Witness {
                 resume_unwind(Box::new("planned"));
             }
             2 if habits.ends => {
-                lock(&self.journal.log).destroys += 1;
+                self.journal.leave(cx.me());
                 cx.stop_self();
             }
             3 if habits.ends => {
                 if let Some(stage) = self.journal.anybody(dice) {
-                    lock(&self.journal.log).destroys += 1;
+                    self.journal.leave(stage);
                     cx.destroy(stage);
                 }
             }
             4 if habits.ends => {
                 if let Some(stage) = self.journal.anybody(dice) {
-                    lock(&self.journal.log).destroys += 1;
+                    self.journal.leave(stage);
                     cx.stop(stage);
                 }
             }
