@@ -1,8 +1,8 @@
 //! What must reach another shard, and waits while the mailbox there is full.
 //!
 //! One queue per destination, in order: as long as something waits, all that is posted in this way
-//! goes behind it, and one timer tries again for all of it. It has no bound, as nobody could be told
-//! `Full`: it holds binds, and ends of stages and connections. How much waits is a statistic.
+//! goes behind it, and one timer tries again for all of it. It has no bound, as nobody could be
+//! told `Full`: it holds binds, and ends of stages and connections. How much waits is a statistic.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
