@@ -90,34 +90,32 @@ impl<M, O> Backlogs<M, O> {
     /// Takes the first item of the backlog of `head`, if it is a message.
     #[inline(always)]
     pub(crate) fn pop_message(&self, head: &Head) -> Option<(M, Stamp)> {
-        if head.len.get() == 0 {
-            return None;
-        }
-        let mut nodes = self.nodes.borrow_mut();
-        let index = head.first.get();
-        let node = nodes.get_mut(index as usize)?;
-        let message = node.message.take()?;
-        let queued = node.queued;
-        head.first.set(node.next);
-        node.next = self.free.replace(index);
-        self.unlink(head, &mut nodes);
-        Some((message, queued))
+        self.pop(head, |node| node.message.take())
     }
 
     /// Takes the first item of the backlog of `head`, if it is anything else.
     pub(crate) fn pop_other(&self, head: &Head) -> Option<(O, Stamp)> {
+        self.pop(head, |node| node.other.take())
+    }
+
+    #[inline(always)]
+    fn pop<T>(
+        &self,
+        head: &Head,
+        take: impl FnOnce(&mut Node<M, O>) -> Option<T>,
+    ) -> Option<(T, Stamp)> {
         if head.len.get() == 0 {
             return None;
         }
         let mut nodes = self.nodes.borrow_mut();
         let index = head.first.get();
         let node = nodes.get_mut(index as usize)?;
-        let other = node.other.take()?;
+        let taken = take(node)?;
         let queued = node.queued;
         head.first.set(node.next);
         node.next = self.free.replace(index);
         self.unlink(head, &mut nodes);
-        Some((other, queued))
+        Some((taken, queued))
     }
 
     #[inline(always)]

@@ -20,6 +20,7 @@ use crate::chain::Waits;
 use crate::detach::Tasks;
 use crate::frames::{Frames, Owner};
 use crate::lifecycle::coarse;
+use crate::outbox::Outbox;
 use crate::samples::{Samples, SharedSamples};
 use crate::slot::{CorePtr, EngineSlot, WakeKey};
 use crate::stage_ref::StageKey;
@@ -55,6 +56,7 @@ pub(crate) struct Core {
     pub(crate) timers: Timers,
     pub(crate) tasks: Tasks,
     pub(crate) waits: Waits,
+    pub(crate) outbox: Outbox,
     pub(crate) counters: Counters,
     pub(crate) samples: Samples,
     types: Vec<Box<dyn AnyStages>>,
@@ -88,6 +90,7 @@ impl Core {
             timers: Timers::default(),
             tasks: Tasks::default(),
             waits: Waits::default(),
+            outbox: Outbox::default(),
             counters: Counters::default(),
             samples: Samples::default(),
             types,

@@ -11,7 +11,7 @@ use proscenium_engine::RouterId;
 
 use crate::chain::Call;
 use crate::core::Core;
-use crate::error::RequestError;
+use crate::error::{DetachError, RequestError};
 use crate::head::{Ending, Extras};
 use crate::invocation::{Enter, Item};
 use crate::local::Local;
@@ -228,16 +228,29 @@ impl<'a, S: Stage> Cx<'a, S> {
     ///
     /// A panic of the future is counted and logged, and `then` does not come. A panic of `then` is
     /// one of a handler.
+    ///
+    /// # Errors
+    /// With as many as the stage may have under way
+    /// ([`StageType::tasks_max`](crate::StageType::tasks_max)); `future` and `then` are dropped.
     pub fn detach<F>(
         &self,
         future: F,
         then: impl FnOnce(&mut S, &mut Cx<'_, S>, F::Output) + 'static,
-    ) where
+    ) -> Result<(), DetachError>
+    where
         F: Future + 'static,
     {
         let core = self.core();
         let (key, local) = (self.key(), Local::<'static>::new(core.ptr()));
-        let task = core.tasks.spawn(core, key, |task| {
+        let limit = core.system.types[usize::from(key.stage_type())]
+            .options
+            .tasks_max;
+        let place = self.extras(|extras| {
+            let has_room = extras.tasks.len() < limit;
+            has_room.then(|| extras.tasks.vacant_key() as u32)
+        });
+        let place = place.ok_or(DetachError::TooMany(limit))?;
+        let task = core.tasks.spawn(core, key, place, |task| {
             Box::pin(async move {
                 let output = future.await;
                 let enter: Enter<S> = Box::new(move |stage, cx| then(stage, cx, output));
@@ -248,11 +261,15 @@ impl<'a, S: Stage> Cx<'a, S> {
                 }
             })
         });
-        self.extras(|extras| extras.tasks.push(task));
+        self.extras(|extras| extras.tasks.insert(task));
+        Ok(())
     }
 
     /// [`detach`](Self::detach) for what needs the shard: `work` is given what a detached future
     /// may do there, for example [sleep](Local::sleep), or [ask](Local::ask) with a deadline.
+    ///
+    /// # Errors
+    /// As [`detach`](Self::detach).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -267,22 +284,29 @@ impl<'a, S: Stage> Cx<'a, S> {
     /// #     type Msg = ();
     /// async fn on_message(&mut self, cx: &mut Cx<'_, Self>, _message: ()) {
     ///     let bank = self.bank;
-    ///     cx.detach_with(
+    ///     let asked = cx.detach_with(
     ///         async move |local| {
     ///             local.ask(bank, |reply| reply).within(Duration::from_secs(1)).await
     ///         },
     ///         |shop, _cx, answer| shop.balance = answer.ok(),
     ///     );
+    ///     if asked.is_err() {
+    ///         self.balance = None; // too much is under way
+    ///     }
     /// }
     /// # }
     /// ```
-    pub fn detach_with<W, T>(&self, work: W, then: impl FnOnce(&mut S, &mut Cx<'_, S>, T) + 'static)
+    pub fn detach_with<W, T>(
+        &self,
+        work: W,
+        then: impl FnOnce(&mut S, &mut Cx<'_, S>, T) + 'static,
+    ) -> Result<(), DetachError>
     where
         W: AsyncFnOnce(Local<'_>) -> T + 'static,
         T: 'static,
     {
         let local = Local::<'static>::new(self.core().ptr());
-        self.detach(async move { work(local).await }, then);
+        self.detach(async move { work(local).await }, then)
     }
 
     /// Runs `work` on a thread for computing, of which there are few

@@ -14,10 +14,12 @@ use crate::watch::Method;
 
 type Future = Pin<Box<dyn std::future::Future<Output = ()>>>;
 
-/// Names a task of a shard: its place, and a number that no other one has.
+/// Names a task of a shard: its place there and among those of its stage, and a number that no
+/// other one has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TaskId {
     place: u32,
+    pub(crate) of_stage: u32,
     number: u64,
 }
 
@@ -26,7 +28,18 @@ struct Task {
     future: Option<Future>,
     frame: u32,
     owner: StageKey,
+    of_stage: u32,
     number: u64,
+}
+
+impl Task {
+    fn name(&self, place: u32) -> TaskId {
+        TaskId {
+            place,
+            of_stage: self.of_stage,
+            number: self.number,
+        }
+    }
 }
 
 /// The detached tasks of a shard.
@@ -37,11 +50,13 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Takes a task in that `make` makes for its name; it is polled in the next run.
+    /// Takes a task in that `make` makes for its name; it is polled in the next run. `of_stage` is
+    /// its place among those of its stage.
     pub(crate) fn spawn(
         &self,
         core: &Core,
         owner: StageKey,
+        of_stage: u32,
         make: impl FnOnce(TaskId) -> Future,
     ) -> TaskId {
         let number = self.last.get() + 1;
@@ -50,11 +65,16 @@ impl Tasks {
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.vacant_entry();
         let place = entry.key() as u32;
-        let id = TaskId { place, number };
+        let id = TaskId {
+            place,
+            of_stage,
+            number,
+        };
         entry.insert(Task {
             future: Some(make(id)),
             frame,
             owner,
+            of_stage,
             number,
         });
         drop(tasks);
@@ -69,8 +89,8 @@ impl Tasks {
             .borrow_mut()
             .get_mut(place as usize)
             .filter(|task| task.frame == frame)
-            .and_then(|task| Some((task.future.take()?, task.owner, task.number)));
-        let Some((mut future, owner, number)) = taken else {
+            .and_then(|task| Some((task.future.take()?, task.owner, task.name(place))));
+        let Some((mut future, owner, task)) = taken else {
             return;
         };
         let waker = waker(core.wake_key(frame, core.frames.generation(frame)));
@@ -89,7 +109,7 @@ impl Tasks {
             Some(Poll::Ready(())) => self.over(core, place, future),
             None => {
                 self.over(core, place, future);
-                stages.task_is_over(owner, TaskId { place, number });
+                stages.task_is_over(owner, task);
             }
         }
     }
@@ -121,10 +141,7 @@ impl Tasks {
             .tasks
             .borrow()
             .iter()
-            .map(|(place, task)| TaskId {
-                place: place as u32,
-                number: task.number,
-            })
+            .map(|(place, task)| task.name(place as u32))
             .collect();
         for task in all {
             self.cancel(core, task);

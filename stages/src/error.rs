@@ -129,6 +129,25 @@ impl fmt::Display for CreateError {
 
 impl std::error::Error for CreateError {}
 
+/// Why a future was not [detached](crate::Cx::detach). It was dropped, and its closure too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DetachError {
+    /// The stage has as many detached futures as it may have
+    /// ([`StageType::tasks_max`](crate::StageType::tasks_max)).
+    TooMany(usize),
+}
+
+impl fmt::Display for DetachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany(limit) => write!(f, "the stage has {limit} detached futures already"),
+        }
+    }
+}
+
+impl std::error::Error for DetachError {}
+
 /// Why work that was [offloaded](crate::Cx::offload_io) has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proscenium_engine::{CloseReason, Context, Handler, Message, Peer, PostError, RouterId, Run};
+use proscenium_engine::{CloseReason, Context, Handler, Message, Peer, RouterId, Run};
 
 use crate::core::Core;
 use crate::local::Local;
@@ -174,15 +174,6 @@ impl Core {
             tell(self);
         } else {
             self.post_at_last(key.shard(), StagePost::run(tell));
-        }
-    }
-
-    /// Posts to another shard what must not be lost: again as long as its mailbox is full.
-    pub(crate) fn post_at_last(&self, shard: usize, post: StagePost) {
-        const RETRY: Duration = Duration::from_millis(1);
-        if let Err(PostError::Full(post)) = self.system.post(shard, post) {
-            let again = Due::Run(Box::new(move |core: &Self| core.post_at_last(shard, post)));
-            self.set_timer(self.now() + RETRY, again);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use proscenium_engine::{RouterId, Time};
+use slab::Slab;
 
 use crate::detach::TaskId;
 use crate::request::Reply;
@@ -65,8 +66,9 @@ pub(crate) struct Extras {
     pub(crate) timers: Vec<StageTimer>,
     /// The last timer id given out.
     pub(crate) last_timer: u64,
-    /// Detached futures that are not over: their closures have not entered.
-    pub(crate) tasks: Vec<TaskId>,
+    /// Detached futures that are not over: their closures have not entered. Each has its place
+    /// among them in its name.
+    pub(crate) tasks: Slab<TaskId>,
     /// Who waits for room in the backlog.
     pub(crate) waiting: Vec<Reply<()>>,
     /// Restarts since the last quiet time, and when the last one was.

@@ -259,8 +259,9 @@ impl<S: Stage> TypeShard<S> {
     pub(crate) fn task_over(&self, at: At<'_, S>, task: TaskId) -> bool {
         at.head()
             .extras(|extras| {
-                let position = extras.tasks.iter().position(|known| *known == task);
-                position.map(|position| extras.tasks.swap_remove(position))
+                let place = task.of_stage as usize;
+                let known = extras.tasks.get(place) == Some(&task);
+                known.then(|| extras.tasks.remove(place))
             })
             .is_some()
     }

@@ -31,6 +31,7 @@ mod lifecycle;
 mod local;
 mod offload;
 mod options;
+mod outbox;
 mod panics;
 mod placement;
 mod registry;
@@ -47,7 +48,7 @@ mod type_shard;
 mod watch;
 
 pub use cx::Cx;
-pub use error::{CreateError, OffloadError, RequestError, TellError};
+pub use error::{CreateError, DetachError, OffloadError, RequestError, TellError};
 pub use handler::StageShard;
 pub use local::{Creating, Local};
 pub use offload::Offload;

@@ -247,7 +247,7 @@ impl Core {
                 self.cancel_timer(armed);
             }
         }
-        for task in std::mem::take(&mut extras.tasks) {
+        for (_, task) in std::mem::take(&mut extras.tasks) {
             self.tasks.cancel(self, task);
         }
         extras.waiting.clear(); // each is answered `NoReply`

@@ -36,6 +36,7 @@ pub enum OnPanic {
 pub(crate) struct TypeOptions {
     pub(crate) backlog: u32,
     pub(crate) stages_max: usize,
+    pub(crate) tasks_max: usize,
     pub(crate) on_panic: OnPanic,
     pub(crate) passivate_after: Option<Duration>,
     pub(crate) placement: Placement,
@@ -78,6 +79,7 @@ impl<S: Stage> StageType<S> {
             options: TypeOptions {
                 backlog: 1024,
                 stages_max: 1 << 20,
+                tasks_max: 1024,
                 on_panic: OnPanic::Destroy,
                 passivate_after: None,
                 placement: jump_hash,
@@ -103,6 +105,13 @@ impl<S: Stage> StageType<S> {
     /// Sets how many stages of the type may live on one shard; default 1,048,576.
     pub fn stages_max(mut self, stages: usize) -> Self {
         self.options.stages_max = stages;
+        self
+    }
+
+    /// Sets how many [detached](crate::Cx::detach) futures one stage may have whose closures have
+    /// not entered it; default 1,024.
+    pub fn tasks_max(mut self, tasks: usize) -> Self {
+        self.options.tasks_max = tasks;
         self
     }
 

@@ -30,15 +30,20 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub(crate) struct SharedCounters {
             live: AtomicU64,
+            posts_waiting: AtomicU64,
             $( $name: AtomicU64, )+
         }
 
-        /// What happened on a shard, or on all of them. Counters but for `live`.
+        /// What happened on a shard, or on all of them. Counters but for
+        /// `live` and `posts_waiting`.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct StageStats {
             /// Stages that live now.
             pub live: u64,
+            /// Ends of stages, binds and ends of connections that wait for room in the mailbox of
+            /// another shard.
+            pub posts_waiting: u64,
             $( $(#[doc = $doc])+ pub $name: u64, )+
             /// How long polls of handlers took: one of 64 is measured.
             pub poll_time: Histogram,
@@ -52,6 +57,8 @@ macro_rules! counters {
             pub(crate) fn publish(&self, core: &Core) {
                 let shared = core.shared_counters();
                 shared.live.store(core.live() as u64, Ordering::Relaxed);
+                let posts_waiting = core.outbox.len() as u64;
+                shared.posts_waiting.store(posts_waiting, Ordering::Relaxed);
                 $( shared.$name.store(self.$name.0.get(), Ordering::Relaxed); )+
             }
         }
@@ -62,6 +69,7 @@ macro_rules! counters {
                     poll_time: samples.poll_time.read(),
                     queue_time: samples.queue_time.read(),
                     live: self.live.load(Ordering::Relaxed),
+                    posts_waiting: self.posts_waiting.load(Ordering::Relaxed),
                     $( $name: self.$name.load(Ordering::Relaxed), )+
                 }
             }
@@ -69,12 +77,17 @@ macro_rules! counters {
 
         impl StageStats {
             /// All numbers but the histograms, each with its name and what it says: for exporters.
-            /// `live` is a gauge, the others are counters.
+            /// `live` and `posts_waiting` are gauges, the others are counters.
             pub fn fields(
                 &self,
             ) -> impl Iterator<Item = (&'static str, u64, &'static str)> + use<> {
                 [
                     ("live", self.live, "Stages that live now."),
+                    (
+                        "posts_waiting",
+                        self.posts_waiting,
+                        "Posts that wait for room in the mailbox of another shard.",
+                    ),
                     $( (stringify!($name), self.$name, concat!($($doc),+).trim_ascii()), )+
                 ]
                 .into_iter()
@@ -82,6 +95,7 @@ macro_rules! counters {
 
             pub(crate) fn add(&mut self, other: &Self) {
                 self.live += other.live;
+                self.posts_waiting += other.posts_waiting;
                 $( self.$name += other.$name; )+
                 self.poll_time.add(&other.poll_time);
                 self.queue_time.add(&other.queue_time);

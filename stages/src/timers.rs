@@ -210,7 +210,7 @@ impl Timers {
     }
 }
 
-/// Waits for some time; see [`Cx::sleep`](crate::Cx::sleep).
+/// Waits for some time; see [`Local::sleep`](crate::Local::sleep).
 #[must_use = "a sleep sleeps while it is awaited"]
 pub struct Sleep<'a> {
     local: Local<'a>,

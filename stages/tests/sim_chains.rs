@@ -448,7 +448,8 @@ fn what_no_chain_shows_ends_with_the_deadline() {
                     cx.detach(back, move |node, _, back| {
                         node.log.add(format!("asked back: {back:?}"));
                         assert!(!reply.is_wanted(), "a has given up");
-                    });
+                    })
+                    .unwrap();
                 })
             })
         };

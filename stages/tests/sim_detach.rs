@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use proscenium_engine::sim::{Faults, SimNet};
-use proscenium_stages::{Reply, StageRef};
+use proscenium_stages::{DetachError, OnPanic, Reply, StageRef};
 use scripted::{MS, Node, SECOND, Sim, answer, script};
 
 fn one_node() -> (Sim, StageRef<Node>) {
@@ -25,7 +25,8 @@ fn detach(node: StageRef<Node>, name: &'static str) {
         let work = cx.offload_io(move || name);
         cx.detach(work, |node, _, name| {
             node.log.add(format!("{} is back", name.unwrap()));
-        });
+        })
+        .unwrap();
         Box::pin(async {})
     }))
     .unwrap();
@@ -91,7 +92,8 @@ fn they_end_with_their_stage() {
             cx.detach(future, move |node, _, ()| {
                 node.log.add("back");
                 drop(in_closure);
-            });
+            })
+            .unwrap();
             Box::pin(async {})
         }))
         .unwrap();
@@ -126,7 +128,8 @@ fn a_panic_of_the_future_costs_the_future() {
                 }
                 panic_now();
             };
-            cx.detach(future, |node, _, ()| node.log.add("back"));
+            cx.detach(future, |node, _, ()| node.log.add("back"))
+                .unwrap();
             Box::pin(async {})
         }))
         .unwrap();
@@ -148,7 +151,8 @@ fn a_panic_of_the_future_costs_the_future() {
 fn a_panic_of_the_closure_costs_the_stage() {
     let (mut sim, node) = one_node();
     node.tell(script(|_, cx| {
-        cx.detach(async {}, |_, _, ()| panic!("in a detached closure"));
+        cx.detach(async {}, |_, _, ()| panic!("in a detached closure"))
+            .unwrap();
         Box::pin(async {})
     }))
     .unwrap();
@@ -171,14 +175,16 @@ fn a_request_can_be_detached() {
                 })
             })
         });
-        cx.detach(slow, |node, _, answer| node.log.add(format!("{answer:?}")));
+        cx.detach(slow, |node, _, answer| node.log.add(format!("{answer:?}")))
+            .unwrap();
         let gone = far.ask(|reply: Reply<u64>| {
             script(move |_, _| {
                 drop(reply);
                 Box::pin(async {})
             })
         });
-        cx.detach(gone, |node, _, answer| node.log.add(format!("{answer:?}")));
+        cx.detach(gone, |node, _, answer| node.log.add(format!("{answer:?}")))
+            .unwrap();
         Box::pin(async {})
     }))
     .unwrap();
@@ -256,7 +262,8 @@ fn what_is_given_the_shard_may_sleep_ask_and_wait_for_room() {
                 (room, asked)
             },
             |node, _, (room, asked)| node.log.add(format!("{room} {asked:?}")),
-        );
+        )
+        .unwrap();
         Box::pin(async {})
     }))
     .unwrap();
@@ -267,7 +274,8 @@ fn what_is_given_the_shard_may_sleep_ask_and_wait_for_room() {
 
     // Cut off in the middle, it leaves nothing behind.
     node.tell(script(|_, cx| {
-        cx.detach_with(async |local| local.sleep(SECOND).await, |_, _, ()| ());
+        cx.detach_with(async |local| local.sleep(SECOND).await, |_, _, ()| ())
+            .unwrap();
         Box::pin(async {})
     }))
     .unwrap();
@@ -283,4 +291,49 @@ fn what_is_given_the_shard_may_sleep_ask_and_wait_for_room() {
         .map(|s| s.timers)
         .collect();
     assert_eq!(timers, [0, 1], "that of the far node's own sleep");
+}
+
+#[test]
+fn a_stage_has_so_many_detached_futures_and_each_end_makes_room() {
+    let mut sim = Sim::with(SimNet::new(1, Faults::none()), 1, |nodes| {
+        nodes.tasks_max(3).on_panic(OnPanic::Restart {
+            first: MS,
+            max: SECOND,
+        })
+    });
+    let node = sim.node(1);
+    let detach_all = move |sim: &mut Sim, times: &'static [u64]| {
+        let results = sim.does(node, move |_, cx| {
+            let detached = times.iter().map(|&time| {
+                cx.detach_with(
+                    async move |local| local.sleep(time as u32 * MS).await,
+                    move |node, _, ()| node.log.add(format!("{time} ms")),
+                )
+            });
+            let results: Vec<_> = detached.collect();
+            Box::pin(async { results })
+        });
+        results.expect("it is not destroyed")
+    };
+    let too_many = Err(DetachError::TooMany(3));
+    sim.log.take();
+    let results = detach_all(&mut sim, &[30, 10, 20, 5]);
+    assert_eq!(results, [Ok(()), Ok(()), Ok(()), too_many.clone()]);
+    sim.run(15 * MS);
+    assert_eq!(sim.log.take(), ["10 ms"]);
+    // One in the middle is over.
+    let results = detach_all(&mut sim, &[100, 7]);
+    assert_eq!(results, [Ok(()), too_many.clone()]);
+    sim.run(50 * MS);
+    assert_eq!(sim.log.take(), ["20 ms", "30 ms"]);
+    let results = detach_all(&mut sim, &[200, 210, 7]);
+    assert_eq!(results, [Ok(()), Ok(()), too_many]);
+    // What a state that panicked had detached is not counted for the next one.
+    node.tell(script(|_, _| panic!("with three under way")))
+        .unwrap();
+    sim.run(10 * MS);
+    sim.log.take();
+    assert_eq!(detach_all(&mut sim, &[2, 1, 3]), [Ok(()), Ok(()), Ok(())]);
+    sim.run(SECOND);
+    assert_eq!(sim.log.take(), ["1 ms", "2 ms", "3 ms"]);
 }

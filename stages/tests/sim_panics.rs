@@ -389,8 +389,10 @@ fn what_the_old_state_had_begun_does_not_reach_the_new_one() {
                 cx.start_tick(30 * MS),
             ];
             let work = cx.offload_io(|| ());
-            cx.detach(work, |node, _, _| node.log.add("detached"));
-            cx.detach(async {}, |node, _, ()| node.log.add("detached"));
+            cx.detach(work, |node, _, _| node.log.add("detached"))
+                .unwrap();
+            cx.detach(async {}, |node, _, ()| node.log.add("detached"))
+                .unwrap();
             Box::pin(async move { timers })
         })
         .expect("set");

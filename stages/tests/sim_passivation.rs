@@ -73,7 +73,8 @@ fn what_somebody_counts_on_stays() {
         Box::pin(async move { timer })
     });
     task.tell(script(|_, cx| {
-        cx.detach(std::future::pending::<()>(), |_, _, ()| ());
+        cx.detach(std::future::pending::<()>(), |_, _, ()| ())
+            .unwrap();
         Box::pin(async {})
     }))
     .unwrap();

@@ -132,3 +132,47 @@ fn a_mailbox_that_is_full_is_asked_again() {
     });
     assert_eq!(room, Some((true, true, true)));
 }
+
+#[test]
+fn what_must_arrive_waits_for_room_in_a_mailbox_and_keeps_its_order() {
+    let log = Log::default();
+    let builder = Stages::builder().register(nodes(&log));
+    let limits = Limits::default().mailbox_max(4);
+    let net = SimNet::new(1, Faults::none());
+    let mut sim = Sim::build(net, 2, log.clone(), builder, |e| e.limits(limits));
+    let asker = sim.node(1);
+    let targets: Vec<_> = (101..=120).map(|id| sim.node(id)).collect();
+    log.take();
+    asker
+        .tell(script(move |_, cx| {
+            Box::pin(async move {
+                let nothing = || script(|_, _| Box::pin(async {}));
+                assert!((0..100).any(|_| cx.tell(targets[0], nothing()).is_err()));
+                let (some, others) = targets.split_at(12);
+                for &target in some {
+                    cx.stop(target);
+                }
+                // There is room again, but what waited first goes first.
+                cx.sleep(MS / 2).await;
+                assert!(cx.tell(targets[0], nothing()).is_ok());
+                for &target in others {
+                    cx.stop(target);
+                }
+            })
+        }))
+        .unwrap();
+    let mut most = 0;
+    for _ in 0..100 {
+        sim.run(MS / 10);
+        most = most.max(sim.stages.total().posts_waiting);
+    }
+    assert_eq!(most, 20, "all that was not taken at once");
+    assert_eq!(sim.stages.total().posts_waiting, 0);
+    let ends: Vec<_> = log.take();
+    let ends = ends.iter().filter(|line| line.ends_with("destroy"));
+    let expected: Vec<_> = (101..=120).map(|id| format!("{id}: destroy")).collect();
+    assert_eq!(
+        ends.collect::<Vec<_>>(),
+        expected.iter().collect::<Vec<_>>()
+    );
+}

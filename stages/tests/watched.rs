@@ -50,7 +50,8 @@ impl Stage for Room {
                 block(&barrier);
             }
             Msg::BlockDetached(barrier) => {
-                cx.detach(async move { block(&barrier) }, |_, _, ()| ());
+                cx.detach(async move { block(&barrier) }, |_, _, ()| ())
+                    .unwrap();
             }
             Msg::Ping(reply) => {
                 let _ = reply.send(());

@@ -236,8 +236,9 @@ fn encode_stages(shards: &[StageStats], encoder: &mut DescriptorEncoder<'_>) -> 
         let values = shards.iter().filter_map(of);
         // As the help texts of the engine's numbers.
         let about = about.trim_end_matches('.');
+        let is_gauge = ["live", "posts_waiting"].contains(&name);
         let name = format!("stages_{name}");
-        encode_number(encoder, (&name, about), name == "stages_live", values)?;
+        encode_number(encoder, (&name, about), is_gauge, values)?;
     }
     let help = "Length of the polls of stages' handlers, one of 64 sampled, in seconds";
     let polls = shards.iter().map(|stats| &stats.poll_time);

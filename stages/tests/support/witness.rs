@@ -475,11 +475,11 @@ impl Witness {
                 stage.tell_some(cx, &mut Dice::new(plan), fuel - 1);
             }
         };
-        match dice.below(4) {
+        let detached = match dice.below(4) {
             0 => cx.detach(Bell::new(&journal), then),
             1 => {
                 let work = cx.offload_io(|| ());
-                cx.detach(async move { drop(work.await) }, then);
+                cx.detach(async move { drop(work.await) }, then)
             }
             2 => cx.detach(YieldNow(false), then),
             _ => cx.detach(
@@ -489,7 +489,8 @@ impl Witness {
                 },
                 then,
             ),
-        }
+        };
+        detached.expect("fewer than may be");
     }
 
     fn rarely(&mut self, cx: &mut Cx<'_, Self>, dice: &mut Dice) {
