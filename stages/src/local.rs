@@ -251,9 +251,9 @@ impl<'a> Local<'a> {
     /// connection moves to the stage's. It was bound to another stage before: not any more, and
     /// what that one has in its backlog stays there. When the stage ends, the connection is closed.
     ///
-    /// If the stage is gone when the connection arrives there, the connection is closed; so it is if
-    /// the ends of as many connections wait for the stage as its backlog has room for (and at least
-    /// 1,024), which is not told of one more then. If the connection is gone, the stage is told so
+    /// If the stage is gone when the connection arrives there, the connection is closed; so it is
+    /// if the ends of as many connections wait for the stage as its backlog has room for (and at
+    /// least 1,024), which is not told of one more then. If the connection is gone, the stage is told so
     /// as of any other that ends, with the reason
     /// [`PeerClosed`](proscenium_engine::CloseReason::PeerClosed) whatever the true one was: no
     /// stage waits for a connection that never comes.
