@@ -253,8 +253,8 @@ impl<'a> Local<'a> {
     ///
     /// If the stage is gone when the connection arrives there, the connection is closed; so it is
     /// if the ends of as many connections wait for the stage as its backlog has room for (and at
-    /// least 1,024), which is not told of one more then. If the connection is gone, the stage is told so
-    /// as of any other that ends, with the reason
+    /// least 1,024), which is not told of one more then. If the connection is gone, the stage is
+    /// told so as of any other that ends, with the reason
     /// [`PeerClosed`](proscenium_engine::CloseReason::PeerClosed) whatever the true one was: no
     /// stage waits for a connection that never comes.
     pub fn bind<S: Stage>(&self, id: RouterId, stage: StageRef<S>) {
