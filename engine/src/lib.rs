@@ -33,6 +33,7 @@ mod handler;
 mod layer;
 mod limits;
 pub mod mailbox;
+mod messages;
 mod options;
 mod pool;
 mod random;
@@ -61,6 +62,7 @@ pub use layer::tls::{
 };
 pub use limits::{Limits, Overflow};
 pub use mailbox::ShardWaker;
+pub use messages::Messages;
 pub use options::{
     Address, Backoff, Balance, ConnectionOptions, Connector, Framing, Listener, SocketOptions,
 };

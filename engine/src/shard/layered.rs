@@ -117,7 +117,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         let id = connection.id;
         core.current = slot;
-        core.stop_dispatch = false;
+        core.stop_dispatch.set(false);
         let messages = core.stats.messages_in;
         let watched = &core.shared.stats[core.shard].dispatching;
         watched.store(id.to_u64(), Ordering::Relaxed);
@@ -172,7 +172,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             None => {
                 self.dispatch_raw_tail(slot, id);
                 if range.is_empty() {
-                } else if self.core.stop_dispatch {
+                } else if self.core.stop_dispatch.get() {
                     self.core.keep(slot, &self.chunk.bytes()[range]);
                 } else {
                     self.core.stats.messages_in += 1;
@@ -190,7 +190,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(tail) = core.connections.get(slot).and_then(|c| c.tail.as_ref()) else {
             return;
         };
-        if core.stop_dispatch {
+        if core.stop_dispatch.get() {
             return;
         }
         let (chunk, range) = (Rc::clone(&tail.chunk), tail.start..tail.end);

@@ -203,7 +203,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             connection.reading = true;
             self.driver.set_reading(slot, true);
             self.core.current = slot;
-            self.core.stop_dispatch = false;
+            self.core.stop_dispatch.set(false);
             self.handshake_step(slot, id);
             self.received_plain(slot, id, 0..0);
             self.core.current = NONE;
