@@ -5,6 +5,7 @@
 //! with "not a whole frame yet" is the caller's business.
 //!
 //! [`LengthPrefix`] is the stream framing: a 4-byte body length, then the body.
+//! `websocket` (with the feature of that name) is RFC 6455: the opening handshake and the frames.
 //!
 //! # Reading from a buffer that grows
 //!
@@ -54,6 +55,8 @@
 #![forbid(unsafe_code)]
 
 mod length;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 
 pub use length::{ByteOrder, Decoded, FrameError, Frames, LengthPrefix};
 
