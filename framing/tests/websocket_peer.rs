@@ -9,8 +9,8 @@ use proscenium_framing::websocket::{
     CONTROL_MAX, CloseCode, Decoded, Decoder, DecoderLimits, FrameHeader, HEADER_MAX, Opcode, Role,
     apply_mask, close_body,
 };
+use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode as TheirCode;
-use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Bytes, Message, Utf8Bytes};
 
 const MIB: usize = 1024 * 1024;
@@ -158,10 +158,6 @@ fn pair() -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
-}
-
 /// What the foreign peer does: echoes until the close.
 fn echo<S: Read + Write>(mut socket: tungstenite::WebSocket<S>) -> Option<CloseFrame> {
     let mut why = None;
@@ -197,9 +193,10 @@ fn talk(ours: &mut Peer) {
     assert_eq!(ours.receive(), echoed);
 }
 
+/// With a code from the range of applications.
 fn enough() -> Option<CloseFrame> {
     Some(CloseFrame {
-        code: TheirCode::Library(4321),
+        code: TheirCode::from(4321),
         reason: Utf8Bytes::from_static("enough"),
     })
 }
@@ -209,29 +206,19 @@ fn a_foreign_client_talks_to_our_server() {
     let (client, server) = pair();
     let foreign = thread::spawn(move || {
         let (socket, response) =
-            tungstenite::client::client_with_config("ws://localhost/ws", client, Some(config()))
-                .expect("a handshake");
+            tungstenite::client("ws://localhost/ws", client).expect("a handshake");
         assert_eq!(response.status(), 101);
         echo(socket)
     });
     talk(&mut Peer::accept(server));
-    assert_eq!(foreign.join().expect("the foreign end"), enough_code());
-}
-
-/// 4321 is in the range of applications.
-fn enough_code() -> Option<CloseFrame> {
-    let frame = enough();
-    frame.map(|frame| CloseFrame {
-        code: TheirCode::from(4321),
-        ..frame
-    })
+    assert_eq!(foreign.join().expect("the foreign end"), enough());
 }
 
 #[test]
 fn our_client_talks_to_a_foreign_server() {
     let (client, server) = pair();
     let foreign = thread::spawn(move || {
-        let socket = tungstenite::accept_with_config(server, Some(config()));
+        let socket = tungstenite::accept(server);
         let Ok(socket) = socket else {
             panic!("a handshake");
         };
@@ -241,7 +228,7 @@ fn our_client_talks_to_a_foreign_server() {
     talk(&mut ours);
     // The server closes first (RFC 6455 §7.1.1); our end has to follow.
     drop(ours);
-    assert_eq!(foreign.join().expect("the foreign end"), enough_code());
+    assert_eq!(foreign.join().expect("the foreign end"), enough());
 }
 
 #[test]
@@ -272,7 +259,7 @@ fn a_foreign_client_sends_and_closes_and_our_server_answers() {
     let close = Received::Close(Some(CloseCode(4321)), "enough".to_owned());
     assert_eq!(ours.receive(), close);
     ours.send_close(CloseCode(4321), "enough");
-    assert_eq!(foreign.join().expect("the foreign end"), enough_code());
+    assert_eq!(foreign.join().expect("the foreign end"), enough());
 }
 
 #[test]

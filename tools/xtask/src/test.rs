@@ -24,7 +24,7 @@ const OLDEST: &str = "1.88";
 /// When a test failed, or for unknown arguments.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Options { all, seeds } = Options::parse(args)?;
-    let (parts, time) = if all { (13, TIME_ALL) } else { (7, TIME) };
+    let (parts, time) = if all { (14, TIME_ALL) } else { (7, TIME) };
     println!("{parts} parts, about {time} on two CPUs with everything to build");
     let mut steps = Steps::new(parts);
     workspace(&mut steps, all);
@@ -248,31 +248,40 @@ fn subcommand(package: &str) -> Result<PathBuf, String> {
     Ok(program)
 }
 
+/// Targets of the fuzzer: `framing/fuzz/fuzz_targets/`.
+const FUZZ_TARGETS: [&str; 2] = ["length_prefix", "websocket"];
+
 fn fuzz(steps: &mut Steps) {
+    for target in FUZZ_TARGETS {
+        fuzz_target(steps, &format!("fuzz {target}"), target);
+    }
+}
+
+fn fuzz_target(steps: &mut Steps, name: &str, target: &str) {
     let Some(toolchain) = system::toolchain("nightly") else {
         return steps.skip(
-            "fuzz",
+            name,
             "no nightly toolchain: rustup toolchain install nightly",
         );
     };
     let program = match subcommand("cargo-fuzz") {
         Ok(program) => program,
-        Err(reason) => return steps.skip("fuzz", &reason),
+        Err(reason) => return steps.skip(name, &reason),
     };
-    let found = tree::target().join("fuzz-found");
+    let found = tree::target().join("fuzz-found").join(target);
     if let Err(error) = std::fs::create_dir_all(&found) {
-        return steps.skip("fuzz", &format!("{}: {error}", found.display()));
+        return steps.skip(name, &format!("{}: {error}", found.display()));
     }
     let mut command = Command::new(program);
     command
-        .args(["fuzz", "run", "length_prefix"])
+        .args(["fuzz", "run", target])
         .arg(found)
-        .args(["fuzz/corpus/length_prefix", "--"])
+        .args([&format!("fuzz/corpus/{target}"), "--"])
         .arg(format!("-max_total_time={FUZZ_SECONDS}"))
         .current_dir(tree::root().join("framing"))
         .env("RUSTUP_TOOLCHAIN", toolchain)
         .env("CARGO_TARGET_DIR", tree::target().join("fuzz"));
-    steps.run("fuzz", &mut command);
+    steps.run(name, &mut command);
 }
 
 fn coverage(steps: &mut Steps) {
