@@ -4,8 +4,10 @@
 //! no socket and no clock, and never allocates because of a number that a peer sent: what to do
 //! with "not a whole frame yet" is the caller's business.
 //!
-//! [`LengthPrefix`] is the stream framing: a 4-byte body length, then the body.
-//! `websocket` (with the feature of that name) is RFC 6455: the opening handshake and the frames.
+//! - [`LengthPrefix`] is the stream framing: a 4-byte body length, then the body.
+//! - [`packet`] has what game clients and a Play server put into such bodies, and their LZ4
+//!   payloads (feature `lz4`, on by default).
+//! - `websocket` (feature of that name) is RFC 6455: the opening handshake and the frames.
 //!
 //! # Reading from a buffer that grows
 //!
@@ -55,6 +57,7 @@
 #![forbid(unsafe_code)]
 
 mod length;
+pub mod packet;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 

@@ -13,7 +13,9 @@ const SEEDS_ALL: u32 = 10_000;
 /// About how long a short and a long run take on two CPUs, builds included.
 const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
-/// How long the fuzzer looks for new inputs, in seconds.
+/// What is fuzzed, below `framing/fuzz/fuzz_targets/`.
+const FUZZ_TARGETS: [&str; 4] = ["length_prefix", "packet", "lz4", "websocket"];
+/// How long the fuzzer looks for new inputs of each target, in seconds.
 const FUZZ_SECONDS: &str = "60";
 /// The oldest compiler we promise, as in the workspace's manifest.
 const OLDEST: &str = "1.88";
@@ -24,7 +26,7 @@ const OLDEST: &str = "1.88";
 /// When a test failed, or for unknown arguments.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Options { all, seeds } = Options::parse(args)?;
-    let (parts, time) = if all { (14, TIME_ALL) } else { (7, TIME) };
+    let (parts, time) = if all { (13, TIME_ALL) } else { (7, TIME) };
     println!("{parts} parts, about {time} on two CPUs with everything to build");
     let mut steps = Steps::new(parts);
     workspace(&mut steps, all);
@@ -248,40 +250,35 @@ fn subcommand(package: &str) -> Result<PathBuf, String> {
     Ok(program)
 }
 
-/// Targets of the fuzzer: `framing/fuzz/fuzz_targets/`.
-const FUZZ_TARGETS: [&str; 2] = ["length_prefix", "websocket"];
-
 fn fuzz(steps: &mut Steps) {
-    for target in FUZZ_TARGETS {
-        fuzz_target(steps, &format!("fuzz {target}"), target);
-    }
-}
-
-fn fuzz_target(steps: &mut Steps, name: &str, target: &str) {
     let Some(toolchain) = system::toolchain("nightly") else {
         return steps.skip(
-            name,
+            "fuzz",
             "no nightly toolchain: rustup toolchain install nightly",
         );
     };
     let program = match subcommand("cargo-fuzz") {
         Ok(program) => program,
-        Err(reason) => return steps.skip(name, &reason),
+        Err(reason) => return steps.skip("fuzz", &reason),
     };
-    let found = tree::target().join("fuzz-found").join(target);
-    if let Err(error) = std::fs::create_dir_all(&found) {
-        return steps.skip(name, &format!("{}: {error}", found.display()));
+    for target in FUZZ_TARGETS {
+        let step = format!("fuzz {target}");
+        let found = tree::target().join("fuzz-found").join(target);
+        if let Err(error) = std::fs::create_dir_all(&found) {
+            return steps.skip(&step, &format!("{}: {error}", found.display()));
+        }
+        let mut command = Command::new(&program);
+        command
+            .args(["fuzz", "run", target])
+            .arg(found)
+            .arg(format!("fuzz/corpus/{target}"))
+            .arg("--")
+            .arg(format!("-max_total_time={FUZZ_SECONDS}"))
+            .current_dir(tree::root().join("framing"))
+            .env("RUSTUP_TOOLCHAIN", &toolchain)
+            .env("CARGO_TARGET_DIR", tree::target().join("fuzz"));
+        steps.run(&step, &mut command);
     }
-    let mut command = Command::new(program);
-    command
-        .args(["fuzz", "run", target])
-        .arg(found)
-        .args([&format!("fuzz/corpus/{target}"), "--"])
-        .arg(format!("-max_total_time={FUZZ_SECONDS}"))
-        .current_dir(tree::root().join("framing"))
-        .env("RUSTUP_TOOLCHAIN", toolchain)
-        .env("CARGO_TARGET_DIR", tree::target().join("fuzz"));
-    steps.run(name, &mut command);
 }
 
 fn coverage(steps: &mut Steps) {
