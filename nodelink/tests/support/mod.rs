@@ -1,5 +1,9 @@
 //! What the tests of nodes on real sockets share.
-#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test binary uses a part of it"
+)]
 
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
