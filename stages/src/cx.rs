@@ -15,7 +15,6 @@ use crate::error::{DetachError, RequestError};
 use crate::head::{Ending, Extras};
 use crate::invocation::{Enter, Item};
 use crate::local::Local;
-use crate::offload::Offload;
 use crate::request::{Reply, Request};
 use crate::slot::{CorePtr, downcast_stages};
 use crate::stage::Stage;
@@ -307,26 +306,6 @@ impl<'a, S: Stage> Cx<'a, S> {
     {
         let local = Local::<'static>::new(self.core().ptr());
         self.detach(async move { work(local).await }, then)
-    }
-
-    /// Runs `work` on a thread for computing, of which there are few
-    /// ([`StagesBuilder::compute_threads`](crate::StagesBuilder::compute_threads)), and brings its
-    /// result back. The stage is busy meanwhile; with [`detach`](Self::detach) it is not.
-    pub fn offload_compute<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Offload<T> {
-        self.core().offload(true, work)
-    }
-
-    /// Runs `work`, which may block, on a thread for that
-    /// ([`StagesBuilder::io_threads`](crate::StagesBuilder::io_threads)), and brings its result
-    /// back. The stage is busy meanwhile; with [`detach`](Self::detach) it is not.
-    pub fn offload_io<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Offload<T> {
-        self.core().offload(false, work)
     }
 }
 

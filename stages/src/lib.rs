@@ -24,6 +24,7 @@ mod cx;
 mod detach;
 mod error;
 mod frames;
+mod front;
 mod handler;
 mod head;
 mod invocation;
@@ -49,6 +50,7 @@ mod watch;
 
 pub use cx::Cx;
 pub use error::{CreateError, DetachError, OffloadError, RequestError, TellError};
+pub use front::Front;
 pub use handler::StageShard;
 pub use local::{Creating, Local};
 pub use offload::Offload;

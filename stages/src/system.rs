@@ -13,6 +13,7 @@ use proscenium_engine::{
 
 use crate::core::Core;
 use crate::error::{CreateError, TellError};
+use crate::front::Front;
 use crate::handler::StageShard;
 use crate::local::{Creating, Local};
 use crate::offload::{Executor, Pool};
@@ -128,6 +129,7 @@ fn refused_tell<E: Envelope, M>(
 
 pub(crate) type OnConnect = dyn Fn(&Local<'_>, RouterId, &Peer) + Send + Sync;
 pub(crate) type OnUnbound = dyn Fn(&Local<'_>, RouterId, Message<'_>) + Send + Sync;
+type MakeFront = dyn Fn(usize) -> Box<dyn Front> + Send + Sync;
 type OnStall = dyn Fn(&Stall, Option<&str>) + Send + Sync;
 
 /// What all shards of a system share.
@@ -139,6 +141,7 @@ pub(crate) struct System {
     pub(crate) executor: Executor,
     pub(crate) on_connect: Option<Box<OnConnect>>,
     pub(crate) on_unbound: Option<Box<OnUnbound>>,
+    pub(crate) front: Option<Box<MakeFront>>,
     on_stall: Option<Box<OnStall>>,
     shards: Box<[OnceLock<Arc<ShardShared>>]>,
     count: AtomicUsize,
@@ -305,6 +308,7 @@ pub struct StagesBuilder {
     simulated: bool,
     on_connect: Option<Box<OnConnect>>,
     on_unbound: Option<Box<OnUnbound>>,
+    front: Option<Box<MakeFront>>,
     on_stall: Option<Box<OnStall>>,
 }
 
@@ -349,6 +353,14 @@ impl StagesBuilder {
         call: impl Fn(&Local<'_>, RouterId, Message<'_>) + Send + Sync + 'static,
     ) -> Self {
         self.on_unbound = Some(Box::new(call));
+        self
+    }
+
+    /// Puts something before the stages of each shard, which `make` makes there from the shard's
+    /// number: it takes the place of [`on_connect`](Self::on_connect) and
+    /// [`on_unbound`](Self::on_unbound), keeps a state of its own, and sees messages first.
+    pub fn front<F: Front>(mut self, make: impl Fn(usize) -> F + Send + Sync + 'static) -> Self {
+        self.front = Some(Box::new(move |shard| Box::new(make(shard))));
         self
     }
 
@@ -411,6 +423,7 @@ impl StagesBuilder {
             executor,
             on_connect: self.on_connect,
             on_unbound: self.on_unbound,
+            front: self.front,
             on_stall: self.on_stall,
             shards: (0..RouterId::SHARDS_MAX).map(|_| OnceLock::new()).collect(),
             count: AtomicUsize::new(0),
@@ -468,6 +481,7 @@ impl Stages {
             simulated: false,
             on_connect: None,
             on_unbound: None,
+            front: None,
             on_stall: None,
         }
     }
@@ -643,6 +657,23 @@ impl Stages {
             total.add(&shard);
         }
         total
+    }
+
+    /// Runs `call` on a shard, from any thread.
+    ///
+    /// # Errors
+    /// `Full` if the mailbox of the shard is full, `Gone` if it has stopped or does not run yet.
+    pub fn run_on(
+        &self,
+        shard: usize,
+        call: impl FnOnce(&Local<'_>) + Send + 'static,
+    ) -> Result<(), TellError<()>> {
+        let run = move |core: &Core| call(&Local::new(core.ptr()));
+        let posted = self.system.post(shard, StagePost::run(run));
+        posted.map_err(|error| match error {
+            PostError::Full(_) => TellError::Full(()),
+            _ => TellError::Gone(()),
+        })
     }
 
     fn stalled(&self, stall: &Stall) {
