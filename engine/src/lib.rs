@@ -32,6 +32,7 @@ mod handle;
 mod handler;
 mod limits;
 pub mod mailbox;
+mod messages;
 mod options;
 mod pool;
 mod random;
@@ -54,6 +55,7 @@ pub use handle::Handle;
 pub use handler::{ConnectId, Handler, Origin, Peer, Run};
 pub use limits::{Limits, Overflow};
 pub use mailbox::ShardWaker;
+pub use messages::Messages;
 pub use options::{
     Address, Backoff, Balance, ConnectionOptions, Connector, Framing, Listener, SocketOptions,
 };

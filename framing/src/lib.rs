@@ -4,7 +4,9 @@
 //! no socket and no clock, and never allocates because of a number that a peer sent: what to do
 //! with "not a whole frame yet" is the caller's business.
 //!
-//! [`LengthPrefix`] is the stream framing: a 4-byte body length, then the body.
+//! - [`LengthPrefix`] is the stream framing: a 4-byte body length, then the body.
+//! - [`packet`] has what game clients and a Play server put into such bodies, and their LZ4
+//!   payloads (feature `lz4`, on by default).
 //!
 //! # Reading from a buffer that grows
 //!
@@ -54,6 +56,7 @@
 #![forbid(unsafe_code)]
 
 mod length;
+pub mod packet;
 
 pub use length::{ByteOrder, Decoded, FrameError, Frames, LengthPrefix};
 

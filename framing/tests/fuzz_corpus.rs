@@ -1,52 +1,77 @@
-//! Replays the fuzzer's corpus through the very code that the fuzz target runs, so that what a
+//! Replays the fuzzer's corpora through the very code that the fuzz targets run, so that what a
 //! fuzzer found once is checked by every ordinary test run.
 
 use std::fs;
+use std::panic::RefUnwindSafe;
 use std::path::{Path, PathBuf};
 
-#[path = "../fuzz/properties/length_prefix.rs"]
-mod properties;
-#[path = "../fuzz/seeds/length_prefix.rs"]
-mod seeds;
-
-fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/length_prefix")
+#[path = "../fuzz/properties"]
+mod properties {
+    pub(crate) mod length_prefix;
+    #[cfg(feature = "lz4")]
+    pub(crate) mod lz4;
+    pub(crate) mod packet;
+}
+#[path = "../fuzz/seeds"]
+mod seeds {
+    pub(crate) mod length_prefix;
+    #[cfg(feature = "lz4")]
+    pub(crate) mod lz4;
+    pub(crate) mod packet;
 }
 
-#[test]
-fn every_corpus_file_holds() {
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+fn corpus(target: &str) -> PathBuf {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    fuzz.join(target)
+}
+
+/// Every corpus file holds, and the seeds, which are checked in twice, as files for the fuzzer and
+/// as readable source, agree. With `PROSCENIUM_WRITE_SEEDS` set the files are written first.
+fn replay(target: &str, seeds: &Seeds, check: impl Fn(&[u8]) + RefUnwindSafe) {
+    let write = std::env::var_os("PROSCENIUM_WRITE_SEEDS").is_some();
+    for (name, input) in seeds {
+        let path = corpus(target).join(name);
+        if write {
+            fs::write(&path, input).expect("a writable corpus");
+        }
+        let file = fs::read(&path).unwrap_or_else(|e| panic!("{target}/{name}: {e}"));
+        assert_eq!(file, *input, "{target}/{name} differs from its source");
+    }
     let mut replayed = 0;
-    for entry in fs::read_dir(corpus()).expect("the corpus folder") {
+    for entry in fs::read_dir(corpus(target)).expect("the corpus folder") {
         let path = entry.expect("a corpus entry").path();
         let input = fs::read(&path).expect("a corpus file");
-        let outcome = std::panic::catch_unwind(|| properties::check(&input));
+        let outcome = std::panic::catch_unwind(|| check(&input));
+        let path = path.display();
         assert!(
             outcome.is_ok(),
-            "{} breaks a property, see the panic above",
-            path.display()
+            "{path} breaks a property, see the panic above"
         );
         replayed += 1;
     }
     assert!(
-        replayed >= seeds::seeds().len(),
+        replayed >= seeds.len() && replayed > 0,
         "only {replayed} corpus files"
     );
-    assert!(replayed > 0, "the corpus is empty");
 }
 
-/// The seeds are checked in twice, as files for the fuzzer and as readable source. With
-/// `PROSCENIUM_WRITE_SEEDS` set the files are written first.
 #[test]
-fn seeds_and_their_files_agree() {
-    let write = std::env::var_os("PROSCENIUM_WRITE_SEEDS").is_some();
-    for (name, input) in seeds::seeds() {
-        let path = corpus().join(name);
-        if write {
-            fs::write(&path, &input).expect("a writable corpus");
-        }
-        let file = fs::read(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(file, input, "{name} differs from its source");
-    }
+fn the_corpus_of_length_prefix_holds() {
+    let seeds = seeds::length_prefix::seeds();
+    replay("length_prefix", &seeds, properties::length_prefix::check);
+}
+
+#[test]
+fn the_corpus_of_packet_holds() {
+    replay("packet", &seeds::packet::seeds(), properties::packet::check);
+}
+
+#[cfg(feature = "lz4")]
+#[test]
+fn the_corpus_of_lz4_holds() {
+    replay("lz4", &seeds::lz4::seeds(), properties::lz4::check);
 }
 
 /// A check that cannot fail is worthless: the seeds have to reach every kind of ending, or the
@@ -56,7 +81,7 @@ fn the_seeds_reach_every_ending() {
     use proscenium_framing::{ByteOrder, LengthPrefix};
 
     let (mut whole, mut tails, mut refused, mut splits) = (0, 0, 0, 0);
-    for (_, input) in seeds::seeds() {
+    for (_, input) in seeds::length_prefix::seeds() {
         let [setup, n, rest @ ..] = &input[..] else {
             continue;
         };
@@ -68,7 +93,7 @@ fn the_seeds_reach_every_ending() {
         } else {
             ByteOrder::Little
         };
-        let limit = properties::LIMITS[usize::from(setup >> 1 & 3)];
+        let limit = properties::length_prefix::LIMITS[usize::from(setup >> 1 & 3)];
         let mut frames = LengthPrefix::new(order, limit).frames(stream);
         let error = frames.by_ref().any(|frame| frame.is_err());
         splits += usize::from(*n > 0);
@@ -79,4 +104,55 @@ fn the_seeds_reach_every_ending() {
         }
     }
     assert!(whole >= 5 && tails >= 3 && refused >= 5 && splits >= 5);
+}
+
+#[test]
+fn the_seeds_of_packets_reach_every_ending() {
+    use proscenium_framing::packet::{ClientPacket, PacketError, ServerPacket};
+
+    let endings = seeds::packet::seeds().into_iter().flat_map(|(_, input)| {
+        [
+            ClientPacket::decode(&input).map(drop),
+            ServerPacket::decode(&input).map(drop),
+        ]
+    });
+    let mut seen = [0; 5];
+    for ending in endings {
+        seen[match ending {
+            Ok(()) => 0,
+            Err(PacketError::TooShort { .. }) => 1,
+            Err(PacketError::IdLength { .. }) => 2,
+            Err(PacketError::IdNotUtf8 { .. }) => 3,
+            Err(_) => 4,
+        }] += 1;
+    }
+    assert!(seen.iter().all(|&times| times > 0), "{seen:?}");
+}
+
+#[cfg(feature = "lz4")]
+#[test]
+fn the_seeds_of_lz4_reach_every_ending() {
+    use proscenium_framing::packet::lz4::{UnpickleError, unpickle};
+
+    let mut seen = [0; 6];
+    for (_, input) in seeds::lz4::seeds() {
+        let Some(([cap, size @ ..], container)) = input.split_first_chunk::<5>() else {
+            continue;
+        };
+        // 0 stands for what is claimed; here 100, which is what the good ones claim.
+        let size = match i32::from_le_bytes(*size) {
+            0 => 100,
+            size => size,
+        };
+        let cap = properties::lz4::CAPS[usize::from(cap & 3)];
+        seen[match unpickle(container, size, cap) {
+            Ok(_) => 0,
+            Err(UnpickleError::OriginalSize { .. }) => 1,
+            Err(UnpickleError::Truncated { .. }) => 2,
+            Err(UnpickleError::Version { .. }) => 3,
+            Err(UnpickleError::Mismatch { .. }) => 4,
+            Err(_) => 5,
+        }] += 1;
+    }
+    assert!(seen.iter().all(|&times| times > 0), "{seen:?}");
 }

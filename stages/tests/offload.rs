@@ -15,6 +15,12 @@ enum Msg {
     /// Offloads all of this at once and answers with the results in order.
     Compute(Vec<Work>, Reply<Vec<Result<u64, OffloadError>>>),
     Io(Vec<Work>, Reply<Vec<Result<u64, OffloadError>>>),
+    /// `Io` that says when all of it is with the pool, or refused.
+    ToldIo(
+        Vec<Work>,
+        mpsc::Sender<()>,
+        Reply<Vec<Result<u64, OffloadError>>>,
+    ),
     Ping(Reply<()>),
 }
 
@@ -33,6 +39,11 @@ impl Stage for Worker {
                 work.into_iter().map(|work| cx.offload_io(work)).collect(),
                 reply,
             ),
+            Msg::ToldIo(work, submitted, reply) => {
+                let offloads = work.into_iter().map(|work| cx.offload_io(work)).collect();
+                let _ = submitted.send(());
+                (offloads, reply)
+            }
             Msg::Ping(reply) => {
                 let _ = reply.send(());
                 return;
@@ -102,11 +113,14 @@ fn both_pools_are_bounded_and_a_full_one_does_not_block_the_other() {
             }));
         }
         all.extend((3..12).map(|n| work(move || n)));
-        let asked = worker.ask(|reply| Msg::Io(all, reply));
+        let (submit, submitted) = mpsc::channel();
+        let asked = worker.ask(|reply| Msg::ToldIo(all, submit, reply));
         let pinged = other.ask(Msg::Ping);
         pinged.wait(PATIENCE).unwrap();
         let computed = other.ask(|reply| Msg::Compute(vec![work(|| 7)], reply));
         assert_eq!(computed.wait(PATIENCE), Ok(vec![Ok(7)]));
+        // Before that the three may not end: room for others would depend on who is faster.
+        submitted.recv_timeout(PATIENCE).unwrap();
         barrier.wait();
         let results = asked.wait(PATIENCE).unwrap();
         let taken = 3 + waiting as u64;

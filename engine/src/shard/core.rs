@@ -4,6 +4,7 @@
 //! connecting, moving) is noted in `ops` and done by the shard as soon as the handler's call is
 //! over; sends go straight into the send queues and are flushed at the end of the slice.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +105,7 @@ pub(crate) struct Core<P> {
     pub(crate) ops: Vec<Op>,
     /// The slot whose messages are being dispatched, and whether to stop doing so.
     pub(crate) current: u32,
-    pub(crate) stop_dispatch: bool,
+    pub(crate) stop_dispatch: Rc<Cell<bool>>,
     /// While the handler is told that a connection ended or departed: its id and its tag.
     pub(crate) leaving: Option<(RouterId, u64)>,
     pub(crate) outgoing: FxHashMap<u32, Outgoing>,
@@ -145,7 +146,7 @@ impl<P> Core<P> {
             timers: TimerWheel::new(now.as_nanos()),
             ops: Vec::new(),
             current: NONE,
-            stop_dispatch: false,
+            stop_dispatch: Rc::default(),
             leaving: None,
             outgoing: FxHashMap::default(),
             random: Random::new(seed ^ (shard as u64) << 32),
@@ -513,7 +514,7 @@ impl<P> Core<P> {
         connection.pause.set(reason, on);
         let id = connection.id;
         if on && slot == self.current {
-            self.stop_dispatch = true;
+            self.stop_dispatch.set(true);
         }
         self.ops.push(Op::Reading(id));
         true
@@ -551,7 +552,7 @@ impl<P> Core<P> {
         let id = connection.id;
         self.release_tail(slot);
         if slot == self.current {
-            self.stop_dispatch = true;
+            self.stop_dispatch.set(true);
         }
         if !is_held {
             self.ops.push(Op::Close(id));
@@ -588,7 +589,7 @@ impl<P> Core<P> {
         self.cut += u64::from(self.shutting_down && (broke || lost > 0));
         self.release_tail(slot);
         if slot == self.current {
-            self.stop_dispatch = true;
+            self.stop_dispatch.set(true);
         }
         self.ops.push(Op::Bury(slot));
     }

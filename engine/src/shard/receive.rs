@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::CloseReason;
 use crate::handler::Handler;
+use crate::messages::Messages;
 use crate::router_id::RouterId;
 
 /// Where dispatching came to.
@@ -27,7 +28,7 @@ struct Dispatched {
     bad: Option<FrameError>,
 }
 
-/// Hands the frames in `start..end` of `chunk` to the handler, one by one.
+/// Hands the frames in `start..end` of `chunk` to the handler.
 #[inline]
 fn dispatch<H: Handler>(
     handler: &mut H,
@@ -38,27 +39,19 @@ fn dispatch<H: Handler>(
     (start, end): (usize, usize),
     lease: Lease,
 ) -> Dispatched {
-    let mut bytes = &chunk.bytes()[start..end];
-    let mut count = 0;
-    let mut bad = None;
-    while !core.stop_dispatch {
-        match codec.decode(bytes) {
-            Decoded::Frame { body, consumed } => {
-                bytes = &bytes[consumed..];
-                count += 1;
-                let message = Message::of(chunk, body, lease);
-                handler.on_message(&mut Context::new(core), id, message);
-            }
-            Decoded::Incomplete { .. } => break,
-            Decoded::Invalid(error) => {
-                bad = Some(error);
-                break;
-            }
-        }
+    let stop = Rc::clone(&core.stop_dispatch);
+    let mut messages = Messages::new(codec, chunk, start..end, lease, &stop);
+    handler.on_messages(&mut Context::new(core), id, &mut messages);
+    for message in &mut messages {
+        // The handler does not have to take them all at once.
+        handler.on_message(&mut Context::new(core), id, message);
     }
-    core.stats.messages_in += count;
-    let at = end - bytes.len();
-    Dispatched { at, bad }
+    core.stats.messages_in += messages.taken();
+    let at = end - messages.left();
+    Dispatched {
+        at,
+        bad: messages.bad(),
+    }
 }
 
 impl<D: Driver, H: Handler> Shard<D, H> {
@@ -79,7 +72,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let (id, framing) = (connection.id, connection.framing);
         let has_tail = connection.tail.is_some();
         core.current = slot;
-        core.stop_dispatch = false;
+        core.stop_dispatch.set(false);
         let watched = &core.shared.stats[core.shard].dispatching;
         watched.store(id.to_u64(), Ordering::Relaxed);
         match core.codec(framing) {
@@ -151,7 +144,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Decoded::Frame { .. } => {
                     // What was kept may be more than this frame: all of it goes first.
                     self.dispatch_tail(slot, id, codec);
-                    if self.core.stop_dispatch {
+                    if self.core.stop_dispatch.get() {
                         return at;
                     }
                 }
@@ -220,7 +213,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 && let Some(codec) = core.codec(framing)
             {
                 core.current = slot;
-                core.stop_dispatch = false;
+                core.stop_dispatch.set(false);
                 self.dispatch_tail(slot, id, codec);
                 self.core.current = NONE;
             }

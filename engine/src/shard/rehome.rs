@@ -278,7 +278,7 @@ impl<P> super::core::Core<P> {
             self.give_up_move(id, usize::from(before));
         }
         if slot == current {
-            self.stop_dispatch = true;
+            self.stop_dispatch.set(true);
         }
         self.ops.push(Op::Rehome(id));
         Ok(())

@@ -74,6 +74,18 @@ impl Book {
         .collect()
     }
 
+    /// How often a packet of a connection came to another desk than the one before.
+    pub fn moves(&self, id: RouterId) -> usize {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut desks: Vec<u64> = entries
+            .iter()
+            .filter(|entry| entry.id == id && matches!(entry.what, What::Packet(_)))
+            .map(|entry| entry.desk)
+            .collect();
+        desks.dedup();
+        desks.len().saturating_sub(1)
+    }
+
     /// What came of a connection while nobody had it.
     pub fn unbound(&self, id: RouterId) -> Vec<String> {
         let mine = self.all().into_iter().filter(|entry| entry.id == id);

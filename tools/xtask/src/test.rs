@@ -13,7 +13,9 @@ const SEEDS_ALL: u32 = 10_000;
 /// About how long a short and a long run take on two CPUs, builds included.
 const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
-/// How long the fuzzer looks for new inputs, in seconds.
+/// What is fuzzed, below `framing/fuzz/fuzz_targets/`.
+const FUZZ_TARGETS: [&str; 3] = ["length_prefix", "packet", "lz4"];
+/// How long the fuzzer looks for new inputs of each target, in seconds.
 const FUZZ_SECONDS: &str = "60";
 /// The oldest compiler we promise, as in the workspace's manifest.
 const OLDEST: &str = "1.88";
@@ -259,20 +261,24 @@ fn fuzz(steps: &mut Steps) {
         Ok(program) => program,
         Err(reason) => return steps.skip("fuzz", &reason),
     };
-    let found = tree::target().join("fuzz-found");
-    if let Err(error) = std::fs::create_dir_all(&found) {
-        return steps.skip("fuzz", &format!("{}: {error}", found.display()));
+    for target in FUZZ_TARGETS {
+        let step = format!("fuzz {target}");
+        let found = tree::target().join("fuzz-found").join(target);
+        if let Err(error) = std::fs::create_dir_all(&found) {
+            return steps.skip(&step, &format!("{}: {error}", found.display()));
+        }
+        let mut command = Command::new(&program);
+        command
+            .args(["fuzz", "run", target])
+            .arg(found)
+            .arg(format!("fuzz/corpus/{target}"))
+            .arg("--")
+            .arg(format!("-max_total_time={FUZZ_SECONDS}"))
+            .current_dir(tree::root().join("framing"))
+            .env("RUSTUP_TOOLCHAIN", &toolchain)
+            .env("CARGO_TARGET_DIR", tree::target().join("fuzz"));
+        steps.run(&step, &mut command);
     }
-    let mut command = Command::new(program);
-    command
-        .args(["fuzz", "run", "length_prefix"])
-        .arg(found)
-        .args(["fuzz/corpus/length_prefix", "--"])
-        .arg(format!("-max_total_time={FUZZ_SECONDS}"))
-        .current_dir(tree::root().join("framing"))
-        .env("RUSTUP_TOOLCHAIN", toolchain)
-        .env("CARGO_TARGET_DIR", tree::target().join("fuzz"));
-    steps.run("fuzz", &mut command);
 }
 
 fn coverage(steps: &mut Steps) {
