@@ -322,6 +322,24 @@ impl<'a> Local<'a> {
         }
     }
 
+    /// [`run_on`](Self::run_on) for what may be refused: takes a place in the mailbox of another
+    /// shard.
+    ///
+    /// # Errors
+    /// `Full` if the mailbox is full, `Gone` if that shard has stopped; `call` is dropped.
+    pub fn try_run_on(
+        &self,
+        shard: usize,
+        call: impl FnOnce(&Local<'_>) + Send + 'static,
+    ) -> Result<(), TellError<()>> {
+        let core = self.core();
+        if shard == core.shard {
+            call(self);
+            return Ok(());
+        }
+        core.system.run_on(shard, call)
+    }
+
     /// Runs `work` on a thread for computing, of which there are few
     /// ([`StagesBuilder::compute_threads`](crate::StagesBuilder::compute_threads)), and brings its
     /// result back. A stage that awaits it is busy meanwhile; with [`detach`](crate::Cx::detach)

@@ -182,6 +182,20 @@ impl System {
             .ok_or(CreateError::UnknownType(std::any::type_name::<S>()))
     }
 
+    /// Runs `call` on a shard, which takes a place in its mailbox.
+    pub(crate) fn run_on(
+        &self,
+        shard: usize,
+        call: impl FnOnce(&Local<'_>) + Send + 'static,
+    ) -> Result<(), TellError<()>> {
+        let run = move |core: &Core| call(&Local::new(core.ptr()));
+        let posted = self.post(shard, StagePost::run(run));
+        posted.map_err(|error| match error {
+            PostError::Full(_) => TellError::Full(()),
+            _ => TellError::Gone(()),
+        })
+    }
+
     /// Type number and shard of the stage with that id.
     pub(crate) fn place<S: Stage>(&self, id: u64) -> Result<(u8, usize), CreateError> {
         let number = self.type_number::<S>()?;
@@ -668,12 +682,7 @@ impl Stages {
         shard: usize,
         call: impl FnOnce(&Local<'_>) + Send + 'static,
     ) -> Result<(), TellError<()>> {
-        let run = move |core: &Core| call(&Local::new(core.ptr()));
-        let posted = self.system.post(shard, StagePost::run(run));
-        posted.map_err(|error| match error {
-            PostError::Full(_) => TellError::Full(()),
-            _ => TellError::Gone(()),
-        })
+        self.system.run_on(shard, call)
     }
 
     fn stalled(&self, stall: &Stall) {
