@@ -14,7 +14,7 @@ const SEEDS_ALL: u32 = 10_000;
 const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
 /// What is fuzzed, below `framing/fuzz/fuzz_targets/`.
-const FUZZ_TARGETS: [&str; 3] = ["length_prefix", "packet", "lz4"];
+const FUZZ_TARGETS: [&str; 4] = ["length_prefix", "packet", "lz4", "websocket"];
 /// How long the fuzzer looks for new inputs of each target, in seconds.
 const FUZZ_SECONDS: &str = "60";
 /// The oldest compiler we promise, as in the workspace's manifest.
@@ -26,7 +26,7 @@ const OLDEST: &str = "1.88";
 /// When a test failed, or for unknown arguments.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Options { all, seeds } = Options::parse(args)?;
-    let (parts, time) = if all { (13, TIME_ALL) } else { (7, TIME) };
+    let (parts, time) = if all { (17, TIME_ALL) } else { (11, TIME) };
     println!("{parts} parts, about {time} on two CPUs with everything to build");
     let mut steps = Steps::new(parts);
     workspace(&mut steps, all);
@@ -131,7 +131,7 @@ fn check_peers(steps: &mut Steps) {
     if !system::has("python3")
         && let Err(reason) = system::install(&["python3"])
     {
-        for name in peers::NAMES {
+        for name in peers::names() {
             steps.skip(name, &format!("python3: {reason}"));
         }
         return;
@@ -142,10 +142,7 @@ fn check_peers(steps: &mut Steps) {
             Ok(program) => {
                 let mut command = Command::new("python3");
                 command.arg(tree::root().join("tools/peers/tests/check.py"));
-                if peer.byte_echo {
-                    command.arg("--byte-echo");
-                }
-                steps.run(peer.name, command.arg(program));
+                steps.run(peer.name, command.args(peer.check).arg(program));
             }
         }
     }
