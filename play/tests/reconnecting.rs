@@ -63,10 +63,9 @@ fn a_duplicate_login_takes_the_actor_over_and_the_old_close_says_nothing() {
 }
 
 #[test]
-fn what_the_old_connection_had_sent_is_not_done_for_the_actor() {
+fn a_takeover_waits_for_the_stage_like_everything_else() {
     let (server, journal) = server(|builder| builder);
     let mut old = Client::join(&server, 1, "ann");
-    // The stage is busy while both of these arrive, so that they wait together.
     let mut bob = Client::join(&server, 1, "bob");
     bob.send("Slow", 2, "");
     journal.await_line("stage.slow begins");

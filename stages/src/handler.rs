@@ -67,9 +67,7 @@ impl Handler for StageShard {
     fn on_message(&mut self, cx: &mut Engine<'_>, from: RouterId, message: Message<'_>) {
         let tag = cx.tag(from);
         self.core.enter(cx, |core| {
-            if let Some(front) = &core.front
-                && core.is_taken(&**front, from, message)
-            {
+            if core.is_taken(from, message) {
                 return;
             }
             let key = StageKey::from_tag(tag);
@@ -228,7 +226,10 @@ impl Core {
 
     /// True if what stands before the stages took a message.
     #[inline]
-    fn is_taken(&self, front: &dyn Front, from: RouterId, message: Message<'_>) -> bool {
+    pub(crate) fn is_taken(&self, from: RouterId, message: Message<'_>) -> bool {
+        let Some(front) = &self.front else {
+            return false;
+        };
         let local = Local::new(self.ptr());
         let taken = self.contained("the front", || front.on_message(&local, from, message));
         taken.unwrap_or(true)

@@ -199,7 +199,7 @@ impl PlayStage for Hall {
             "Where" => cx.reply("WhereReply", cx.shard().to_string())?,
             "Twice" => {
                 cx.reply("First", ())?;
-                assert!(cx.reply("Second", ()).is_err());
+                assert_eq!(cx.reply("Second", ()).is_err(), packet.is_request());
             }
             "Push" => cx.send(actor.id(), "Pushed", packet.payload())?,
             "All" => drop(cx.broadcast("Said", packet.payload())?),
