@@ -289,42 +289,31 @@ impl LateReply {
         msg_id: &str,
         payload: &(impl Payload + ?Sized),
     ) -> Result<(), DeliverError> {
+        let asked_by; // lives as long as the call
         let asker = match self.asker.take() {
             Some(LateAsker::Client {
                 to,
                 lz4,
                 seq,
-                msg_id: asked,
-            }) => Asker::Client {
-                to,
-                lz4,
-                seq,
-                msg_id: &asked.into_string(),
+                msg_id,
+            }) => {
+                asked_by = msg_id;
+                Asker::Client {
+                    to,
+                    lz4,
+                    seq,
+                    msg_id: &asked_by,
+                }
             }
-            .answer_by(local, &self, error, msg_id, payload),
-            Some(LateAsker::Server(reply)) => Asker::Server(RefCell::new(Some(reply)))
-                .answer_by(local, &self, error, msg_id, payload),
-            None => Err(DeliverError::AnsweredAlready),
+            Some(LateAsker::Server(reply)) => Asker::Server(RefCell::new(Some(reply))),
+            None => return Err(DeliverError::AnsweredAlready),
         };
-        asker
-    }
-}
-
-impl Asker<'_> {
-    /// For an answer that was put off. If it cannot be sent as it is, the drop of the call answers.
-    fn answer_by(
-        self,
-        local: &Local<'_>,
-        late: &LateReply,
-        error: ErrorCode,
-        msg_id: &str,
-        payload: &(impl Payload + ?Sized),
-    ) -> Result<(), DeliverError> {
+        // If it cannot be sent as it is, the drop of the call answers.
         let call = Call {
             local: *local,
-            shared: &late.shared,
-            stage_id: late.stage_id,
-            asker: self,
+            shared: &self.shared,
+            stage_id: self.stage_id,
+            asker,
             state: Cell::new(State::Asked),
         };
         call.answer(error, msg_id, payload)
@@ -335,7 +324,8 @@ impl Drop for LateReply {
     fn drop(&mut self) {
         if let Some(asker) = self.asker.take() {
             let stage_id = self.stage_id;
-            self.shared.leave(self.shard, Leftover::Unanswered { asker, stage_id });
+            self.shared
+                .leave(self.shard, Leftover::Unanswered { asker, stage_id });
         }
     }
 }

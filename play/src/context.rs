@@ -45,7 +45,8 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
     /// the message is no request, nothing is sent: nobody waits for it.
     ///
     /// # Errors
-    /// `AnsweredAlready` if the request was answered or put off; else as [`DeliverError`] says. After `TooLong` and `MessageId` another answer is possible.
+    /// `AnsweredAlready` if the request was answered or put off; else as [`DeliverError`] says.
+    /// After `TooLong` and `MessageId` another answer is possible.
     #[inline]
     pub fn reply(&self, msg_id: &str, payload: impl Payload) -> Result<(), DeliverError> {
         DeliverError::check_id(msg_id)?;
@@ -158,7 +159,9 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
     ) -> Result<usize, DeliverError> {
         let (mut plain, mut packed) = (Vec::new(), Vec::new());
         let mut all = Vec::with_capacity(self.house.seats.len());
-        self.house.seats.each_session(|id, session| all.push((id, session)));
+        self.house
+            .seats
+            .each_session(|id, session| all.push((id, session)));
         for (id, session) in all {
             if choose(id) {
                 let list = if session.lz4 { &mut packed } else { &mut plain };
@@ -411,7 +414,9 @@ impl<S: PlayStage> StageCx<'_, S> {
             if let Poll::Ready(answer) = asked.as_mut().poll(task) {
                 return Poll::Ready(StageReply::content_of(answer));
             }
-            late.as_mut().poll(task).map(|()| Err(ErrorCode::REQUEST_TIMEOUT))
+            late.as_mut()
+                .poll(task)
+                .map(|()| Err(ErrorCode::REQUEST_TIMEOUT))
         })
         .await
     }

@@ -128,13 +128,7 @@ impl Directory {
     }
 
     /// Tells a stage of this shard; if it is missing, `kind` is created, if there is one.
-    pub(crate) fn tell(
-        &self,
-        local: &Local<'_>,
-        id: i64,
-        kind: Option<usize>,
-        message: RoomMsg,
-    ) {
+    pub(crate) fn tell(&self, local: &Local<'_>, id: i64, kind: Option<usize>, message: RoomMsg) {
         let found = {
             let mut entries = self.entries.borrow_mut();
             match entries.get_mut(&id) {

@@ -122,7 +122,9 @@ impl Gate {
         if deadlines.len() > 64 + 2 * self.waiting.borrow().len() {
             let waiting = self.waiting.borrow();
             deadlines.retain(|(deadline, id)| {
-                waiting.get(id).is_some_and(|waiting| waiting.deadline == *deadline)
+                waiting
+                    .get(id)
+                    .is_some_and(|waiting| waiting.deadline == *deadline)
             });
         }
         drop(deadlines);
@@ -142,7 +144,9 @@ impl Gate {
                 };
                 let waits = {
                     let waiting = gate.waiting.borrow();
-                    waiting.get(&id).is_some_and(|waiting| waiting.deadline == deadline)
+                    waiting
+                        .get(&id)
+                        .is_some_and(|waiting| waiting.deadline == deadline)
                 };
                 if waits && deadline > now {
                     break Some(deadline);
@@ -230,7 +234,12 @@ impl Gate {
     }
 
     /// Answers a request that no stage is there for.
-    pub(crate) fn answer(local: &Local<'_>, to: RouterId, packet: &ClientPacket<'_>, code: ErrorCode) {
+    pub(crate) fn answer(
+        local: &Local<'_>,
+        to: RouterId,
+        packet: &ClientPacket<'_>,
+        code: ErrorCode,
+    ) {
         if packet.seq != 0 {
             let head = Head {
                 msg_id: packet.msg_id,
@@ -327,7 +336,11 @@ impl Front for Gate {
                 return self.close(local, from, |counts| &counts.closed_bad_packet);
             }
         };
-        let state = self.waiting.borrow().get(&from).map(|waiting| waiting.state);
+        let state = self
+            .waiting
+            .borrow()
+            .get(&from)
+            .map(|waiting| waiting.state);
         if packet.msg_id != self.shared.config.authentication_id {
             if state == Some(State::Left) {
                 self.counts().strays.add(1);

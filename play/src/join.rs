@@ -84,15 +84,14 @@ impl Ticket {
     }
 
     pub(crate) fn default_stage(&self) -> Option<usize> {
-        self.shared.config.listeners.get(self.listener)?.default_stage
+        self.shared
+            .config
+            .listeners
+            .get(self.listener)?
+            .default_stage
     }
 
-    pub(crate) fn refuse(
-        self: Box<Self>,
-        local: &Local<'_>,
-        code: ErrorCode,
-        content: Option<&Content>,
-    ) {
+    pub(crate) fn refuse(self, local: &Local<'_>, code: ErrorCode, content: Option<&Content>) {
         self.shared.count(local, |counts| match code {
             ErrorCode::STAGE_NOT_FOUND => &counts.stages_missing,
             ErrorCode::JOIN_STAGE_REJECTED | ErrorCode::JOIN_STAGE_FAILED => &counts.joins_refused,
@@ -103,7 +102,7 @@ impl Ticket {
 
     /// The answer, and where the connection goes.
     fn decide(
-        mut self: Box<Self>,
+        mut self,
         local: &Local<'_>,
         code: ErrorCode,
         content: Option<&Content>,
@@ -120,7 +119,12 @@ impl Ticket {
         );
     }
 
-    fn reply(&self, local: &Local<'_>, code: ErrorCode, content: Option<&Content>) -> Option<Bytes> {
+    fn reply(
+        &self,
+        local: &Local<'_>,
+        code: ErrorCode,
+        content: Option<&Content>,
+    ) -> Option<Bytes> {
         let packet = self.packet();
         if packet.seq == 0 {
             return None;
@@ -167,11 +171,7 @@ impl Drop for Ticket {
 
 impl Outcome {
     /// Of a join that was dropped undecided, by a stage that panicked or was destroyed.
-    pub(crate) fn dropped(
-        local: &Local<'_>,
-        session: Session,
-        head: Head<'_>,
-    ) -> Self {
+    pub(crate) fn dropped(local: &Local<'_>, session: Session, head: Head<'_>) -> Self {
         let reply = (head.seq != 0).then(|| wire::encode(local, false, head, &()).ok());
         Self {
             session,
@@ -388,7 +388,12 @@ impl<S: PlayStage> Room<S> {
             house.survive(cx, done);
         }
         self.settle(cx).await;
-        if self.house.seats.session(id).is_some_and(|now| now.id == ticket.session.id) {
+        if self
+            .house
+            .seats
+            .session(id)
+            .is_some_and(|now| now.id == ticket.session.id)
+        {
             ticket.decide(cx, ErrorCode::SUCCESS, content, Some(stage_is));
         } else {
             ticket.refuse(cx, ErrorCode::JOIN_STAGE_REJECTED, None);

@@ -55,3 +55,8 @@ pub use server::{PlayParts, PlayServer, PlayServerBuilder};
 pub use stage::PlayStage;
 pub use stats::PlayStats;
 pub use verdict::Verdict;
+
+// The example of the README is compiled and run by `cargo test --doc`.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

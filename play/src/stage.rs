@@ -150,15 +150,13 @@ pub trait PlayStage: Sized + 'static {
         packet: Packet<'_>,
     ) -> impl Future<Output = Result> {
         let _ = (cx, packet);
-        ready(Err(crate::Failure::code(crate::ErrorCode::HANDLER_NOT_FOUND)))
+        ready(Err(crate::Failure::code(
+            crate::ErrorCode::HANDLER_NOT_FOUND,
+        )))
     }
 
     /// A timer of [`StageCx::set_timer`] or [`StageCx::set_interval`] is due.
-    fn on_timer(
-        &mut self,
-        cx: &mut StageCx<'_, Self>,
-        timer: TimerId,
-    ) -> impl Future<Output = ()> {
+    fn on_timer(&mut self, cx: &mut StageCx<'_, Self>, timer: TimerId) -> impl Future<Output = ()> {
         let _ = (cx, timer);
         ready(())
     }

@@ -36,7 +36,12 @@ impl<'a> Head<'a> {
 
     /// Writes head and payload to the front of `out`, which has room for them.
     #[inline]
-    fn write(&self, out: &mut [u8], original_size: i32, payload: &(impl Payload + ?Sized)) -> usize {
+    fn write(
+        &self,
+        out: &mut [u8],
+        original_size: i32,
+        payload: &(impl Payload + ?Sized),
+    ) -> usize {
         let head = ServerPacket {
             msg_id: self.msg_id,
             seq: self.seq,
@@ -103,7 +108,9 @@ pub(crate) fn encode(
             }));
         }
     }
-    Ok(filled(head.size() + size, |out| head.write(out, 0, payload)))
+    Ok(filled(head.size() + size, |out| {
+        head.write(out, 0, payload)
+    }))
 }
 
 fn filled(size: usize, write: impl FnOnce(&mut [u8]) -> usize) -> Bytes {

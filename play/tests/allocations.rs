@@ -96,7 +96,12 @@ fn client(address: SocketAddr, stage: i64, account: &str) {
     let batch: Vec<u8> = (0..IN_FLIGHT)
         .flat_map(|n| {
             let seq = if n % 4 == 3 { 0 } else { n as u16 + 1 };
-            packet("Play", seq, stage, &vec![n as u8; lengths[n % lengths.len()]])
+            packet(
+                "Play",
+                seq,
+                stage,
+                &vec![n as u8; lengths[n % lengths.len()]],
+            )
         })
         .collect();
     while stream.write_all(&batch).is_ok() {

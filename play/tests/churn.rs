@@ -74,7 +74,11 @@ fn visit(address: std::net::SocketAddr, n: u64) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // Eight rooms of their own in turn, and one for all.
-    let stage = if n.is_multiple_of(3) { 0 } else { 1 + (n % 8) as i64 };
+    let stage = if n.is_multiple_of(3) {
+        0
+    } else {
+        1 + (n % 8) as i64
+    };
     let name = match n % 5 {
         0 => format!("bad {n}"),
         1 => "the same again".to_owned(),
@@ -133,7 +137,10 @@ fn thousands_of_clients_leave_nothing_behind() {
         visits.join().unwrap();
         let quiet = |shard: &proscenium_engine::Shard<_>| {
             let connections = shard.handle().stats().total().connections;
-            let left = (PLAYERS.load(Ordering::Relaxed), ROOMS.load(Ordering::Relaxed));
+            let left = (
+                PLAYERS.load(Ordering::Relaxed),
+                ROOMS.load(Ordering::Relaxed),
+            );
             connections == 0 && left == (0, 0)
         };
         let began = std::time::Instant::now();
@@ -147,6 +154,12 @@ fn thousands_of_clients_leave_nothing_behind() {
     assert_eq!((stats.stages, stats.actors), (0, 0));
     assert!(stats.joins > 0 && stats.authentications_refused > 0);
     // Pools are as large as they get after a few rounds; what grows by the visit is not.
-    let (early, late) = (after_round[rounds as usize / 2], *after_round.last().unwrap());
-    assert!(late - early < 64 * 1024, "held after each round: {after_round:?}");
+    let (early, late) = (
+        after_round[rounds as usize / 2],
+        *after_round.last().unwrap(),
+    );
+    assert!(
+        late - early < 64 * 1024,
+        "held after each round: {after_round:?}"
+    );
 }

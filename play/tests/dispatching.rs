@@ -19,8 +19,14 @@ fn requests_are_answered_in_order_once_each() {
     client.write(&bytes);
     for n in 1..=1000_u16 {
         let answer = client.receive();
-        assert_eq!((&*answer.msg_id, answer.seq, answer.error), ("EchoReply", n, 0));
-        assert_eq!((answer.stage, answer.payload), (1, n.to_le_bytes().to_vec()));
+        assert_eq!(
+            (&*answer.msg_id, answer.seq, answer.error),
+            ("EchoReply", n, 0)
+        );
+        assert_eq!(
+            (answer.stage, answer.payload),
+            (1, n.to_le_bytes().to_vec())
+        );
     }
 }
 
@@ -46,13 +52,19 @@ fn every_request_gets_exactly_one_answer_whatever_its_handler_does() {
         ("Echo", ("EchoReply", 0, "")),
     ];
     for (seq, (msg_id, (id, error, text))) in (10..).zip(answers) {
-        assert_eq!(client.request(msg_id, seq, "").short(), (id, seq, error, text));
+        assert_eq!(
+            client.request(msg_id, seq, "").short(),
+            (id, seq, error, text)
+        );
     }
     // As messages that nobody asks about, they are answered by nothing.
     for (msg_id, _) in answers {
         client.send(msg_id, 0, "");
     }
-    assert_eq!(client.request("Echo", 99, "end").short(), ("EchoReply", 99, 0, "end"));
+    assert_eq!(
+        client.request("Echo", 99, "end").short(),
+        ("EchoReply", 99, 0, "end")
+    );
     let stats = server.handle().stats();
     assert_eq!((stats.unanswered, stats.panics), (1, 0));
 }
@@ -61,7 +73,10 @@ fn every_request_gets_exactly_one_answer_whatever_its_handler_does() {
 fn what_is_not_answered_may_have_another_code() {
     let (server, _journal) = server(|builder| builder.unanswered(0));
     let mut client = Client::join(&server, 1, "ann");
-    assert_eq!(client.request("Nothing", 2, "").short(), ("Nothing", 2, 0, ""));
+    assert_eq!(
+        client.request("Nothing", 2, "").short(),
+        ("Nothing", 2, 0, "")
+    );
 }
 
 #[test]
@@ -88,7 +103,10 @@ fn a_stage_may_survive_panics() {
     let (server, _journal) = server_of(|kind| kind.survive_panics(), |builder| builder);
     let mut client = Client::join(&server, 1, "ann");
     for seq in 2..5 {
-        assert_eq!(client.request("Panic", seq, "").short(), ("Panic", seq, 15, ""));
+        assert_eq!(
+            client.request("Panic", seq, "").short(),
+            ("Panic", seq, 15, "")
+        );
     }
     assert_eq!(client.request("Seen", 9, "").text(), "4");
     assert_eq!(server.handle().stats().panics, 3);
@@ -121,7 +139,10 @@ fn broadcasts_go_to_all_to_some_and_to_all_but_one() {
     let mut elsewhere = Client::join(&server, 2, "dan");
     clients[0].send("All", 0, "one");
     clients[1].send("Others", 0, "two");
-    assert_eq!(clients[1].request("Two", 4, "").short(), ("Said", 0, 0, "one"));
+    assert_eq!(
+        clients[1].request("Two", 4, "").short(),
+        ("Said", 0, 0, "one")
+    );
     for (n, client) in clients.iter_mut().enumerate() {
         let mut got = Vec::new();
         client.send("Echo", 5, "");
@@ -181,7 +202,10 @@ fn heartbeats_are_answered_before_authentication_and_while_the_stage_is_busy() {
     let order = [client.receive(), client.receive(), client.receive()];
     let seqs = order.map(|answer| answer.seq);
     // A slow machine may have been done with the rest before the heartbeat came.
-    assert!([[0, 2, 3], [2, 0, 3], [2, 3, 0]].contains(&seqs), "{seqs:?}");
+    assert!(
+        [[0, 2, 3], [2, 0, 3], [2, 3, 0]].contains(&seqs),
+        "{seqs:?}"
+    );
     assert_eq!(server.handle().stats().heartbeats, 2);
 }
 
@@ -218,7 +242,10 @@ fn timers_ticks_and_offloads_come_back_to_the_stage() {
 fn detached_work_enters_the_stage_and_may_have_an_actor_leave() {
     let (server, journal) = server(|builder| builder);
     let mut client = Client::join(&server, 1, "ann");
-    assert_eq!(client.request("Detach", 2, "").short(), ("DetachReply", 2, 0, "42"));
+    assert_eq!(
+        client.request("Detach", 2, "").short(),
+        ("DetachReply", 2, 0, "42")
+    );
     journal.await_line("stage.on_leave(ann,Left)");
     assert_eq!(client.authenticate(1, "ann").error, 0);
 }

@@ -72,7 +72,10 @@ fn lengths_that_are_none_close_the_connection() {
     zero.write(&[0; 4]);
     zero.is_closed();
     let stats = server.engine().handle().stats().total();
-    assert_eq!(stats.reassembly_bytes, 0, "nothing is kept for what was announced");
+    assert_eq!(
+        stats.reassembly_bytes, 0,
+        "nothing is kept for what was announced"
+    );
 }
 
 #[test]

@@ -67,7 +67,10 @@ fn what_follows_the_authentication_is_handled_after_the_join_in_order() {
             client.write(&bytes);
             assert_eq!(client.receive().short(), (AUTHENTICATE, 1, 0, ""));
             for n in 2..100_u16 {
-                assert_eq!(client.receive().short(), ("EchoReply", n, 0, &*n.to_string()));
+                assert_eq!(
+                    client.receive().short(),
+                    ("EchoReply", n, 0, &*n.to_string())
+                );
             }
         }
     }
@@ -89,10 +92,16 @@ fn failed_authentication_answers_5_with_the_handlers_payload_and_may_be_tried_ag
     let mut client = Client::connect(&server);
     let answer = client.authenticate(1, "ann:wrong");
     assert_eq!(answer.short(), ("Wrong", 1, 5, "wrong password"));
-    assert!(journal.has("ann.on_destroy"), "the actor that did not get in");
+    assert!(
+        journal.has("ann.on_destroy"),
+        "the actor that did not get in"
+    );
     let answer = client.authenticate(1, "ann");
     assert_eq!(answer.short(), (AUTHENTICATE, 1, 0, ""));
-    assert_eq!(client.request("Echo", 2, "in").short(), ("EchoReply", 2, 0, "in"));
+    assert_eq!(
+        client.request("Echo", 2, "in").short(),
+        ("EchoReply", 2, 0, "in")
+    );
 }
 
 #[test]
@@ -127,7 +136,10 @@ fn what_goes_wrong_while_authenticating_says_so_and_keeps_the_connection() {
     let mut client = Client::connect(&server);
     assert_eq!(client.authenticate(1, "ann:empty").error, 16);
     assert_eq!(client.authenticate(1, "ann:error").error, 15);
-    assert_eq!(client.authenticate(1, "ann:coded").short(), ("No", 1, 1001, "not today"));
+    assert_eq!(
+        client.authenticate(1, "ann:coded").short(),
+        ("No", 1, 1001, "not today")
+    );
     assert_eq!(client.authenticate(1, "ann:panic").error, 15);
     assert_eq!(client.request(AUTHENTICATE, 9, [0xff]).error, 15);
     assert_eq!(client.authenticate(1, "ann").error, 0);
@@ -165,9 +177,11 @@ fn each_listener_names_its_own_default_type() {
         |kind| kind,
         |builder| {
             let journal = support::hall::Journal::default();
-            builder
-                .stage(halls("lobby", &journal))
-                .listen(PlayListener::tcp("127.0.0.1:0").unwrap().default_stage("lobby"))
+            builder.stage(halls("lobby", &journal)).listen(
+                PlayListener::tcp("127.0.0.1:0")
+                    .unwrap()
+                    .default_stage("lobby"),
+            )
         },
     );
     let mut client = Client::to(support::address_of(&server, 1));
@@ -194,7 +208,11 @@ fn a_refused_join_is_17_and_the_connection_is_not_authenticated() {
 
     let mut client = Client::connect(&server);
     assert_eq!(client.authenticate(1, "banned").error, 17);
-    assert_eq!(client.authenticate(1, "ann").error, 0, "with another account");
+    assert_eq!(
+        client.authenticate(1, "ann").error,
+        0,
+        "with another account"
+    );
 }
 
 #[test]
@@ -239,7 +257,9 @@ fn a_full_stage_refuses() {
     let mut eve = Client::connect(&server);
     assert_eq!(eve.authenticate(1, "eve").error, 17);
     bob.send("Leave", 0, "");
-    eventually("bob has left", || (server.handle().stats().actors == 1).then_some(()));
+    eventually("bob has left", || {
+        (server.handle().stats().actors == 1).then_some(())
+    });
     assert_eq!(eve.authenticate(1, "eve").error, 0);
 }
 
@@ -263,14 +283,23 @@ fn a_failed_creation_is_9_and_leaves_no_stage_behind() {
             for _ in 0..3 {
                 let created = handle.create_stage("hall", stage, Content::default());
                 let created = created.wait(PATIENCE);
-                assert_eq!(created, Err(ErrorCode::STAGE_CREATION_FAILED), "not: it exists");
+                assert_eq!(
+                    created,
+                    Err(ErrorCode::STAGE_CREATION_FAILED),
+                    "not: it exists"
+                );
             }
             let found = handle.request_stage(stage, "Ask", ()).wait(PATIENCE);
             assert_eq!(found, Err(ErrorCode::STAGE_NOT_FOUND));
         }
-        eventually("nothing is left", || (handle.stats().stages == 0).then_some(()));
+        eventually("nothing is left", || {
+            (handle.stats().stages == 0).then_some(())
+        });
         assert!(!journal.has("stage.on_post_create"));
-        let destroyed = journal.all().iter().any(|line| line.starts_with("stage.on_destroy"));
+        let destroyed = journal
+            .all()
+            .iter()
+            .any(|line| line.starts_with("stage.on_destroy"));
         assert!(!destroyed, "it never was");
     }
 }
@@ -284,7 +313,10 @@ fn a_connection_that_left_may_join_another_stage() {
             let answer = client.request("Leave", 5, "");
             assert_eq!(answer.short(), ("LeaveReply", 5, 0, ""));
             // What was under way when it left is answered, and does not close it.
-            assert_eq!(client.request("Echo", 6, "late").short(), ("Echo", 6, 6, ""));
+            assert_eq!(
+                client.request("Echo", 6, "late").short(),
+                ("Echo", 6, 6, "")
+            );
             assert_eq!(client.authenticate(stage, "ann").error, 0);
             assert_eq!(client.request("Echo", 7, "in").text(), "in");
         }

@@ -25,13 +25,20 @@ fn an_actor_gets_its_new_connection_and_keeps_its_state() {
                 (journal.count("stage.on_connection(ann,false)") == n + 1).then_some(())
             });
             client = Client::connect(&server);
-            assert_eq!(client.authenticate(1, "ann:hello").short(), ("Hello", 1, 0, "ann"));
+            assert_eq!(
+                client.authenticate(1, "ann:hello").short(),
+                ("Hello", 1, 0, "ann")
+            );
             let seen = (n + 2).to_string();
             assert_eq!(client.request("Seen", 2, "").text(), seen);
         }
         assert_eq!(journal.count("stage.on_connection(ann,true)"), 5);
         assert_eq!(journal.count("stage.on_join(ann)"), 1);
-        assert_eq!(journal.count("ann.on_destroy"), 5, "those that only brought connections");
+        assert_eq!(
+            journal.count("ann.on_destroy"),
+            5,
+            "those that only brought connections"
+        );
         let stats = server.handle().stats();
         assert_eq!((stats.actors, stats.reconnects, stats.replaced), (1, 5, 0));
     }
@@ -55,9 +62,15 @@ fn a_duplicate_login_takes_the_actor_over_and_the_old_close_says_nothing() {
             (stats.connections == 1).then_some(())
         });
         assert_eq!(old.request("Echo", 4, "still alive").text(), "still alive");
-        assert!(!journal.has("stage.on_connection(ann,false)"), "the live actor is not gone");
+        assert!(
+            !journal.has("stage.on_connection(ann,false)"),
+            "the live actor is not gone"
+        );
         let stats = server.handle().stats();
-        assert_eq!((stats.actors, stats.replaced, stats.closed_replaced), (1, 10, 10));
+        assert_eq!(
+            (stats.actors, stats.replaced, stats.closed_replaced),
+            (1, 10, 10)
+        );
         assert_eq!(stats.disconnects, 0);
     }
 }

@@ -27,8 +27,11 @@ fn house(
 
 #[test]
 fn who_does_not_authenticate_in_time_is_closed_and_nobody_else() {
-    let (mut house, _journal) =
-        house(2, |kind| kind, |builder| builder.authentication_deadline(10 * SECOND));
+    let (mut house, _journal) = house(
+        2,
+        |kind| kind,
+        |builder| builder.authentication_deadline(10 * SECOND),
+    );
     let mut silent = house.connected();
     let mut beating = house.connected();
     let mut player = house.connected();
@@ -60,14 +63,21 @@ fn a_stage_that_takes_too_long_to_decide_finds_the_connection_gone() {
     for shards in [1, 3] {
         for stage in 1..6 {
             let deadline = 10 * MILLISECOND; // half of what the account takes
-            let (mut house, journal) =
-                house(shards, |kind| kind, |builder| builder.authentication_deadline(deadline));
+            let (mut house, journal) = house(
+                shards,
+                |kind| kind,
+                |builder| builder.authentication_deadline(deadline),
+            );
             let mut client = house.connected();
             client.stage = stage;
             client.send(AUTHENTICATE, 1, "ann:slow");
             house.run(4 * SECOND); // longer than a close lingers
             assert!(client.is_over(), "closed at its deadline");
-            assert!(journal.has("stage.on_connection(ann,false)"), "{:?}", journal.all());
+            assert!(
+                journal.has("stage.on_connection(ann,false)"),
+                "{:?}",
+                journal.all()
+            );
             let stats = house.handle.stats();
             assert_eq!((stats.closed_deadline, stats.actors), (1, 1));
             house.run(31 * SECOND);
@@ -79,8 +89,11 @@ fn a_stage_that_takes_too_long_to_decide_finds_the_connection_gone() {
 #[test]
 fn who_has_left_has_the_time_that_a_new_connection_has() {
     for shards in [1, 3] {
-        let (mut house, _journal) =
-            house(shards, |kind| kind, |builder| builder.authentication_deadline(10 * SECOND));
+        let (mut house, _journal) = house(
+            shards,
+            |kind| kind,
+            |builder| builder.authentication_deadline(10 * SECOND),
+        );
         let mut clients: Vec<_> = (1..6)
             .map(|stage| {
                 let mut client = house.connected();
@@ -109,7 +122,10 @@ fn who_has_left_has_the_time_that_a_new_connection_has() {
 fn an_actor_is_kept_for_its_time_and_not_longer() {
     let (mut house, journal) = house(
         2,
-        |kind| kind.keep_disconnected(30 * SECOND).close_when_empty(5 * SECOND),
+        |kind| {
+            kind.keep_disconnected(30 * SECOND)
+                .close_when_empty(5 * SECOND)
+        },
         |builder| builder,
     );
     for n in 1..5 {
@@ -127,14 +143,17 @@ fn an_actor_is_kept_for_its_time_and_not_longer() {
     assert!(journal.has("stage.on_leave(ann,Disconnected)"));
     assert_eq!(house.handle.stats().stages, 1);
     house.run(6 * SECOND);
-    assert_eq!(house.handle.stats().stages, 0, "it was empty for long enough");
+    assert_eq!(
+        house.handle.stats().stages,
+        0,
+        "it was empty for long enough"
+    );
     assert_eq!(journal.count("stage.on_create"), 1);
 }
 
 #[test]
 fn rates_are_those_of_a_second() {
-    let (mut house, _journal) =
-        house(1, |kind| kind, |builder| builder.messages_per_second(10));
+    let (mut house, _journal) = house(1, |kind| kind, |builder| builder.messages_per_second(10));
     let mut client = house.connected();
     client.send(AUTHENTICATE, 1, "ann");
     for _ in 0..20 {
@@ -155,8 +174,7 @@ fn rates_are_those_of_a_second() {
 
 #[test]
 fn idle_connections_end_and_heartbeats_keep_them() {
-    let (mut house, journal) =
-        house(1, |kind| kind, |builder| builder.idle_timeout(30 * SECOND));
+    let (mut house, journal) = house(1, |kind| kind, |builder| builder.idle_timeout(30 * SECOND));
     let mut quiet = house.connected();
     quiet.send(AUTHENTICATE, 1, "ann");
     let mut beating = house.connected();

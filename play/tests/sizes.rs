@@ -31,7 +31,11 @@ fn packets_up_to_the_limit_go_both_ways() {
     // What the server is sent may be longer than what it can answer with.
     let longest = pattern(2 * MIB - REQUEST);
     let answer = client.request("Echo", 4, &longest);
-    assert_eq!(answer.short(), ("Echo", 4, 15, ""), "too long to be answered so");
+    assert_eq!(
+        answer.short(),
+        ("Echo", 4, 15, ""),
+        "too long to be answered so"
+    );
     assert_eq!(client.request("Seen", 5, "").text(), "10");
     client.send("Echo", 6, pattern(2 * MIB - REQUEST + 1));
     client.is_closed();
@@ -49,12 +53,20 @@ fn the_limit_may_be_another() {
 
 #[test]
 fn the_length_may_be_big_endian() {
-    let listener = PlayListener::tcp("127.0.0.1:0").unwrap().big_endian_length();
+    let listener = PlayListener::tcp("127.0.0.1:0")
+        .unwrap()
+        .big_endian_length();
     let (server, _journal) = server(|builder| builder.listen(listener));
     let mut client = Client::to(address_of(&server, 1)).big_endian();
-    assert_eq!(client.authenticate(1, "ann").short(), (AUTHENTICATE, 1, 0, ""));
+    assert_eq!(
+        client.authenticate(1, "ann").short(),
+        (AUTHENTICATE, 1, 0, "")
+    );
     let answer = client.request("Echo", 0x0102, "all else is little-endian");
-    assert_eq!((answer.seq, answer.text()), (0x0102, "all else is little-endian"));
+    assert_eq!(
+        (answer.seq, answer.text()),
+        (0x0102, "all else is little-endian")
+    );
     // Both kinds of clients meet in one stage.
     let mut other = Client::join(&server, 1, "bob");
     other.send("Others", 0, "hello");
@@ -68,7 +80,10 @@ fn unpickled(container: &[u8], original: usize) -> Vec<u8> {
     let mut difference = [0; 8];
     difference[..width].copy_from_slice(&container[1..=width]);
     let rest = &container[1 + width..];
-    assert_eq!(rest.len() + u64::from_le_bytes(difference) as usize, original);
+    assert_eq!(
+        rest.len() + u64::from_le_bytes(difference) as usize,
+        original
+    );
     inflate(rest)
 }
 
@@ -122,7 +137,9 @@ fn payloads_are_compressed_where_the_listener_says_so_and_it_pays() {
     // Short ones, and those that do not get shorter, come as they are.
     let mut noise = 1_u64;
     let random: Vec<u8> = std::iter::repeat_with(|| {
-        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        noise = noise
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (noise >> 56) as u8
     })
     .take(4 * KIB)

@@ -18,7 +18,10 @@ fn a_stage_is_created_once_and_a_second_time_is_8() {
             let created = create().wait(PATIENCE).unwrap();
             assert!(created.is_new);
             assert_eq!(created.content, Some(Content::new("CreateReply", "red")));
-            assert_eq!(create().wait(PATIENCE), Err(ErrorCode::STAGE_ALREADY_EXISTS));
+            assert_eq!(
+                create().wait(PATIENCE),
+                Err(ErrorCode::STAGE_ALREADY_EXISTS)
+            );
             let got = handle.get_or_create_stage("hall", id, Content::default());
             assert!(!got.wait(PATIENCE).unwrap().is_new);
         }
@@ -28,7 +31,10 @@ fn a_stage_is_created_once_and_a_second_time_is_8() {
         let failed = handle.create_stage("hall", 77, Content::new("Error", ()));
         assert_eq!(failed.wait(PATIENCE), Err(ErrorCode::STAGE_CREATION_FAILED));
         let again = handle.create_stage("hall", 77, Content::default());
-        assert!(again.wait(PATIENCE).unwrap().is_new, "no trace of the failure");
+        assert!(
+            again.wait(PATIENCE).unwrap().is_new,
+            "no trace of the failure"
+        );
     }
 }
 
@@ -45,7 +51,9 @@ fn however_many_want_a_stage_at_once_it_is_created_once() {
             client.write(&packet(AUTHENTICATE, 1, id, n.to_string().as_bytes()));
         }
         assert!(clients.iter_mut().all(|client| client.receive().error == 0));
-        let made = asked.into_iter().filter_map(|asked| asked.wait(PATIENCE).ok());
+        let made = asked
+            .into_iter()
+            .filter_map(|asked| asked.wait(PATIENCE).ok());
         assert!(made.filter(|created| created.is_new).count() <= 1);
         assert_eq!(journal.count("stage.on_create"), id as usize + 1);
     }
@@ -71,7 +79,9 @@ fn a_stage_that_closes_ends_its_connections_and_its_id_is_free() {
             }
             bob.is_closed();
             let lines = journal.take();
-            let destroyed = lines.iter().position(|line| line == "stage.on_destroy with 2");
+            let destroyed = lines
+                .iter()
+                .position(|line| line == "stage.on_destroy with 2");
             let left: Vec<_> = lines[destroyed.unwrap() + 1..].iter().collect();
             assert_eq!(left, ["ann.on_destroy", "bob.on_destroy"]);
             let mut ann = Client::join(&server, id, "ann");
@@ -105,7 +115,10 @@ fn who_wants_a_stage_that_closes_gets_the_next_one() {
     assert_eq!(journal.count("stage.on_create"), 2);
     let lines = journal.all();
     let at = |line: &str| lines.iter().rposition(|known| known == line).unwrap();
-    assert!(at("stage.on_destroy with 1") < at("stage.on_create"), "never two at a time");
+    assert!(
+        at("stage.on_destroy with 1") < at("stage.on_create"),
+        "never two at a time"
+    );
 }
 
 #[test]
@@ -124,7 +137,10 @@ fn the_program_destroys_stages() {
 #[test]
 fn an_empty_stage_closes_if_it_is_to() {
     let (server, journal) = server_of(
-        |kind| kind.close_when_empty(Duration::from_millis(5)).keep_disconnected(Duration::ZERO),
+        |kind| {
+            kind.close_when_empty(Duration::from_millis(5))
+                .keep_disconnected(Duration::ZERO)
+        },
         |builder| builder,
     );
     let mut ann = Client::join(&server, 1, "ann");
@@ -133,7 +149,9 @@ fn an_empty_stage_closes_if_it_is_to() {
     journal.await_line("bob.on_destroy");
     assert_eq!(ann.request("Echo", 2, "here").text(), "here");
     drop(ann);
-    eventually("it is gone", || (server.handle().stats().stages == 0).then_some(()));
+    eventually("it is gone", || {
+        (server.handle().stats().stages == 0).then_some(())
+    });
     assert!(journal.has("stage.on_destroy with 0"));
 }
 
@@ -151,12 +169,17 @@ fn shutdown_runs_on_destroy_of_every_stage_and_actor() {
     let report = server.shutdown(PATIENCE);
     assert!(report.is_clean(), "{report}");
     assert_eq!(journal.count("stage.on_destroy with 2"), 20);
-    assert_eq!(journal.count("ann.on_destroy") + journal.count("bob.on_destroy"), 40);
+    assert_eq!(
+        journal.count("ann.on_destroy") + journal.count("bob.on_destroy"),
+        40
+    );
     for client in &mut clients {
         while let Some(answer) = client.read().unwrap() {
             assert_eq!(answer.text(), "last");
         }
     }
-    let late = handle.create_stage("hall", 99, Content::default()).wait(PATIENCE);
+    let late = handle
+        .create_stage("hall", 99, Content::default())
+        .wait(PATIENCE);
     assert!(late.is_err());
 }

@@ -328,7 +328,7 @@ impl Core {
             return deliver(self, message, call);
         }
         let reply = Arc::clone(&call.reply);
-        let post = crate::system::StagePost::run(move |core| deliver(core, message, call));
+        let post = crate::post::StagePost::run(move |core| deliver(core, message, call));
         if let Err(error) = self.system.post(key.shard(), post) {
             let full = matches!(error, proscenium_engine::PostError::Full(_));
             reply.refuse(if full {

@@ -8,9 +8,10 @@ use proscenium_engine::{CloseReason, Context, Handler, Message, Messages, Peer, 
 use crate::core::Core;
 use crate::front::{Front, HELD};
 use crate::local::Local;
+use crate::post::StagePost;
 use crate::slot::CoreBox;
 use crate::stage_ref::StageKey;
-use crate::system::{StagePost, System};
+use crate::system::System;
 use crate::timers::Due;
 
 /// The stages of one shard: the [`Handler`] that [`Stages::shards`](crate::Stages::shards) makes.

@@ -14,11 +14,11 @@ use crate::core::Core;
 use crate::error::{CreateError, RequestError, TellError};
 use crate::front::{Front, HELD};
 use crate::offload::Offload;
+use crate::post::{StagePost, Tell};
 use crate::request::{Asked, Reply, Request};
 use crate::slot::{CorePtr, downcast_stages};
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
-use crate::system::{StagePost, Tell};
 use crate::timers::{Due, Sleep};
 use crate::type_shard::TypeShard;
 

@@ -21,7 +21,10 @@ impl Journal {
     }
 
     pub fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub fn take(&self) -> Vec<String> {
@@ -93,7 +96,8 @@ impl Actor for Guest {
 
     async fn on_post_authenticate(&mut self, cx: &mut ActorCx<'_>) {
         let account = cx.account_id();
-        self.journal.write(format!("{account}.on_post_authenticate"));
+        self.journal
+            .write(format!("{account}.on_post_authenticate"));
     }
 
     async fn on_destroy(&mut self, _: &mut ActorCx<'_>) {
@@ -173,7 +177,10 @@ impl PlayStage for Hall {
         connected: bool,
     ) {
         assert_eq!(actor.is_connected(), connected);
-        self.write(&format!("on_connection({},{connected})", actor.account_id()));
+        self.write(&format!(
+            "on_connection({},{connected})",
+            actor.account_id()
+        ));
     }
 
     async fn on_leave(
@@ -214,7 +221,9 @@ impl PlayStage for Hall {
             "Nothing" => {}
             "Fail" => return Err(Failure::code(1234).with("FailReply", "why")),
             "Oops" => drop("seven".parse::<u32>()?),
-            "Denied" => return Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied).into()),
+            "Denied" => {
+                return Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied).into());
+            }
             "LongId" => cx.reply(&"x".repeat(129), ())?,
             "Panic" => std::panic::resume_unwind(Box::new("planned")),
             "Slow" => {
