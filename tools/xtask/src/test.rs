@@ -26,7 +26,7 @@ const OLDEST: &str = "1.88";
 /// When a test failed, or for unknown arguments.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Options { all, seeds } = Options::parse(args)?;
-    let (parts, time) = if all { (13, TIME_ALL) } else { (7, TIME) };
+    let (parts, time) = if all { (15, TIME_ALL) } else { (7, TIME) };
     println!("{parts} parts, about {time} on two CPUs with everything to build");
     let mut steps = Steps::new(parts);
     workspace(&mut steps, all);
