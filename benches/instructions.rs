@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, reason = "the table is the purpose")]
 
 mod echo;
+mod forward;
 mod frames;
 
 use std::fmt::Write as _;
@@ -18,12 +19,13 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::{env, fs, io};
 
-use proscenium::Framing;
 use proscenium::framing::{Decoded, LengthPrefix};
 use proscenium::mailbox::{Consumer, Mailbox, Wake};
 use proscenium::timer::TimerWheel;
+use proscenium::{Framing, Handler};
 
-use crate::echo::{ReplayEcho, SimEcho};
+use crate::echo::{Echo, ReplayEcho, SimEcho};
+use crate::forward::{Forward, stages};
 use crate::frames::frames;
 
 /// Rounds of each workload that are counted, after as many that are not.
@@ -54,12 +56,47 @@ const WORKLOADS: &[Workload] = &[
     Workload {
         name: "echo-replayed-64",
         messages: REPLAYED / (4 + 64),
-        make: || Box::new(Replayed(ReplayEcho::new(Framing::Be32, 64, 10), 68)),
+        make: || Box::new(Replayed(ReplayEcho::new(Echo, Framing::Be32, 64, 10), 68)),
     },
     Workload {
         name: "echo-replayed-1024",
         messages: REPLAYED / (4 + 1024),
-        make: || Box::new(Replayed(ReplayEcho::new(Framing::Be32, 1024, 10), 1028)),
+        make: || {
+            Box::new(Replayed(
+                ReplayEcho::new(Echo, Framing::Be32, 1024, 10),
+                1028,
+            ))
+        },
+    },
+    Workload {
+        name: "forward-replayed-1024",
+        messages: REPLAYED / (4 + 1024),
+        make: || {
+            Box::new(Replayed(
+                ReplayEcho::new(Forward, Framing::Be32, 1024, 10),
+                1028,
+            ))
+        },
+    },
+    Workload {
+        name: "stage-replayed-64",
+        messages: REPLAYED / (4 + 64),
+        make: || {
+            Box::new(Replayed(
+                ReplayEcho::new(stages(), Framing::Be32, 64, 10),
+                68,
+            ))
+        },
+    },
+    Workload {
+        name: "stage-replayed-1024",
+        messages: REPLAYED / (4 + 1024),
+        make: || {
+            Box::new(Replayed(
+                ReplayEcho::new(stages(), Framing::Be32, 1024, 10),
+                1028,
+            ))
+        },
     },
     Workload {
         name: "echo-simulated-64",
@@ -74,7 +111,7 @@ const WORKLOADS: &[Workload] = &[
     Workload {
         name: "unframed-replayed-64",
         messages: REPLAYED / (4 + 64),
-        make: || Box::new(Replayed(ReplayEcho::new(Framing::Raw, 64, 10), 68)),
+        make: || Box::new(Replayed(ReplayEcho::new(Echo, Framing::Raw, 64, 10), 68)),
     },
     Workload {
         name: "unframed-simulated-64",
@@ -94,7 +131,7 @@ const WORKLOADS: &[Workload] = &[
 ];
 
 const CHUNK: u64 = 64 * 1024;
-const REPLAYED: u64 = ReplayEcho::bytes_per_turn(10) as u64;
+const REPLAYED: u64 = <ReplayEcho>::bytes_per_turn(10) as u64;
 const ITEMS: u64 = 1000;
 
 struct Empty;
@@ -117,9 +154,9 @@ impl Round for Decode {
     }
 }
 
-struct Replayed(ReplayEcho, usize);
+struct Replayed<H: Handler>(ReplayEcho<H>, usize);
 
-impl Round for Replayed {
+impl<H: Handler> Round for Replayed<H> {
     fn measured(&mut self) {
         self.0.turn();
     }

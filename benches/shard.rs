@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use proscenium::Framing;
 
-use crate::echo::{ReplayEcho, SimEcho};
+use crate::echo::{Echo, ReplayEcho, SimEcho};
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
@@ -56,9 +56,9 @@ fn replayed(criterion: &mut Criterion) {
         ("bytes of 64 B frames, unframed", Framing::Raw, 64, 100),
     ] {
         let frame = 4 + size;
-        let messages = ReplayEcho::bytes_per_turn(connections) / frame;
+        let messages = <ReplayEcho>::bytes_per_turn(connections) / frame;
         group.throughput(Throughput::Elements(messages as u64));
-        let mut echo = ReplayEcho::new(framing, size, connections);
+        let mut echo = ReplayEcho::new(Echo, framing, size, connections);
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|iterations| {
                 let began = Instant::now();

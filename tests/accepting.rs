@@ -10,12 +10,8 @@ use std::time::Instant;
 use proscenium::Limits;
 use support::{Behaviour, Server, ask, connect, eventually, expect_end, frame, loopback, prepare};
 
-/// Not a test of its own: the server of the next one, run with few descriptors.
-#[test]
-fn server_with_few_descriptors() {
-    if std::env::var_os("PROSCENIUM_FEW_DESCRIPTORS").is_none() {
-        return;
-    }
+/// The server of the next test, in a process of its own.
+fn serve_with_few_descriptors() {
     let server = Server::with(Limits::default(), loopback(), Behaviour::echo());
     let say = |line: String| {
         let mut out = std::io::stdout().lock();
@@ -38,11 +34,15 @@ fn server_with_few_descriptors() {
 
 #[test]
 fn goes_on_accepting_after_descriptors_ran_out() {
+    if std::env::var_os("PROSCENIUM_FEW_DESCRIPTORS").is_some() {
+        return serve_with_few_descriptors();
+    }
     let program = std::env::current_exe().unwrap();
     let mut child = Command::new("sh")
         .args(["-c", "ulimit -n 64 && exec \"$@\"", "sh"])
         .arg(program)
-        .args(["--exact", "server_with_few_descriptors", "--nocapture"])
+        .args(["--exact", "goes_on_accepting_after_descriptors_ran_out"])
+        .arg("--nocapture")
         .env("PROSCENIUM_FEW_DESCRIPTORS", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use proscenium::{Address, Context, Engine, Framing, Handler, Listener, Message, RouterId};
 
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 struct Echo;
 
 impl Handler for Echo {
@@ -28,9 +31,7 @@ fn serve(framing: Framing) -> (Engine<()>, std::net::SocketAddr) {
 fn connect(address: std::net::SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
@@ -59,7 +60,7 @@ fn echoes_every_split_of_a_stream_of_frames() {
         assert!(back == bytes, "split at {split}");
     }
     drop(stream);
-    let report = engine.shutdown(Duration::from_secs(5));
+    let report = engine.shutdown(PATIENCE);
     assert!(report.is_clean(), "{report}");
 }
 
@@ -83,5 +84,5 @@ fn echoes_bodies_up_to_the_limit_one_byte_at_a_time_or_all_at_once() {
     writing.join().unwrap();
     assert!(back == bytes);
     drop(stream);
-    assert!(engine.shutdown(Duration::from_secs(5)).is_clean());
+    assert!(engine.shutdown(PATIENCE).is_clean());
 }

@@ -260,7 +260,7 @@ fn little_endian_lengths_and_raw_bytes() {
     assert!(back == all);
     let id = server.id_of(&raw);
     assert_eq!(server.log.until_closed(id).0, "peer_closed");
-    let stats = server.stats();
+    let stats = server.until_stats(|stats| stats.connections == 0);
     assert_eq!(stats.bytes_out, stats.bytes_in - 4);
     server.end_clean();
 }

@@ -26,17 +26,12 @@ fn begin_frame(stream: &mut TcpStream) {
     stream.write_all(&bytes).unwrap();
 }
 
-/// Not a test of its own: the part of the next one that runs as another process, so that both
-/// sides stay below their limits of descriptors. Holds `PROSCENIUM_PEERS` connections until its
-/// standard input ends.
-#[test]
-fn peers_in_another_process() {
-    let Ok(peers) = std::env::var("PROSCENIUM_PEERS") else {
-        return;
-    };
+/// The part of the next test that runs as another process, so that both sides stay below their
+/// limits of descriptors: holds so many connections until its standard input ends.
+fn hold_incomplete_frames(peers: usize) {
     let address = std::env::var("PROSCENIUM_TARGET").unwrap().parse().unwrap();
     let mut streams: Vec<TcpStream> = Vec::new();
-    for _ in 0..peers.parse().unwrap() {
+    for _ in 0..peers {
         let mut stream = connect(address);
         begin_frame(&mut stream);
         streams.push(stream);
@@ -49,7 +44,7 @@ struct Peers(Child);
 impl Peers {
     fn spawn(server: &Server, count: usize) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "peers_in_another_process"])
+            .args(["--exact", INCOMPLETE_FRAMES])
             .env("PROSCENIUM_PEERS", count.to_string())
             .env("PROSCENIUM_TARGET", server.address().to_string())
             .stdin(Stdio::piped())
@@ -65,8 +60,15 @@ impl Peers {
     }
 }
 
+/// The name of the next test.
+const INCOMPLETE_FRAMES: &str =
+    "incomplete_frames_cost_no_more_than_the_limit_and_the_oldest_goes_first";
+
 #[test]
 fn incomplete_frames_cost_no_more_than_the_limit_and_the_oldest_goes_first() {
+    if let Ok(peers) = std::env::var("PROSCENIUM_PEERS") {
+        return hold_incomplete_frames(peers.parse().unwrap());
+    }
     let peers = if support::run_all() { 10_000 } else { 2_000 };
     let room = peers / 4;
     let limit = room * LEASED;

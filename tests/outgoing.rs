@@ -15,10 +15,16 @@ fn client(shards: usize) -> Server {
     Server::start(Engine::builder().shards(shards), Behaviour::echo())
 }
 
-/// An address at which nobody listens, for now.
-fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+/// An address at which nobody listens, for now. As long as the socket is kept, the kernel gives
+/// the port to nobody who asks for any, the connecting end of a client included.
+fn nobody() -> (SocketAddr, socket2::Socket) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    // So that the test itself may listen there.
+    socket.set_reuse_address(true).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (address, socket)
 }
 
 fn connect(server: &Server, connector: Connector) -> ConnectId {
@@ -82,7 +88,8 @@ fn deaf() -> (TcpListener, Vec<socket2::Socket>) {
 #[test]
 fn a_refused_connection_fails_once_without_a_retry() {
     let server = client(1);
-    let connect = connect(&server, Connector::to(nobody()));
+    let (address, _kept) = nobody();
+    let connect = connect(&server, Connector::to(address));
     let (text, retry) = eventually("on_connect_failed", || {
         server.log.find(|seen| match seen {
             Seen::ConnectFailed { text, retry, .. } => Some((text.clone(), *retry)),
@@ -104,7 +111,7 @@ fn a_refused_connection_fails_once_without_a_retry() {
 #[test]
 fn retries_wait_longer_each_time_with_jitter_and_find_the_server_when_it_comes() {
     let server = client(1);
-    let address = nobody();
+    let (address, _kept) = nobody();
     let connect = connect(&server, retrying(address));
     let delays = eventually("enough attempts", || {
         let delays = retries(&server, connect);
@@ -136,7 +143,7 @@ fn retries_wait_longer_each_time_with_jitter_and_find_the_server_when_it_comes()
 #[test]
 fn a_lost_connection_comes_back_and_a_message_resets_the_back_off() {
     let server = client(1);
-    let address = nobody();
+    let (address, _kept) = nobody();
     let connect = connect(&server, retrying(address));
     let attempts = |more: usize| {
         let before = retries(&server, connect).len();
@@ -225,9 +232,10 @@ fn an_attempt_given_up_is_not_heard_of_again() {
     let (listener, waiting) = deaf();
     let server = client(1);
     let under_way = connect(&server, Connector::to(listener.local_addr().unwrap()));
+    let (address, _kept) = nobody();
     let between = connect(
         &server,
-        Connector::to(nobody()).reconnect(Backoff {
+        Connector::to(address).reconnect(Backoff {
             first: Duration::from_secs(3600),
             max: Duration::from_secs(3600),
         }),

@@ -8,7 +8,7 @@ use proscenium::{
     Address, Backoff, ConnectError, Connector, Event, Listener, RouterId, StreamSocket,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn open(shards: usize, receive_max: usize) -> (StreamSocket, SocketAddr) {
     let socket = StreamSocket::builder()
@@ -127,10 +127,11 @@ fn connects_out_with_the_same_object() {
 
 #[test]
 fn failed_attempts_to_connect_are_events() {
-    // A port that was just given back: nobody listens there.
-    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = nowhere.local_addr().unwrap();
-    drop(nowhere);
+    // Bound, so that nobody else gets the port, and not listening.
+    let nowhere = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    nowhere.bind(&any.into()).unwrap();
+    let address = nowhere.local_addr().unwrap().as_socket().unwrap();
     let backoff = Backoff {
         first: Duration::from_millis(1),
         max: Duration::from_millis(2),

@@ -85,19 +85,19 @@ impl SimEcho {
 }
 
 /// One shard on a replay: 1,000 frames under way on each connection, read 64 KiB at a time.
-pub(crate) struct ReplayEcho {
-    shard: ReplayShard<Echo>,
+pub(crate) struct ReplayEcho<H: Handler = Echo> {
+    shard: ReplayShard<H>,
     connections: usize,
     written: u64,
 }
 
-impl ReplayEcho {
+impl<H: Handler> ReplayEcho<H> {
     const READ: usize = 64 * 1024;
     const IN_FLIGHT: usize = 1000;
 
-    pub(crate) fn new(framing: Framing, size: usize, connections: usize) -> Self {
+    pub(crate) fn new(handler: H, framing: Framing, size: usize, connections: usize) -> Self {
         let recording = frames(size, Self::IN_FLIGHT);
-        let shard = ReplayShard::new(Echo, framing, connections, &recording, Self::READ);
+        let shard = ReplayShard::new(handler, framing, connections, &recording, Self::READ);
         let mut echo = Self {
             shard,
             connections,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::body::Message;
 use crate::context::Context;
 use crate::error::{CloseReason, ConnectError};
+use crate::messages::Messages;
 use crate::router_id::RouterId;
 
 /// Names an outgoing connection (with all its reconnects), as [`Context::connect`] returned it;
@@ -89,6 +90,21 @@ pub trait Handler: 'static {
         from: RouterId,
         message: Message<'_>,
     );
+
+    /// One read brought messages. The default hands them to [`on_message`](Self::on_message) one
+    /// by one; override it to do something once for all of them. What it does not take, it is
+    /// given one by one.
+    #[inline]
+    fn on_messages(
+        &mut self,
+        cx: &mut Context<'_, Self::Post>,
+        from: RouterId,
+        messages: &mut Messages<'_>,
+    ) {
+        for message in messages {
+            self.on_message(cx, from, message);
+        }
+    }
 
     /// Something was posted by [`Context::post`] or [`Handle::post`](crate::Handle::post).
     fn on_posted(&mut self, cx: &mut Context<'_, Self::Post>, posted: Self::Post) {

@@ -30,8 +30,10 @@ mod engine;
 mod error;
 mod handle;
 mod handler;
+mod layer;
 mod limits;
 pub mod mailbox;
+mod messages;
 mod options;
 mod pool;
 mod random;
@@ -52,8 +54,15 @@ pub use engine::{Engine, EngineBuilder, Shard};
 pub use error::{CloseReason, ConnectError, PostError, SendError};
 pub use handle::Handle;
 pub use handler::{ConnectId, Handler, Origin, Peer, Run};
+pub use layer::error::{HandshakeError, TlsError};
+#[cfg(feature = "tls")]
+pub use layer::tls::{
+    ClientCertificates, HandshakeKind, Identity, Pin, TlsClient, TlsClientBuilder, TlsConfigError,
+    TlsInfo, TlsServer, TlsServerBuilder, TlsVersion,
+};
 pub use limits::{Limits, Overflow};
 pub use mailbox::ShardWaker;
+pub use messages::Messages;
 pub use options::{
     Address, Backoff, Balance, ConnectionOptions, Connector, Framing, Listener, SocketOptions,
 };

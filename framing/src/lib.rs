@@ -7,6 +7,7 @@
 //! - [`LengthPrefix`] is the stream framing: a 4-byte body length, then the body.
 //! - [`packet`] has what game clients and a Play server put into such bodies, and their LZ4
 //!   payloads (feature `lz4`, on by default).
+//! - `websocket` (feature of that name) is RFC 6455: the opening handshake and the frames.
 //!
 //! # Reading from a buffer that grows
 //!
@@ -57,6 +58,8 @@
 
 mod length;
 pub mod packet;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 
 pub use length::{ByteOrder, Decoded, FrameError, Frames, LengthPrefix};
 

@@ -11,6 +11,8 @@ mod properties {
     #[cfg(feature = "lz4")]
     pub(crate) mod lz4;
     pub(crate) mod packet;
+    #[cfg(feature = "websocket")]
+    pub(crate) mod websocket;
 }
 #[path = "../fuzz/seeds"]
 mod seeds {
@@ -18,6 +20,8 @@ mod seeds {
     #[cfg(feature = "lz4")]
     pub(crate) mod lz4;
     pub(crate) mod packet;
+    #[cfg(feature = "websocket")]
+    pub(crate) mod websocket;
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
@@ -72,6 +76,13 @@ fn the_corpus_of_packet_holds() {
 #[test]
 fn the_corpus_of_lz4_holds() {
     replay("lz4", &seeds::lz4::seeds(), properties::lz4::check);
+}
+
+#[cfg(feature = "websocket")]
+#[test]
+fn the_corpus_of_websocket_holds() {
+    let seeds = seeds::websocket::seeds();
+    replay("websocket", &seeds, properties::websocket::check);
 }
 
 /// A check that cannot fail is worthless: the seeds have to reach every kind of ending, or the
@@ -155,4 +166,35 @@ fn the_seeds_of_lz4_reach_every_ending() {
         }] += 1;
     }
     assert!(seen.iter().all(|&times| times > 0), "{seen:?}");
+}
+
+/// Every error there is, messages cut off, and control frames inside others.
+#[cfg(feature = "websocket")]
+#[test]
+fn the_seeds_of_websocket_reach_every_ending() {
+    use properties::websocket::{Seen, Story, model};
+
+    let stories = seeds::websocket::seeds()
+        .into_iter()
+        .filter_map(|(_, input)| {
+            let stream = input.get(2 + usize::from(*input.get(1)?)..)?;
+            Some(model(input[0], stream))
+        });
+    let stories: Vec<Story> = stories.collect();
+    let variants: std::collections::BTreeSet<String> = stories
+        .iter()
+        .filter_map(|story| {
+            let name = format!("{:?}", story.error?);
+            name.split(['(', ' ']).next().map(str::to_owned)
+        })
+        .collect();
+    assert_eq!(variants.len(), 19, "{variants:?}");
+    let unfinished = |seen: &Seen| matches!(seen, Seen::Message { whole: false, .. });
+    assert!(
+        stories
+            .iter()
+            .any(|story| story.seen.iter().any(unfinished))
+    );
+    let inside = |seen: &Seen| matches!(seen, Seen::Control { at, .. } if *at > 0);
+    assert!(stories.iter().any(|story| story.seen.iter().any(inside)));
 }

@@ -3,21 +3,26 @@
 
 use std::cell::{Cell, RefCell};
 
+use slab::Slab;
+
 use crate::head::{Head, NONE};
 use crate::samples::Stamp;
 
-/// Exactly one of `message` and `other` is there while the node is in use. They lie apart so that a
-/// message is moved by its own few words only.
-struct Node<M, O> {
+/// What waits for a stage. Messages are most of it, so they lie in the nodes, which are small: as
+/// many as wait have to stay in cache.
+struct Node<M> {
+    /// `None` while the node is in use: something else waits.
     message: Option<M>,
-    other: Option<O>,
     next: u32,
     queued: Stamp,
+    /// Its number in `Backlogs::others`, if it is not a message.
+    other: u32,
 }
 
 /// The nodes of all stages of a type on a shard.
 pub(crate) struct Backlogs<M, O> {
-    nodes: RefCell<Vec<Node<M, O>>>,
+    nodes: RefCell<Vec<Node<M>>>,
+    others: RefCell<Slab<O>>,
     free: Cell<u32>,
     used: Cell<usize>,
 }
@@ -26,6 +31,7 @@ impl<M, O> Backlogs<M, O> {
     pub(crate) fn new() -> Self {
         Self {
             nodes: RefCell::default(),
+            others: RefCell::default(),
             free: Cell::new(NONE),
             used: Cell::new(0),
         }
@@ -42,11 +48,12 @@ impl<M, O> Backlogs<M, O> {
 
     /// Appends anything else.
     pub(crate) fn push_other(&self, head: &Head, other: O, queued: Stamp) {
-        self.append(head, queued, |node| node.other = Some(other));
+        let number = self.others.borrow_mut().insert(other) as u32;
+        self.append(head, queued, |node| node.other = number);
     }
 
     #[inline(always)]
-    fn append(&self, head: &Head, queued: Stamp, fill: impl FnOnce(&mut Node<M, O>)) {
+    fn append(&self, head: &Head, queued: Stamp, fill: impl FnOnce(&mut Node<M>)) {
         self.used.set(self.used.get() + 1);
         if self.free.get() == NONE {
             self.grow();
@@ -79,7 +86,7 @@ impl<M, O> Backlogs<M, O> {
             let last = index + 1 == first + more;
             nodes.push(Node {
                 message: None,
-                other: None,
+                other: NONE,
                 next: if last { NONE } else { index as u32 + 1 },
                 queued: Stamp::default(),
             });
@@ -95,14 +102,19 @@ impl<M, O> Backlogs<M, O> {
 
     /// Takes the first item of the backlog of `head`, if it is anything else.
     pub(crate) fn pop_other(&self, head: &Head) -> Option<(O, Stamp)> {
-        self.pop(head, |node| node.other.take())
+        let (number, queued) = self.pop(head, |node| {
+            let is_other = node.message.is_none();
+            is_other.then_some(node.other)
+        })?;
+        let other = self.others.borrow_mut().try_remove(number as usize)?;
+        Some((other, queued))
     }
 
     #[inline(always)]
     fn pop<T>(
         &self,
         head: &Head,
-        take: impl FnOnce(&mut Node<M, O>) -> Option<T>,
+        take: impl FnOnce(&mut Node<M>) -> Option<T>,
     ) -> Option<(T, Stamp)> {
         if head.len.get() == 0 {
             return None;
@@ -119,7 +131,7 @@ impl<M, O> Backlogs<M, O> {
     }
 
     #[inline(always)]
-    fn unlink(&self, head: &Head, nodes: &mut Vec<Node<M, O>>) {
+    fn unlink(&self, head: &Head, nodes: &mut Vec<Node<M>>) {
         let left = head.len.get() - 1;
         head.len.set(left);
         if left == 0 {
@@ -135,7 +147,7 @@ impl<M, O> Backlogs<M, O> {
 }
 
 #[cold]
-fn drop_all<M, O>(nodes: &mut Vec<Node<M, O>>) {
+fn drop_all<M>(nodes: &mut Vec<Node<M>>) {
     *nodes = Vec::new();
 }
 

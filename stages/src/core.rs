@@ -71,6 +71,8 @@ pub(crate) struct Core {
     ids: RefCell<HashMap<(u8, u64), StageKey>>,
     /// Messages that may still be handled in place before the next run.
     in_place: Cell<u32>,
+    /// A connection was bound or unbound since the flag was put down.
+    pub(crate) rebound: Cell<bool>,
     requests: Cell<u64>,
     pub(crate) shutting_down: Cell<bool>,
     /// Where this core is, for what it makes.
@@ -100,6 +102,7 @@ impl Core {
             doomed: RefCell::default(),
             ids: RefCell::default(),
             in_place: Cell::new(RUN_MESSAGES),
+            rebound: Cell::new(false),
             requests: Cell::new(0),
             shutting_down: Cell::new(false),
             ptr: Cell::new(None),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proscenium_engine::{CloseReason, Context, Handler, Message, Peer, RouterId, Run};
+use proscenium_engine::{CloseReason, Context, Handler, Message, Messages, Peer, RouterId, Run};
 
 use crate::core::Core;
 use crate::local::Local;
@@ -66,6 +66,20 @@ impl Handler for StageShard {
             let stages = core.stages_named(tag);
             if !stages.is_some_and(|stages| stages.packet(core, key, from, message)) {
                 core.unbound(from, message);
+            }
+        });
+    }
+
+    #[inline]
+    fn on_messages(&mut self, cx: &mut Engine<'_>, from: RouterId, messages: &mut Messages<'_>) {
+        let tag = cx.tag(from);
+        self.core.enter(cx, |core| {
+            let mut tag = tag;
+            // Again when a handler has bound the connection to another stage.
+            while let Some(stages) = core.stages_named(tag)
+                && stages.packets(core, StageKey::from_tag(tag), from, messages)
+            {
+                tag = core.engine.with(|engine| engine.tag(from)).unwrap_or(0);
             }
         });
     }
@@ -179,7 +193,7 @@ impl Core {
 
     /// A message of a connection that is bound to no stage.
     #[cold]
-    fn unbound(&self, from: RouterId, message: Message<'_>) {
+    pub(crate) fn unbound(&self, from: RouterId, message: Message<'_>) {
         self.counters.unbound.add(1);
         match &self.system.on_unbound {
             Some(call) => {

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
 
-use proscenium_engine::{Body, CloseReason, RouterId, Time};
+use proscenium_engine::{Body, CloseReason, Message, Messages, RouterId, Time};
 
 use crate::chain::Call;
 use crate::core::{CLOCK_POLLS, Core, SLICE_TIME};
@@ -185,6 +185,53 @@ impl<S: Stage> TypeShard<S> {
         }
     }
 
+    /// Runs packets as they come, as long as the stage may handle them in place.
+    #[inline]
+    pub(crate) fn packets_in_place(
+        &self,
+        core: &Core,
+        at: At<'_, S>,
+        from: RouterId,
+        messages: &mut Messages<'_>,
+    ) {
+        let head = at.head();
+        head.active.set(core.now_coarse());
+        core.watch(self.number, Method::Packet, at.slot, head.id.get());
+        let next = || {
+            let in_place = head.len.get() == 0
+                && head.ending.get() == Ending::No
+                && !core.rebound.get()
+                && core.take_in_place();
+            if !in_place {
+                return None;
+            }
+            let message = messages.next()?;
+            head.started.set(head.started.get().wrapping_add(1));
+            Some(message)
+        };
+        let (owner, context) = self.invocation(core, at);
+        // Leased where the future takes it, not moved there.
+        let handler =
+            |stage, cx, message: Message<'_>| S::on_packet(stage, cx, from, message.lease());
+        let _ = at.begin_each(core, &self.pool, owner, context, next, handler);
+    }
+
+    /// Whose the frame is, and how its `Cx` is made.
+    #[inline]
+    fn invocation(
+        &self,
+        core: &Core,
+        at: At<'_, S>,
+    ) -> (Owner, impl FnOnce(u32) -> Cx<'static, S> + use<S>) {
+        let of = (self.number, at.slot, at.head().generation.get());
+        let ptr = core.ptr();
+        let owner = Owner::Stage {
+            stage_type: self.number,
+            slot: at.slot,
+        };
+        (owner, move |frame| Cx::new(ptr, of, frame, None))
+    }
+
     /// Runs messages, until the stage is busy, something else is next, or the turn is over.
     #[inline(always)]
     fn run_messages(&self, core: &Core, at: At<'_, S>, turn: &mut Turn) {
@@ -199,13 +246,7 @@ impl<S: Stage> TypeShard<S> {
             core.waited(queued);
             Some(message)
         };
-        let of = (self.number, at.slot, head.generation.get());
-        let owner = Owner::Stage {
-            stage_type: self.number,
-            slot: at.slot,
-        };
-        let ptr = core.ptr();
-        let context = move |frame| Cx::new(ptr, of, frame, None);
+        let (owner, context) = self.invocation(core, at);
         let handler = |stage, cx, message| S::on_message(stage, cx, message);
         let _ = at.begin_each(core, &self.pool, owner, context, next, handler);
     }

@@ -523,6 +523,7 @@ impl Core {
 
     /// Takes a connection from its stage; true if that had it paused.
     fn leave_stage(&self, id: RouterId) -> bool {
+        self.rebound.set(true);
         let tag = self.engine.with(|engine| {
             let tag = engine.tag(id);
             engine.set_tag(id, 0);

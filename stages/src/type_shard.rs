@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use proscenium_engine::{Body, CloseReason, Message, RouterId};
+use proscenium_engine::{Body, CloseReason, Message, Messages, RouterId};
 use slab::Slab;
 
 use crate::backlog::Backlogs;
@@ -40,6 +40,15 @@ pub(crate) trait AnyStages: Any {
     /// A message of a connection that is bound to a stage: handles it in place if it may. False if
     /// there is no such stage.
     fn packet(&self, core: &Core, key: StageKey, from: RouterId, message: Message<'_>) -> bool;
+    /// What one read of a connection brought that is bound to a stage: the same for each message.
+    /// True if the connection was bound anew meanwhile, so that the rest is for another stage.
+    fn packets(
+        &self,
+        core: &Core,
+        key: StageKey,
+        from: RouterId,
+        messages: &mut Messages<'_>,
+    ) -> bool;
     fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool;
     /// True if the stage had the connection paused: whoever takes it has to resume reading.
     fn unbind(&self, key: StageKey, id: RouterId) -> bool;
@@ -285,7 +294,36 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         true
     }
 
+    fn packets(
+        &self,
+        core: &Core,
+        key: StageKey,
+        from: RouterId,
+        messages: &mut Messages<'_>,
+    ) -> bool {
+        core.rebound.set(false);
+        if let Some(at) = self.find(key)
+            && at.phase() == Phase::Idle
+        {
+            let begun = at.head().started.get();
+            self.guarded(core, at, || self.packets_in_place(core, at, from, messages));
+            let taken = u64::from(at.head().started.get().wrapping_sub(begun));
+            core.counters.messages.add(taken);
+            core.counters.in_place.add(taken);
+        }
+        while !core.rebound.get() {
+            let Some(message) = messages.next() else {
+                return false;
+            };
+            if !self.packet(core, key, from, message) {
+                core.unbound(from, message);
+            }
+        }
+        true
+    }
+
     fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool {
+        core.rebound.set(true);
         // Ends of connections need no room: who leaves many of them behind gets no more connections
         // until it has looked at them. Nothing else counts here: `on_create` waits in every stage
         // that is made for its connection, and there are no more timers than the stage has set.

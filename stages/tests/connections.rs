@@ -6,8 +6,9 @@ mod support;
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use desk::{Book, Desk, Order, Ref, What, desks};
 use proscenium_engine::{Engine, RouterId};
@@ -148,14 +149,16 @@ fn a_busy_stage_holds_its_connections_back_and_recovers() {
     let (mut stream, id) = office.connected();
     write_numbers(&mut stream, 0..1);
     read_numbers(&mut stream, 0..1);
-    office.desks[0]
-        .tell(Order::Rest(Duration::from_millis(300)))
-        .unwrap();
+    let rested = Arc::new(AtomicBool::new(false));
+    let until = Arc::clone(&rested);
+    let resting = office.desks[0].ask(|began| Order::RestUntil(until, began));
+    resting.wait(PATIENCE).unwrap();
     let mut writer = stream.try_clone().unwrap();
     let writing = std::thread::spawn(move || write_numbers(&mut writer, 1..NUMBERS));
     eventually("it is paused", || {
         (office.stages.total().paused > 0).then_some(())
     });
+    rested.store(true, Ordering::SeqCst);
     read_numbers(&mut stream, 1..NUMBERS);
     writing.join().unwrap();
     assert_eq!(office.book.packets(id).len(), NUMBERS as usize);

@@ -3,12 +3,12 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{load, nobody, proscenium, read_frame, server, write_frame};
+use common::{load, proscenium, read_frame, server, write_frame};
 
 /// Echoes frames after changing them.
 fn changed(change: fn(&mut Vec<u8>)) -> String {
@@ -108,7 +108,16 @@ fn doubled_answers_are_gating_violations() {
 
 #[test]
 fn a_refused_connection_is_a_connect_failure() {
-    let target = nobody().to_string();
+    // Bound, so that nobody gets the port, not even a client for its own end; and not listening.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    let target = socket
+        .local_addr()
+        .unwrap()
+        .as_socket()
+        .unwrap()
+        .to_string();
     for scenario in ["s0", "s1", "s2"] {
         let run = load(&target, scenario, &["--ccu", "20"]);
         run.assert_fail();

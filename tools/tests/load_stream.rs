@@ -4,6 +4,8 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -135,13 +137,22 @@ fn a_fixed_rate_is_not_exceeded() {
     }
 }
 
+/// The first byte of what is sent in the phase that is measured.
+const MEASURE: u8 = 2;
+
 /// One connection with one message in flight, offered 1,000 msg/s for 100 ms and a second, of a
-/// server that stops for `stall` after 150 messages.
-fn paced_with_a_stall(stall: Duration) -> Loaded {
+/// server that stops for `stall` at the fifth message of that second. Also which one of all
+/// messages that was.
+fn paced_with_a_stall(stall: Duration) -> (Loaded, u64) {
+    let stalled_at = Arc::new(AtomicU64::new(0));
+    let stalls = Arc::clone(&stalled_at);
     let target = server(move |mut stream| {
-        for message in 0_u64.. {
+        let mut measured = 0;
+        for number in 1.. {
             let body = read_frame(&mut stream)?;
-            if message == 150 {
+            measured += u32::from(body[0] == MEASURE);
+            if measured == 5 && stalls.load(Ordering::SeqCst) == 0 {
+                stalls.store(number, Ordering::SeqCst);
                 thread::sleep(stall);
             }
             write_frame(&mut stream, &body)?;
@@ -149,12 +160,13 @@ fn paced_with_a_stall(stall: Duration) -> Loaded {
         Ok(())
     });
     let pace = ["--rate", "1000", "--ccu", "1", "--inflight", "1"];
-    load(&target, "s2", &[&pace[..], &["--measure", "1s"]].concat())
+    let run = load(&target, "s2", &[&pace[..], &["--measure", "1s"]].concat());
+    (run, stalled_at.load(Ordering::SeqCst))
 }
 
 #[test]
 fn at_a_fixed_rate_a_stall_is_in_the_latency_of_all_that_were_due_meanwhile() {
-    let run = paced_with_a_stall(Duration::from_millis(400));
+    let (run, _) = paced_with_a_stall(Duration::from_millis(400));
     run.assert_pass();
     // 400 of 1,000 messages were due while the server stood still. Of those only one was in
     // flight: a loop that waits for answers would have seen one slow message.
@@ -164,11 +176,11 @@ fn at_a_fixed_rate_a_stall_is_in_the_latency_of_all_that_were_due_meanwhile() {
 
 #[test]
 fn what_could_not_be_sent_at_a_fixed_rate_is_shown() {
-    let run = paced_with_a_stall(Duration::from_secs(3));
+    let (run, stalled_at) = paced_with_a_stall(Duration::from_secs(3));
     run.assert_pass();
-    // The 151st waits for its answer beyond the end of the window, and nothing else is sent.
-    assert_eq!(run.number("sent"), 151.0, "{run}");
-    assert!(run.number("rate_unsent") >= 800.0, "{run}");
+    // That one waits for its answer beyond the end of the window, and nothing else is sent.
+    assert_eq!(run.number("sent"), stalled_at as f64, "{run}");
+    assert!(run.number("rate_unsent") >= 500.0, "{run}");
     assert!(run.summary.contains("due and not sent"), "{run}");
     // It was due inside the window: its latency counts, however late it came.
     assert!(run.number("max") >= 2e6, "{run}");

@@ -5,11 +5,12 @@
     reason = "every test binary uses a part of it"
 )]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proscenium_engine::{Body, CloseReason, RouterId};
-use proscenium_stages::{Cx, Stage, StageRef, StageType};
+use proscenium_stages::{Cx, Reply, Stage, StageRef, StageType};
 
 pub type Ref = StageRef<Desk>;
 
@@ -119,6 +120,8 @@ pub enum Order {
     Pace(Duration),
     /// Is busy for so long.
     Rest(Duration),
+    /// Says that it is busy, and is so until the flag is up.
+    RestUntil(Arc<AtomicBool>, Reply<()>),
     Panic,
 }
 
@@ -158,6 +161,12 @@ impl Stage for Desk {
             Order::Unbind(id) => cx.unbind(id),
             Order::Pace(pace) => self.pace = pace,
             Order::Rest(time) => cx.sleep(time).await,
+            Order::RestUntil(flag, began) => {
+                let _ = began.send(());
+                while !flag.load(Ordering::SeqCst) {
+                    cx.sleep(Duration::from_millis(1)).await;
+                }
+            }
             Order::Panic => std::panic::resume_unwind(Box::new("planned")),
         }
     }

@@ -1,8 +1,8 @@
 //! Running the real command, and servers that misbehave in known ways.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread;
 
@@ -228,10 +228,4 @@ pub(crate) fn write_frame(stream: &mut TcpStream, body: &[u8]) -> std::io::Resul
     let mut frame = (body.len() as u32).to_be_bytes().to_vec();
     frame.extend_from_slice(body);
     stream.write_all(&frame)
-}
-
-/// An address at which nobody listens (any more).
-pub(crate) fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
 }

@@ -14,7 +14,7 @@ const SEEDS_ALL: u32 = 10_000;
 const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
 /// What is fuzzed, below `framing/fuzz/fuzz_targets/`.
-const FUZZ_TARGETS: [&str; 3] = ["length_prefix", "packet", "lz4"];
+const FUZZ_TARGETS: [&str; 4] = ["length_prefix", "packet", "lz4", "websocket"];
 /// How long the fuzzer looks for new inputs of each target, in seconds.
 const FUZZ_SECONDS: &str = "60";
 /// The oldest compiler we promise, as in the workspace's manifest.

@@ -1,0 +1,150 @@
+//! Packets that come in one read: each goes to whoever the connection is bound to by then.
+#![cfg(feature = "sim")]
+
+#[path = "support/sim.rs"]
+mod sim;
+
+use std::sync::{Arc, Mutex};
+
+use proscenium_engine::sim::{Faults, SimNet};
+use proscenium_engine::{Body, Listener, RouterId};
+use proscenium_stages::{Cx, OnPanic, Stage, StageRef, StageType, Stages};
+use sim::{ADDRESS, House, SECOND, frame};
+
+type Log = Arc<Mutex<Vec<(&'static str, String)>>>;
+
+/// Notes what it is sent, and does what it says.
+struct Hall {
+    name: &'static str,
+    log: Log,
+    next: Option<StageRef<Hall>>,
+}
+
+impl Stage for Hall {
+    type Msg = StageRef<Self>;
+
+    async fn on_message(&mut self, _: &mut Cx<'_, Self>, next: StageRef<Self>) {
+        self.next = Some(next);
+    }
+
+    async fn on_packet(&mut self, cx: &mut Cx<'_, Self>, from: RouterId, body: Body) {
+        let text = String::from_utf8_lossy(&body).into_owned();
+        self.log.lock().unwrap().push((self.name, text));
+        match &body[..] {
+            b"on" => cx.bind(from, self.next.unwrap()),
+            b"close" => cx.close(from),
+            b"rest" => cx.sleep(SECOND).await,
+            b"leave" => cx.unbind(from),
+            b"panic" => panic!("as it was told"),
+            _ => {}
+        }
+    }
+}
+
+/// What two halls, and the builder's closure for what is unbound, were sent of `packets`.
+fn sent(shards: usize, packets: &[&str]) -> Vec<(&'static str, String)> {
+    let log = Log::default();
+    let first = Arc::new(Mutex::new(None::<StageRef<Hall>>));
+    let (bound_to, unbound) = (Arc::clone(&first), Arc::clone(&log));
+    let stages = Stages::builder()
+        .register(StageType::<Hall>::new("hall").on_panic(OnPanic::Destroy))
+        .on_connect(move |local, id, _| local.bind(id, bound_to.lock().unwrap().unwrap()))
+        .on_unbound(move |_, _, message| {
+            let text = String::from_utf8_lossy(&message).into_owned();
+            unbound.lock().unwrap().push(("nobody", text));
+        });
+    let mut house = House::new(&SimNet::new(1, Faults::none()), stages, |engine| {
+        engine
+            .shards(shards)
+            .listen(Listener::tcp(ADDRESS).unwrap())
+    });
+    let hall = |name| {
+        let log = Arc::clone(&log);
+        move || Hall {
+            name,
+            log,
+            next: None,
+        }
+    };
+    let east = house.stages.spawn_on(0, hall("east"));
+    let east = house.until(SECOND, east).unwrap();
+    let west = house.stages.spawn_on(shards - 1, hall("west"));
+    let west = house.until(SECOND, west).unwrap();
+    east.tell(west).unwrap();
+    west.tell(east).unwrap();
+    *first.lock().unwrap() = Some(east);
+    let mut peer = house.connect();
+    house.world.run_for(SECOND);
+    let bytes: Vec<u8> = packets
+        .iter()
+        .flat_map(|text| frame(text.as_bytes()))
+        .collect();
+    peer.write(&bytes);
+    house.world.run_for(10 * SECOND);
+    let log = log.lock().unwrap();
+    log.clone()
+}
+
+#[track_caller]
+fn assert_sent(shards: usize, packets: &[&str], expected: &[(&str, &str)]) {
+    let log = sent(shards, packets);
+    let log: Vec<_> = log.iter().map(|(to, text)| (*to, &text[..])).collect();
+    assert_eq!(log, expected, "{shards} shards");
+}
+
+#[test]
+fn what_follows_goes_to_the_stage_that_took_the_connection() {
+    for shards in 1..3 {
+        assert_sent(
+            shards,
+            &["1", "on", "2", "3", "on", "4", "on", "on", "5"],
+            &[
+                ("east", "1"),
+                ("east", "on"),
+                ("west", "2"),
+                ("west", "3"),
+                ("west", "on"),
+                ("east", "4"),
+                ("east", "on"),
+                ("west", "on"),
+                ("east", "5"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn what_follows_goes_to_nobody_once_the_connection_is_unbound() {
+    assert_sent(
+        1,
+        &["1", "leave", "2", "3"],
+        &[
+            ("east", "1"),
+            ("east", "leave"),
+            ("nobody", "2"),
+            ("nobody", "3"),
+        ],
+    );
+}
+
+#[test]
+fn nothing_follows_a_close_or_the_end_of_the_stage() {
+    for last in ["close", "panic"] {
+        assert_sent(1, &["1", last, "2", "3"], &[("east", "1"), ("east", last)]);
+    }
+}
+
+#[test]
+fn what_follows_waits_while_the_stage_is_busy() {
+    assert_sent(
+        1,
+        &["1", "rest", "2", "rest", "3"],
+        &[
+            ("east", "1"),
+            ("east", "rest"),
+            ("east", "2"),
+            ("east", "rest"),
+            ("east", "3"),
+        ],
+    );
+}
