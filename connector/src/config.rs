@@ -20,12 +20,33 @@ pub enum Transport {
     /// TLS 1.3 on TCP.
     #[cfg(feature = "tls")]
     Tls,
+    /// WebSocket on TCP.
+    #[cfg(feature = "ws")]
+    Ws,
+    /// WebSocket on TLS 1.3.
+    #[cfg(all(feature = "tls", feature = "ws"))]
+    Wss,
 }
 
 impl Transport {
     #[cfg(feature = "tls")]
     pub(crate) fn is_encrypted(self) -> bool {
-        matches!(self, Self::Tls)
+        match self {
+            Self::Tls => true,
+            #[cfg(feature = "ws")]
+            Self::Wss => true,
+            _ => false,
+        }
+    }
+
+    #[cfg(feature = "ws")]
+    pub(crate) fn is_web_socket(self) -> bool {
+        match self {
+            Self::Ws => true,
+            #[cfg(feature = "tls")]
+            Self::Wss => true,
+            _ => false,
+        }
     }
 }
 
@@ -106,6 +127,10 @@ pub(crate) struct Config {
     pub(crate) delivery: Delivery,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::Client>,
+    #[cfg(feature = "ws")]
+    pub(crate) path: String,
+    #[cfg(feature = "ws")]
+    pub(crate) opening: Option<proscenium_framing::websocket::handshake::Opening>,
 }
 
 impl Builder {
@@ -129,6 +154,10 @@ impl Builder {
             delivery: Delivery::Queue,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "ws")]
+            path: "/ws".to_owned(),
+            #[cfg(feature = "ws")]
+            opening: None,
         };
         Self {
             config,
@@ -141,6 +170,13 @@ impl Builder {
     /// What carries the packets. [`Transport::Tcp`].
     pub fn transport(mut self, transport: Transport) -> Self {
         self.config.transport = transport;
+        self
+    }
+
+    /// The path, and perhaps query, that a WebSocket asks for. `/ws`.
+    #[cfg(feature = "ws")]
+    pub fn path(mut self, path: &str) -> Self {
+        self.config.path = path.to_owned();
         self
     }
 

@@ -31,6 +31,14 @@ impl Connector {
     pub(crate) fn start(builder: Builder) -> Result<Self, BuildError> {
         #[cfg(feature = "tls")]
         let builder = crate::tls::prepare(builder)?;
+        #[cfg(feature = "ws")]
+        let builder = {
+            let mut builder = builder;
+            if builder.config.transport.is_web_socket() {
+                builder.config.opening = Some(crate::web_socket::opening(&builder.config)?);
+            }
+            builder
+        };
         let io = io_thread::acquire().map_err(BuildError::Io)?;
         let shared = Shared::new(builder.config, io, builder.on_event);
         let shared = Arc::new(shared);

@@ -56,6 +56,8 @@ mod shared;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;
+#[cfg(feature = "ws")]
+mod web_socket;
 
 pub use config::{Builder, Delivery, Reconnect, Transport};
 pub use connector::Connector;

@@ -162,14 +162,21 @@ impl Session {
     /// Ends the link. An open one sends its last words on the side.
     fn leave(&mut self, last_words: Vec<u8>, turn: &mut Turn<'_>) {
         let link = std::mem::replace(&mut self.link, Link::Idle);
-        let Link::Open(open) = link else { return };
+        if let Link::Open(open) = link {
+            self.part(*open, last_words, turn);
+        }
+    }
+
+    /// Goes on with a connection that is no longer the link, until all is sent and said.
+    fn part(&mut self, open: Open, last_words: Vec<u8>, turn: &mut Turn<'_>) {
         let Open {
             mut transport,
             mut flushing,
             sent,
             ..
-        } = *open;
+        } = open;
         transport.encode(last_words, &mut flushing, turn.random);
+        transport.encode_close(&mut flushing, turn.random);
         if transport.rename(turn.registry, turn.slot * 2 + 1).is_ok() {
             self.closing = Some(Closing {
                 transport,
@@ -282,12 +289,16 @@ impl Session {
         let Link::Open(open) = std::mem::replace(&mut self.link, Link::Idle) else {
             return;
         };
+        let since = open.since;
+        if let DisconnectReason::PeerClosed = reason {
+            self.part(*open, Vec::new(), turn); // a good-bye wants another
+        }
         let refused = matches!(reason, DisconnectReason::AuthenticationRefused(_));
         let policy = self.shared.config.reconnect;
         let reconnecting = match policy {
             Some(policy) if !refused => {
                 // Who is thrown out again and again comes back later and later.
-                let lasted = turn.now - open.since;
+                let lasted = turn.now - since;
                 if self.attempt.is_none() || lasted > policy.max {
                     self.attempt = Some(0);
                 }

@@ -10,6 +10,8 @@ use mio::{Interest, Registry, Token};
 use crate::config::Config;
 use crate::io_thread::Turn;
 use crate::random::Random;
+#[cfg(feature = "ws")]
+use crate::web_socket::WebSocket;
 use crate::{ConnectError, DisconnectReason};
 
 pub(crate) struct Transport {
@@ -20,6 +22,8 @@ pub(crate) struct Transport {
     pub(crate) writable: bool,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Session>,
+    #[cfg(feature = "ws")]
+    web_socket: Option<Box<WebSocket>>,
 }
 
 /// How far connecting is.
@@ -43,7 +47,7 @@ impl Transport {
     pub(crate) fn connect(
         address: SocketAddr,
         config: &Config,
-        turn: &Turn<'_>,
+        turn: &mut Turn<'_>,
     ) -> Result<Self, ConnectError> {
         let failed = |error| ConnectError::Io(Arc::new(error));
         let mut socket = TcpStream::connect(address).map_err(failed)?;
@@ -60,6 +64,14 @@ impl Transport {
             tls: match (config.transport.is_encrypted(), &config.tls) {
                 (true, Some(client)) => Some(client.session()?),
                 _ => None,
+            },
+            #[cfg(feature = "ws")]
+            web_socket: match &config.opening {
+                Some(opening) => {
+                    let web_socket = WebSocket::new(opening, config, turn.random);
+                    Some(Box::new(web_socket))
+                }
+                None => None,
             },
         })
     }
@@ -81,8 +93,53 @@ impl Transport {
         {
             return Ok(Handshake::UnderWay);
         }
+        #[cfg(feature = "ws")]
+        if let Some(mut web_socket) = self.web_socket.take() {
+            let established = self.upgrade(&mut web_socket, turn);
+            let mut early = Vec::new();
+            if let Ok(true) = established {
+                let decoded = web_socket.decode(&mut early);
+                decoded.map_err(|error| ConnectError::WebSocket(error.to_string()))?;
+            }
+            self.web_socket = Some(web_socket);
+            return Ok(match established? {
+                true => Handshake::Done(early),
+                false => Handshake::UnderWay,
+            });
+        }
         let _ = turn;
         Ok(Handshake::Done(Vec::new()))
+    }
+
+    /// Goes on with the handshake of the WebSocket; true once it is done.
+    #[cfg(feature = "ws")]
+    fn upgrade(
+        &mut self,
+        web_socket: &mut WebSocket,
+        turn: &mut Turn<'_>,
+    ) -> Result<bool, ConnectError> {
+        let failed = |error| ConnectError::Io(Arc::new(error));
+        while !web_socket.request().is_empty() {
+            match self.write(web_socket.request()).map_err(failed)? {
+                0 => return Ok(false),
+                n => web_socket.request_sent(n),
+            }
+        }
+        self.flush().map_err(failed)?;
+        loop {
+            if web_socket.established()? {
+                return Ok(true);
+            }
+            let read = self.read_stream(turn, web_socket.raw());
+            match read.map_err(|reason| ConnectError::WebSocket(reason.to_string()))? {
+                Read::Bytes(_) => {}
+                Read::Blocked => return Ok(false),
+                Read::End => {
+                    let closed = "the server closed the connection".to_owned();
+                    return Err(ConnectError::WebSocket(closed));
+                }
+            }
+        }
     }
 
     fn finish_connecting(&mut self) -> Result<bool, ConnectError> {
@@ -109,6 +166,10 @@ impl Transport {
 
     /// Appends what is to be sent for these packets, each with its length, to `out`.
     pub(crate) fn encode(&mut self, packets: Vec<u8>, out: &mut Vec<u8>, random: &mut Random) {
+        #[cfg(feature = "ws")]
+        if let Some(web_socket) = &mut self.web_socket {
+            return web_socket.encode(&packets, out, random);
+        }
         let _ = random;
         match out.is_empty() {
             true => *out = packets,
@@ -116,8 +177,40 @@ impl Transport {
         }
     }
 
+    /// Appends what is to be said last.
+    pub(crate) fn encode_close(&mut self, out: &mut Vec<u8>, random: &mut Random) {
+        #[cfg(feature = "ws")]
+        if let Some(web_socket) = &mut self.web_socket {
+            return web_socket.encode_close(out, random);
+        }
+        let _ = (out, random);
+    }
+
     /// Reads once, and appends what that has of the packets' stream to `into`.
     pub(crate) fn read(
+        &mut self,
+        turn: &mut Turn<'_>,
+        into: &mut Vec<u8>,
+    ) -> Result<Read, DisconnectReason> {
+        #[cfg(feature = "ws")]
+        if let Some(mut web_socket) = self.web_socket.take() {
+            let mut read = Ok(Read::End);
+            if !web_socket.ended {
+                read = self.read_stream(turn, web_socket.raw());
+                if let Ok(Read::Bytes(_)) = read
+                    && let Err(error) = web_socket.decode(into)
+                {
+                    read = Err(error.into());
+                }
+            }
+            self.web_socket = Some(web_socket);
+            return read;
+        }
+        self.read_stream(turn, into)
+    }
+
+    /// Reads once from what is below packets and WebSocket.
+    fn read_stream(
         &mut self,
         turn: &mut Turn<'_>,
         into: &mut Vec<u8>,
