@@ -193,6 +193,8 @@ impl Reactor {
                 self.drive(slot, now);
             }
         }
+        // Those that closed before they ever had a session; each of them holds the list.
+        lock(&self.io.dirty).clear();
     }
 
     fn slot_of(&mut self, shared: &Arc<Shared>) -> usize {

@@ -69,6 +69,15 @@ pub use pending::Pending;
 pub use proscenium_framing::ByteOrder;
 pub use proscenium_framing::packet::ErrorCode;
 
+// The examples of these pages are compiled by `cargo test --doc`.
+#[cfg(all(doctest, feature = "tls", feature = "ws"))]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/guide/connector.md")]
+    struct Guide;
+}
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Nothing is left half done in our critical sections, so that a panic elsewhere spoils nothing.

@@ -15,7 +15,6 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
 use std::time::Instant;
 
 use proscenium_framing::packet::lz4::unpickle;
@@ -87,7 +86,8 @@ pub(crate) struct Inner {
     /// What the server took, for reconnecting.
     credentials: Option<Credentials>,
     pub(crate) connecting: Option<Completer<Result<(), ConnectError>>>,
-    pub(crate) dispatcher: Option<ThreadId>,
+    /// The thread that runs callbacks.
+    pub(crate) dispatcher: Option<u64>,
     pub(crate) handler: Option<Handler>,
     pub(crate) has_handler: bool,
     pub(crate) unknown_answers: u64,
@@ -126,6 +126,25 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) stage_id: i64,
     pub(crate) msg_id: &'a str,
     pub(crate) payload: &'a [u8],
+}
+
+impl Outgoing<'_> {
+    /// Bytes of the packet, without its length prefix.
+    fn len(&self) -> usize {
+        ClientPacket::FIXED + self.msg_id.len() + self.payload.len()
+    }
+
+    fn check(&self, config: &Config) -> Result<(), SendError> {
+        let len = self.msg_id.len();
+        if !(packet::ID_MIN..=packet::ID_MAX).contains(&len) {
+            return Err(SendError::IdLength { len });
+        }
+        let (len, limit) = (self.len(), config.codec.limit());
+        if len > limit {
+            return Err(SendError::TooLong { len, limit });
+        }
+        Ok(())
+    }
 }
 
 /// Results for futures, to be told once the mutex is free.
@@ -216,6 +235,10 @@ impl Shared {
         authenticates: bool,
         completion: Option<Completion>,
     ) -> Result<(), (SendError, Option<Completion>)> {
+        // What can never be sent is told whatever the connection is.
+        if let Err(error) = outgoing.check(&self.config) {
+            return Err((error, completion));
+        }
         let inner = &mut *self.inner();
         let allowed = match inner.phase {
             Phase::Authenticated => Ok(()),
@@ -223,7 +246,7 @@ impl Shared {
             Phase::Connected => Err(SendError::Unauthenticated),
             _ => Err(SendError::Disconnected),
         };
-        let allowed = allowed.and_then(|()| inner.check_bounds(outgoing, &self.config));
+        let allowed = allowed.and_then(|()| inner.check_room(outgoing, &self.config));
         let allowed = allowed.and_then(|()| match completion {
             Some(_) => inner.next_seq(self.config.requests_max),
             None => Ok(0),
@@ -451,19 +474,10 @@ impl Inner {
         self.command.is_some() || self.phase == Phase::Closed
     }
 
-    fn check_bounds(&self, outgoing: Outgoing<'_>, config: &Config) -> Result<(), SendError> {
-        let len = outgoing.msg_id.len();
-        if !(packet::ID_MIN..=packet::ID_MAX).contains(&len) {
-            return Err(SendError::IdLength { len });
-        }
-        let len = ClientPacket::FIXED + len + outgoing.payload.len();
-        let limit = config.codec.limit();
-        if len > limit {
-            return Err(SendError::TooLong { len, limit });
-        }
+    fn check_room(&self, outgoing: Outgoing<'_>, config: &Config) -> Result<(), SendError> {
         let queued = self.outbound.len() + self.in_flight;
         // One packet always goes, so that a small bound does not forbid a large packet.
-        if queued > 0 && queued + len > config.send_queue_bytes_max {
+        if queued > 0 && queued + outgoing.len() > config.send_queue_bytes_max {
             return Err(SendError::Full);
         }
         Ok(())

@@ -6,7 +6,7 @@ mod layers;
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,10 +173,7 @@ fn a_handshake_that_stalls_runs_out_of_time() {
         let builder = server.builder().transport(transport);
         let refused = connect(builder.connect_timeout(Duration::from_millis(100)));
         assert!(matches!(refused, Err(ConnectError::Timeout)), "{refused:?}");
-        assert!(
-            server.join().expect("the end of the connection") > 0,
-            "something was asked"
-        );
+        let _ = server.join(); // it too sees an end
     }
 }
 
@@ -196,6 +193,9 @@ fn servers_that_speak_something_else_are_refused() {
         let server = Server::once(move |mut peer: Peer| {
             let _ = peer.stream.read(&mut [0; 1000]);
             peer.send(answer);
+            peer.socket.shutdown(Shutdown::Write).expect("shut down");
+            // Closing with something unread would be a reset, which may overtake the answer.
+            let _ = peer.stream.read_to_end(&mut Vec::new());
         });
         let refused = connect(server.builder().transport(transport));
         let (Err(ConnectError::Tls(text)) | Err(ConnectError::WebSocket(text))) = refused else {
@@ -245,12 +245,8 @@ fn pings_are_answered_and_text_is_not_taken() {
         socket
             .send(Message::Ping(b"alive?"[..].into()))
             .expect("sent");
-        loop {
-            match socket.read().expect("a pong") {
-                Message::Pong(body) => break assert_eq!(&body[..], b"alive?"),
-                other => panic!("{other}"),
-            }
-        }
+        let answer = socket.read().expect("a pong");
+        assert_eq!(answer, Message::Pong(b"alive?"[..].into()));
         socket.send(Message::text("hello")).expect("sent");
         while socket.read().is_ok() {}
     });
@@ -304,9 +300,7 @@ fn a_tls_connection_that_breaks_is_not_one_that_ended() {
         let mut peer = layered(peer, Transport::Tls, &served);
         peer.accept_credentials();
         peer.stream.flush().expect("flushed");
-        peer.socket
-            .shutdown(std::net::Shutdown::Write)
-            .expect("shut down");
+        peer.socket.shutdown(Shutdown::Write).expect("shut down");
         peer.echo();
     });
     let builder = trusting(server.builder(), Transport::Tls, &identity);

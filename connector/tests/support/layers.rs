@@ -1,5 +1,6 @@
 //! TLS and WebSocket under the hand-written server, by other people's code: rustls' server side
 //! and tungstenite.
+#![allow(dead_code)] // each test binary uses its part
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

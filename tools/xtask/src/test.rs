@@ -38,6 +38,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         benches(&mut steps);
         oldest_compiler(&mut steps);
         address_sanitizer(&mut steps);
+        valgrind(&mut steps);
         fuzz(&mut steps);
         coverage(&mut steps);
     }
@@ -248,6 +249,18 @@ fn subcommand(package: &str) -> Result<PathBuf, String> {
         }
     }
     Ok(program)
+}
+
+/// The C program of the connector's C interface, with every access and allocation looked at.
+fn valgrind(steps: &mut Steps) {
+    if !system::has("valgrind")
+        && let Err(reason) = system::install(&["valgrind", "libc6-dbg"])
+    {
+        return steps.skip("valgrind", &reason);
+    }
+    let mut command = cargo(&["test", "-p", "proscenium-connector-ffi", "--test", "c"]);
+    command.env("PROSCENIUM_VALGRIND", "1");
+    steps.run("valgrind", &mut command);
 }
 
 fn fuzz(steps: &mut Steps) {
