@@ -49,6 +49,7 @@ impl Transport {
         config: &Config,
         turn: &mut Turn<'_>,
     ) -> Result<Self, ConnectError> {
+        let _ = config; // only the layers have options
         let failed = |error| ConnectError::Io(Arc::new(error));
         let mut socket = TcpStream::connect(address).map_err(failed)?;
         let interest = Interest::READABLE | Interest::WRITABLE;

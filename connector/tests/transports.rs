@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use layers::{Identity, Messages, TRANSPORTS, layered, trusting};
 use proscenium_connector::{
-    BuildError, ConnectError, Connector, DisconnectReason, Event, Reconnect, Transport,
+    BuildError, Builder, ConnectError, Connector, DisconnectReason, Event, Reconnect, Transport,
 };
 use support::{Peer, Server, accept, log_in, next_news, push};
 use tungstenite::Message;
@@ -102,7 +102,7 @@ fn try_tls(identity: Arc<Identity>) -> Server<()> {
     })
 }
 
-fn connect(builder: proscenium_connector::Builder) -> Result<(), ConnectError> {
+fn connect(builder: Builder) -> Result<(), ConnectError> {
     let connector = builder.build().expect("a connector");
     connector.connect().wait()
 }
@@ -111,7 +111,7 @@ fn connect(builder: proscenium_connector::Builder) -> Result<(), ConnectError> {
 fn servers_that_are_not_trusted_are_refused() {
     let identity = Arc::new(Identity::new());
     // Nobody vouches for it; another name; another pin.
-    let cases: [fn(proscenium_connector::Builder, &Identity) -> proscenium_connector::Builder; 3] = [
+    let cases: [fn(Builder, &Identity) -> Builder; 3] = [
         |builder, _| builder.server_name("play.test"),
         |builder, identity| trusting(builder, Transport::Tls, identity).server_name("other.test"),
         |builder, identity| trusting(builder, Transport::Tls, identity).pin_sha256([7; 32]),

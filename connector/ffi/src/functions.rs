@@ -4,7 +4,8 @@ use std::ffi::{CString, c_char, c_void};
 use std::time::Duration;
 
 use proscenium_connector::{
-    Builder, ByteOrder, ConnectError, Connector, Delivery, Packet, Reconnect, RequestError, Transport,
+    Builder, ByteOrder, ConnectError, Connector, Delivery, Packet, Reconnect, RequestError,
+    Transport,
 };
 
 use crate::boundary::{
