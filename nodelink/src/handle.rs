@@ -155,6 +155,10 @@ impl Shared {
         }
     }
 
+    #[allow(
+        clippy::result_large_err,
+        reason = "the command is given back as it came"
+    )]
     fn push(&self, command: Command) -> Result<(), (SendError, Command)> {
         if self.stopped.load(Ordering::SeqCst) {
             return Err((SendError::Stopped, command));

@@ -2,8 +2,8 @@
 //! requests by name, over ZMTP, so that ZeroMQ peers can take part.
 //!
 //! A [`Node`] runs on a thread of its own; a [`NodeLink`] is the same inside somebody's engine,
-//! beside connections that are none of its business. Both tell a [`NodeHandler`] what arrives. Other
-//! threads hold a [`NodeHandle`].
+//! beside connections that are none of its business. Both tell a [`NodeHandler`] what arrives.
+//! Other threads hold a [`NodeHandle`].
 //!
 //! # Invariants worth naming
 //!

@@ -195,7 +195,9 @@ mod tests {
         /// Whatever is asked, answered late or in time, given up or lost: a number that is pending
         /// or could still be answered is never given out.
         #[test]
-        fn no_number_is_ambiguous(steps in proptest::collection::vec((0..5_u8, 0..40_usize), 0..300)) {
+        fn no_number_is_ambiguous(
+            steps in proptest::collection::vec((0..5_u8, 0..40_usize), 0..300),
+        ) {
             let mut requests = Requests::new(65_500);
             let mut under_way: Vec<(u32, u32)> = Vec::new();
             for (step, pick) in steps {

@@ -412,11 +412,11 @@ fn for_seeds(seeds: u64, run: impl Fn(&SimNet)) {
     };
     for seed in all {
         let net = SimNet::from_seed(seed);
-        let outcome = catch_unwind(AssertUnwindSafe(|| run(&net)));
-        if let Err(panic) = outcome {
-            eprintln!("seed {seed} failed: PROSCENIUM_SEED={seed} replays it");
-            std::panic::resume_unwind(panic);
-        }
+        let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&net))) else {
+            continue;
+        };
+        let text = panic.downcast_ref::<String>().map_or("", String::as_str);
+        panic!("seed {seed} failed: {text}\nreplay: PROSCENIUM_SEED={seed}");
     }
 }
 
