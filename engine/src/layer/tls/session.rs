@@ -102,9 +102,12 @@ impl Side {
                     None => break Ok(Event::Nothing),
                 },
                 Err(error) => {
-                    // The alert that goes with it.
-                    let rest = &mut records[used..offered];
-                    while let (0, Ok(Step::Again)) = self.step(rest, reply) {}
+                    // The alert that goes with it. It is handed out before anything is looked at,
+                    // and nothing may be looked at again.
+                    while self.common().wants_write()
+                        && let (_, Ok(Step::Again)) = self.step(&mut records[used..offered], reply)
+                    {
+                    }
                     break Err(error_of(&error));
                 }
             }
@@ -273,7 +276,13 @@ impl TlsSession for RustlsSession {
     fn read(&mut self, records: &mut [u8], reply: &mut Vec<u8>) -> Read {
         let side = match &mut self.phase {
             Phase::Records(session) => return session.read(records, reply),
-            Phase::Tls12(side) => return side.read(records, reply, &mut self.known),
+            Phase::Tls12(side) => {
+                let read = side.read(records, reply, &mut self.known);
+                if read.event.is_err() {
+                    self.phase = Phase::Failed;
+                }
+                return read;
+            }
             Phase::Failed => {
                 let event = Err(unexpected("more after an error"));
                 return Read { used: 0, event };
@@ -286,10 +295,13 @@ impl TlsSession for RustlsSession {
         {
             self.info.server_name = Some(name);
         }
-        if read.event.is_ok()
-            && let Err(error) = self.finish_handshake()
-        {
-            read.event = Err(error);
+        match &read.event {
+            Ok(_) => {
+                if let Err(error) = self.finish_handshake() {
+                    read.event = Err(error);
+                }
+            }
+            Err(_) => self.phase = Phase::Failed,
         }
         read
     }
