@@ -153,11 +153,7 @@ fn clients_show_a_certificate_if_they_have_to() {
     let asking = |clients| serve(authority.server().client_certificates(clients)).0;
 
     let server = asking(ClientCertificates::Required(pem.clone()));
-    ask(&mut foreign(
-        server.address(),
-        &client_with(&authority, Some(&known)),
-        NAME,
-    ));
+    let _known = come(&server, &client_with(&authority, Some(&known)));
     assert_eq!(info(&server, 0).peer_certificate(), Some(&known.der()[..]));
     for (refusals, pems) in [None, Some(&unknown)].into_iter().enumerate() {
         let mut client = foreign(server.address(), &client_with(&authority, pems), NAME);
@@ -172,6 +168,7 @@ fn clients_show_a_certificate_if_they_have_to() {
         .build()
         .unwrap();
     assert!(attempt(&server, with).is_ok());
+    nth(&server, 1);
     let announced = |seen: &Seen| matches!(seen, Seen::Connected { .. });
     assert_eq!(
         server.log.count(announced),
@@ -183,11 +180,7 @@ fn clients_show_a_certificate_if_they_have_to() {
     let server = asking(ClientCertificates::Optional(pem));
     let _anonymous = come(&server, &client_with(&authority, None));
     assert_eq!(info(&server, 0).peer_certificate(), None);
-    ask(&mut foreign(
-        server.address(),
-        &client_with(&authority, Some(&known)),
-        NAME,
-    ));
+    let _known = come(&server, &client_with(&authority, Some(&known)));
     assert_eq!(info(&server, 1).peer_certificate(), Some(&known.der()[..]));
     let mut client = foreign(
         server.address(),
