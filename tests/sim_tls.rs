@@ -238,7 +238,7 @@ fn echo(net: &SimNet) {
 fn an_echo_holds_whatever_the_network_does_to_the_records() {
     for_seeds(
         "an_echo_holds_whatever_the_network_does_to_the_records",
-        60,
+        150,
         echo,
     );
 }
@@ -278,7 +278,7 @@ fn wander(net: &SimNet) {
 fn connections_move_with_their_keys_and_half_their_records() {
     for_seeds(
         "connections_move_with_their_keys_and_half_their_records",
-        60,
+        150,
         wander,
     );
 }

@@ -73,6 +73,11 @@ impl RecordKey {
         self.sequence
     }
 
+    #[cfg(test)]
+    pub(super) fn set_sequence(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
     /// Never the same twice: the sequence number only grows (RFC 8446 §5.3).
     fn next_nonce(&mut self) -> Result<Nonce, TlsError> {
         let mut nonce = self.iv;

@@ -247,3 +247,6 @@ fn take_alert(plain: &[u8]) -> Result<Option<Event>, TlsError> {
         _ => Err(unexpected("an alert that is none")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -192,8 +192,11 @@ impl TlsServer {
     }
 
     pub(super) fn session(&self) -> Result<Box<dyn TlsSession>, TlsError> {
-        let session = RustlsSession::server(self.config.load_full()).map_err(|e| error_of(&e))?;
-        Ok(Box::new(session))
+        Ok(Box::new(self.rustls_session()?))
+    }
+
+    pub(super) fn rustls_session(&self) -> Result<RustlsSession, TlsError> {
+        RustlsSession::server(self.config.load_full()).map_err(|error| error_of(&error))
     }
 }
 

@@ -327,6 +327,17 @@ impl TlsSession for RustlsSession {
     }
 }
 
+#[cfg(test)]
+impl RustlsSession {
+    /// Its record layer, once it has one.
+    pub(super) fn records(&mut self) -> &mut Records {
+        match &mut self.phase {
+            Phase::Records(records) => records,
+            _ => panic!("TLS 1.3 after its handshake"),
+        }
+    }
+}
+
 /// An error of rustls in our words.
 pub(super) fn error_of(error: &Error) -> TlsError {
     let found = error.to_string();
