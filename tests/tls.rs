@@ -194,9 +194,7 @@ fn a_peer_that_does_not_read_is_not_read() {
     let authority = Authority::new();
     let tls = authority.server().build().unwrap();
     let limits = Limits::default().send_low(10_000).send_high(50_000);
-    let listener = loopback()
-        .socket_buffers(None, Some(64 << 10))
-        .tls(&tls);
+    let listener = loopback().socket_buffers(None, Some(64 << 10)).tls(&tls);
     let server = Server::with(limits, listener, Behaviour::echo());
     let (client, id) = come(&server, &authority);
     let Foreign { mut conn, mut sock } = client;

@@ -286,11 +286,11 @@ fn s_client_changes_keys_and_comes_back_with_a_ticket() {
     client.until("an echo", |line| line == "back");
     let second = eventually("the second connection", || {
         let log = server.log.all();
-        let ids = log.iter().filter_map(|seen| match seen {
+        let mut ids = log.iter().filter_map(|seen| match seen {
             Seen::Connected { id, .. } => Some(*id),
             _ => None,
         });
-        ids.last().filter(|id| *id != first(&server))
+        ids.next_back().filter(|id| *id != first(&server))
     });
     assert_eq!(info(&server, second).kind, HandshakeKind::Resumed);
     server.shutdown();
