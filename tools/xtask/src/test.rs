@@ -26,7 +26,7 @@ const OLDEST: &str = "1.88";
 /// When a test failed, or for unknown arguments.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Options { all, seeds } = Options::parse(args)?;
-    let (parts, time) = if all { (13, TIME_ALL) } else { (7, TIME) };
+    let (parts, time) = if all { (17, TIME_ALL) } else { (11, TIME) };
     println!("{parts} parts, about {time} on two CPUs with everything to build");
     let mut steps = Steps::new(parts);
     workspace(&mut steps, all);
@@ -131,7 +131,7 @@ fn check_peers(steps: &mut Steps) {
     if !system::has("python3")
         && let Err(reason) = system::install(&["python3"])
     {
-        for name in peers::NAMES {
+        for name in peers::names() {
             steps.skip(name, &format!("python3: {reason}"));
         }
         return;
@@ -142,10 +142,7 @@ fn check_peers(steps: &mut Steps) {
             Ok(program) => {
                 let mut command = Command::new("python3");
                 command.arg(tree::root().join("tools/peers/tests/check.py"));
-                if peer.byte_echo {
-                    command.arg("--byte-echo");
-                }
-                steps.run(peer.name, command.arg(program));
+                steps.run(peer.name, command.args(peer.check).arg(program));
             }
         }
     }
