@@ -328,15 +328,16 @@ impl Connection {
     }
 
     /// When it is to be looked at whether a connection is idle from which nothing has come since
-    /// `since`.
-    pub(crate) fn idle_due(&self, since: Time, idle: Duration) -> Time {
+    /// `since`; no later than that if it is to be asked by a ping before.
+    pub(crate) fn idle_due(&self, since: Time, now: Time, idle: Duration) -> Time {
         #[cfg(feature = "ws")]
         if let Some(ws) = self.layers.as_ref().and_then(|l| l.web_socket.as_ref())
             && let Some(silence) = ws.end.common().ping_after
-            && !ws.pinged
         {
-            return since + idle.min(silence);
+            let from = if ws.pinged { now } else { since };
+            return (from + silence).min(since + idle);
         }
+        let _ = now;
         since + idle
     }
 

@@ -110,7 +110,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.announced = true;
         let (id, peer) = (connection.id, connection.peer);
         if !idle.is_zero() {
-            let due = connection.idle_due(core.now, idle);
+            let due = connection.idle_due(core.now, core.now, idle);
             let timer = core.timers.insert(due.as_nanos(), Timer::Connection(id));
             connection.timer = Some(timer);
         }
@@ -261,7 +261,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                         return;
                     };
                     let due = connection
-                        .idle_due(since, idle)
+                        .idle_due(since, core.now, idle)
                         .max(core.now + IDLE_RECHECK);
                     let timer = core.timers.insert(due.as_nanos(), Timer::Connection(id));
                     connection.timer = Some(timer);

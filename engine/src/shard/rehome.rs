@@ -182,7 +182,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         connection.last_read = core.now;
         if !idle.is_zero() {
-            let due = connection.idle_due(core.now, idle).as_nanos();
+            let due = connection.idle_due(core.now, core.now, idle).as_nanos();
             connection.timer = Some(core.timers.insert(due, Timer::Connection(id)));
         }
     }
