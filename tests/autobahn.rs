@@ -117,7 +117,8 @@ fn as_server() {
     let address = server.address();
     let spec = format!(
         r#"{{"outdir": "reports", "cases": {CASES}, "exclude-cases": [],
-            "exclude-agent-cases": {{}}, "servers": [{{"agent": "{AGENT}", "url": "ws://{address}"}}]}}"#
+            "exclude-agent-cases": {{}},
+            "servers": [{{"agent": "{AGENT}", "url": "ws://{address}"}}]}}"#
     );
     let status = wstest("fuzzingclient", &spec, &folder).status().unwrap();
     assert!(status.success());
