@@ -73,7 +73,8 @@ fn serve(listener: &TcpListener, connections: usize, layers: impl Fn(Peer) -> Pe
                 "Echo" => peer.send(&packet("Echo", seq, stage, 0, 0, &received.payload)),
                 "Refuse" => peer.answer(&received, 1234, b"no"),
                 "PushMe" => peer.send(&push("News", b"pushed")),
-                "Never" | "@Heart@Beat@" => {}
+                "Never" => {}
+                "@Heart@Beat@" => peer.send(&packet("@Heart@Beat@", 0, 0, 0, 0, b"")),
                 other => panic!("{other}"),
             }
         }
