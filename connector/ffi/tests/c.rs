@@ -1,8 +1,10 @@
-//! A C program, compiled with every warning an error, talks to a server through the library, both
-//! as shared and as static one. With `PROSCENIUM_VALGRIND` set it runs below valgrind.
+//! A C program, compiled with every warning an error, talks through the library, as shared and as
+//! static one, to a server written by hand and to a real Play server. With `PROSCENIUM_VALGRIND` set it runs below valgrind.
 
 #[path = "../../tests/support/layers.rs"]
 mod layers;
+#[path = "../../tests/support/room.rs"]
+mod room;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
@@ -124,6 +126,7 @@ fn a_c_program_plays_over_every_transport() {
     let with_shared = compile(&output, "client_shared", &link);
 
     let identity = Arc::new(Identity::new());
+    let play = room::start(&identity);
     let pem = output.join("authority.pem");
     fs::write(&pem, &identity.authority_pem).expect("a writable folder");
     for program in [with_static, with_shared] {
@@ -136,6 +139,10 @@ fn a_c_program_plays_over_every_transport() {
             let arguments = [port, number.to_string(), pem.display().to_string()];
             run(&program, &arguments);
             server.join();
+            let port = room::address(&play, number).port().to_string();
+            let arguments = [port, number.to_string(), pem.display().to_string()];
+            run(&program, &arguments);
         }
     }
+    play.shutdown(support::PATIENCE);
 }

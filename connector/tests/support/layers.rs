@@ -25,6 +25,8 @@ pub(crate) const TRANSPORTS: [Transport; 4] = [
 pub(crate) struct Identity {
     pub(crate) authority_pem: String,
     pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
     config: Arc<ServerConfig>,
 }
 
@@ -41,7 +43,9 @@ impl Identity {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(vec!["play.test".to_owned()]).expect("parameters");
         let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+        let certificate_pem = certificate.pem();
         let certificate = certificate.der().clone();
+        let key_pem = key.serialize_pem();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
@@ -53,6 +57,8 @@ impl Identity {
         Self {
             authority_pem,
             certificate,
+            certificate_pem,
+            key_pem,
             config: Arc::new(config),
         }
     }
