@@ -132,7 +132,7 @@ fn who_is_thrown_out_comes_back() {
         max: Duration::from_millis(20),
         attempts: 0,
     };
-    for number in 0..TRANSPORTS.len() {
+    for (number, transport) in TRANSPORTS.into_iter().enumerate() {
         let connector = hall.builder(number).reconnect(policy).build();
         let connector = connector.expect("a connector");
         connector.connect().wait().expect("connected");
@@ -150,7 +150,7 @@ fn who_is_thrown_out_comes_back() {
                 ..
             }
         );
-        assert!(lost, "{:?}: {news:?}", TRANSPORTS[number]);
+        assert!(lost, "{transport:?}: {news:?}");
         // What the server does with an unanswered request of one that it throws out is its own.
         never.wait().expect_err("no success");
         let news = next_news(&connector);
