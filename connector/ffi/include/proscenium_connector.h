@@ -299,8 +299,8 @@ void psc_options_init(struct PscOptions *options);
  *
  * # Safety
  * `options` points to options that psc_options_init has filled, whose texts end with a zero byte
- * and whose pins have 32 bytes. `callbacks` is null or points to callbacks whose functions have the
- * declared types. `connector` points to writable memory for a pointer.
+ * and whose pins have 32 bytes. `callbacks` is null or points to callbacks whose functions have
+ * the declared types. `connector` points to writable memory for a pointer.
  */
 enum PscStatus psc_connector_new(const struct PscOptions *options,
                                  const struct PscCallbacks *callbacks,

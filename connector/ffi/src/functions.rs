@@ -68,8 +68,8 @@ pub unsafe extern "C" fn psc_options_init(options: *mut PscOptions) {
 ///
 /// # Safety
 /// `options` points to options that psc_options_init has filled, whose texts end with a zero byte
-/// and whose pins have 32 bytes. `callbacks` is null or points to callbacks whose functions have the
-/// declared types. `connector` points to writable memory for a pointer.
+/// and whose pins have 32 bytes. `callbacks` is null or points to callbacks whose functions have
+/// the declared types. `connector` points to writable memory for a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn psc_connector_new(
     options: *const PscOptions,

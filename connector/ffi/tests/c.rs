@@ -1,5 +1,6 @@
 //! A C program, compiled with every warning an error, talks through the library, as shared and as
-//! static one, to a server written by hand and to a real Play server. With `PROSCENIUM_VALGRIND` set it runs below valgrind.
+//! static one, to a server written by hand and to a real Play server. With `PROSCENIUM_VALGRIND`
+//! set it runs below valgrind.
 
 #[path = "../../tests/support/layers.rs"]
 mod layers;
