@@ -101,7 +101,9 @@ impl NodeLink {
         }
     }
 
-    /// `listener` as peers need it: bytes as they are, and no pausing when a peer reads slowly.
+    /// `listener` as peers need it: bytes as they are, and no pausing when a peer reads slowly. On
+    /// an engine of several shards it is also to be told that only the node's shard accepts:
+    /// [`Balance::Only`](proscenium_engine::Balance).
     pub fn listener(options: &NodeOptions, listener: Listener) -> Listener {
         let (idle, interval) = options.keep_alive;
         listener
