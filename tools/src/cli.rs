@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use proscenium_engine::{Balance, Framing, Overflow, RouterId};
 
 use crate::compare::CompareArgs;
+use crate::layers::{ClientLayers, ServerLayers};
 use crate::load::{Scenario, Verify};
 use crate::units::{parse_bytes, parse_duration};
 
@@ -162,6 +163,7 @@ Examples:
   proscenium echo --listen 127.0.0.1:0                         a free port, printed when ready
   proscenium echo --listen unix:/run/echo.sock --framing raw
   proscenium echo --mode stage                                 a stage for each connection
+  proscenium echo --tls --cert chain.pem --key key.pem
   proscenium echo --listen 0.0.0.0:7000 --shards 4 --pin 0,1,2,3 --metrics 127.0.0.1:9100
 
 Prints `listening on ADDR` on standard output when connections are accepted. SIGTERM or Ctrl-C ends
@@ -182,6 +184,8 @@ pub(crate) struct EchoArgs {
     /// How bytes become messages
     #[arg(long, value_enum, default_value_t = FramingName::Be32)]
     pub(crate) framing: FramingName,
+    #[command(flatten)]
+    pub(crate) layers: ServerLayers,
     /// Serve statistics at http://ADDR/metrics as Prometheus text
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<String>,
@@ -230,7 +234,8 @@ Examples:
   proscenium load stream --target 127.0.0.1:7000 --scenario s0
   proscenium load stream --target 127.0.0.1:7000 --scenario s2 --ccu 1000 --size 64 --inflight 1
   proscenium load stream --target 127.0.0.1:7000 --scenario s2 --rate 1e6 --server-pid 4242
-  proscenium load stream --target unix:/run/echo.sock --scenario s2 --csv results.csv --json -";
+  proscenium load stream --target unix:/run/echo.sock --scenario s2 --csv results.csv --json -
+  proscenium load stream --target 127.0.0.1:7000 --tls --scenario s1 --server-pid 4242";
 
 /// Options of `proscenium load stream`.
 #[derive(Debug, Args)]
@@ -284,6 +289,8 @@ pub(crate) struct StreamArgs {
     /// How messages are framed
     #[arg(long, value_enum, default_value_t = MessageFraming::Be32)]
     pub(crate) framing: MessageFraming,
+    #[command(flatten)]
+    pub(crate) layers: ClientLayers,
     /// Measure CPU time and peak memory of this process, the server
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,

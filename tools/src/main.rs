@@ -7,6 +7,7 @@ mod cli;
 mod compare;
 mod echo;
 mod errno;
+mod layers;
 mod load;
 mod machine;
 mod metrics;

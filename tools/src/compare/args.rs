@@ -32,6 +32,8 @@ pub(crate) enum Profile {
     Default,
     /// Every shape that has a goal, seven runs of whoever it speaks of, in under half an hour
     Full,
+    /// TLS 1.3: throughput, memory, and what a full handshake costs; in some minutes
+    Tls,
 }
 
 impl Profile {
@@ -40,6 +42,7 @@ impl Profile {
         match self {
             Self::Default => "default",
             Self::Full => "full",
+            Self::Tls => "tls",
         }
     }
 }
@@ -65,7 +68,7 @@ pub(crate) struct CompareArgs {
     /// Run a sweep over sizes, messages in flight and connections instead of a profile
     #[arg(long, conflicts_with = "profile")]
     pub(crate) sweep: bool,
-    /// Servers to compare; default proscenium,asio,tokio,tokio-codec,raw
+    /// Servers to compare; default proscenium,asio,tokio,tokio-codec,raw, or those of the profile
     #[arg(long, value_name = "NAME,NAME", value_delimiter = ',',
           value_parser = stacks::by_name)]
     pub(crate) stacks: Vec<&'static stacks::Stack>,

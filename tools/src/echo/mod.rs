@@ -81,7 +81,7 @@ fn listeners(args: &EchoArgs) -> Result<Vec<Listener>, String> {
             .overflow(args.overflow.into())
             .balance(args.balance.into())
     });
-    Ok(configured.collect())
+    args.layers.on(configured.collect())
 }
 
 fn limits(args: &EchoArgs) -> Limits {

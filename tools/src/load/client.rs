@@ -481,6 +481,10 @@ impl Handler for Client {
             ConnectError::Io(error) => errno::name(error),
             ConnectError::TimedOut => "ETIMEDOUT".to_owned(),
             ConnectError::ConnectionLimit { .. } => "connection_limit".to_owned(),
+            ConnectError::Handshake(error) => {
+                // The column of errors is parted by these.
+                format!("handshake ({error})").replace([':', ';'], ",")
+            }
             other => format!("{other:?}"),
         };
         let counter = match name.as_str() {

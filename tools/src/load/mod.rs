@@ -93,7 +93,15 @@ pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
     let (reports, receiver) = std::sync::mpsc::channel();
     let progress: Arc<[Arc<client::Progress>]> = (0..threads).map(|_| Arc::default()).collect();
     let shown = Arc::clone(&progress);
-    let settings = split(args, &target, connections as usize, threads);
+    let settings = split(
+        args,
+        &connector(args, &target)?,
+        connections as usize,
+        threads,
+    );
+    if let Some(warning) = args.layers.warning() {
+        eprintln!("{warning}");
+    }
     let mut builder = Engine::builder()
         .shards(threads)
         .name("load")
@@ -125,11 +133,21 @@ pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
     Ok(record.passed())
 }
 
-/// What each thread has to do: an even share.
-fn split(args: &StreamArgs, target: &Address, connections: usize, threads: usize) -> Vec<Settings> {
+/// How connections are made.
+fn connector(args: &StreamArgs, target: &Address) -> Result<Connector, String> {
     let connector = Connector::to(target.clone())
         .deadline(args.connect_timeout)
         .framing(args.framing.into());
+    args.layers.on(connector, &args.target)
+}
+
+/// What each thread has to do: an even share.
+fn split(
+    args: &StreamArgs,
+    connector: &Connector,
+    connections: usize,
+    threads: usize,
+) -> Vec<Settings> {
     let share =
         |whole: usize, thread: usize| whole / threads + usize::from(thread < whole % threads);
     let one = |thread| {
@@ -204,12 +222,7 @@ fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRec
     let incomplete = tally.sent.saturating_sub(tally.received) as f64 / tally.sent.max(1) as f64;
     let row = StreamRow {
         scenario_id: args.scenario.name().to_owned(),
-        transport: if matches!(target, Address::Tcp(_)) {
-            "tcp"
-        } else {
-            "unix"
-        }
-        .to_owned(),
+        transport: args.layers.transport(target).to_owned(),
         ccu: measured.connections,
         inflight: if args.scenario == Scenario::S0 {
             1
@@ -241,6 +254,9 @@ fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRec
             .map(|ns| rounded(ns, 1)),
         server_cpu_share: measured.server_cpu_share().map(|share| rounded(share, 4)),
         server_rss_peak_bytes: measured.server_rss_peak_bytes,
+        server_cpu_us_per_connect: measured
+            .server_cpu_us_per_connect()
+            .map(|us| rounded(us, 3)),
         client_cpu_share: rounded(measured.client_cpu_share, 4),
         client_bound: measured.is_client_bound(),
         gating_violation: tally.gating_violations,
@@ -328,8 +344,8 @@ mod tests {
     #[test]
     fn connections_and_rate_are_split_without_remainder() {
         let args = args(&["--ccu", "10", "--rate", "1000", "--threads", "3"]);
-        let target = Address::parse("127.0.0.1:1").unwrap();
-        let split = split(&args, &target, 10, 3);
+        let connector = Connector::parse("127.0.0.1:1").unwrap();
+        let split = split(&args, &connector, 10, 3);
         let connections: Vec<usize> = split.iter().map(|one| one.connections).collect();
         assert_eq!(connections, [4, 3, 3]);
         let rate: f64 = split.iter().map(|one| one.rate.unwrap().0).sum();
@@ -347,8 +363,8 @@ mod tests {
             ("1", "64KiB", "1"),
         ] {
             let args = args(&["--ccu", ccu, "--size", size, "--inflight", inflight]);
-            let target = Address::parse("127.0.0.1:1").unwrap();
-            let split = split(&args, &target, args.ccu as usize, 1);
+            let connector = Connector::parse("127.0.0.1:1").unwrap();
+            let split = split(&args, &connector, args.ccu as usize, 1);
             let limits = limits(&args, &split);
             assert_eq!(limits.validate(), Ok(()), "{ccu} {size} {inflight}");
             let window = (args.size + FRAME_HEADER) * args.inflight as usize;

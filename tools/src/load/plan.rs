@@ -51,6 +51,8 @@ pub(super) struct Measured {
     /// between them.
     pub(super) server: Option<(Duration, u64)>,
     pub(super) server_rss_peak_bytes: Option<u64>,
+    /// The server's CPU time while the connections were made, their handshakes included.
+    pub(super) server_connecting: Option<Duration>,
     /// Share of its cores that the client used inside the window, over all threads.
     pub(super) client_cpu_share: f64,
     /// The same of the busiest thread.
@@ -67,6 +69,11 @@ impl Measured {
     pub(super) fn server_cpu_ns_per_message(&self) -> Option<f64> {
         let (cpu, answers) = self.server?;
         (answers > 0).then(|| cpu.as_nanos() as f64 / answers as f64)
+    }
+
+    pub(super) fn server_cpu_us_per_connect(&self) -> Option<f64> {
+        let cpu = self.server_connecting?;
+        (self.connect.made > 0).then(|| cpu.as_secs_f64() * 1e6 / self.connect.made as f64)
     }
 
     pub(super) fn server_cpu_share(&self) -> Option<f64> {
@@ -132,12 +139,14 @@ impl<'a> Plan<'a> {
     /// When the client itself failed.
     pub(super) fn run(mut self) -> Result<Measured, String> {
         let mut times = Times::default();
+        let idle = self.server_time();
         let begin = Instant::now();
         self.order(|| Order::Connect)?;
         self.await_all(None, "connecting", |report| {
             matches!(report, Report::Connected)
         })?;
         times.connect = begin.elapsed();
+        let connected = self.server_time();
 
         let samples = if self.args.scenario != Scenario::S1 && self.alive() > 0 {
             Some(self.exchange(&mut times)?)
@@ -159,6 +168,9 @@ impl<'a> Plan<'a> {
             Scenario::S1 | Scenario::S2 => u64::from(self.args.ccu),
         };
         measured.server_rss_peak_bytes = server_rss;
+        measured.server_connecting = connected
+            .zip(idle)
+            .map(|(to, from)| to.saturating_sub(from));
         measured.interrupted = interrupted;
         Ok(measured)
     }
@@ -271,10 +283,14 @@ impl<'a> Plan<'a> {
             .sum()
     }
 
+    fn server_time(&self) -> Option<Duration> {
+        self.server.and_then(|server| server.cpu_time().ok())
+    }
+
     fn sample(&self) -> Sample {
         Sample {
             at: Instant::now(),
-            server: self.server.and_then(|server| server.cpu_time().ok()),
+            server: self.server_time(),
             client: Process::this().thread_times().unwrap_or_default(),
             received: self
                 .progress
@@ -332,6 +348,7 @@ fn merge(outcomes: Vec<Outcome>, times: Times) -> Measured {
         drain_time: times.drain,
         server: None,
         server_rss_peak_bytes: None,
+        server_connecting: None,
         client_cpu_share: 0.0,
         client_thread_share: 0.0,
         interrupted: false,
@@ -439,6 +456,9 @@ mod tests {
     fn without_answers_there_is_no_cost_per_message() {
         let mut measured = merge(vec![outcome(1, 1)], Times::default());
         assert_eq!(measured.server_cpu_ns_per_message(), None);
+        assert_eq!(measured.server_cpu_us_per_connect(), None);
+        measured.server_connecting = Some(Duration::from_millis(3));
+        assert_eq!(measured.server_cpu_us_per_connect(), Some(1500.0));
         measured.server = Some((Duration::from_secs(1), 0));
         assert_eq!(measured.server_cpu_ns_per_message(), None);
     }

@@ -87,6 +87,9 @@ impl fmt::Display for Summary<'_> {
             grouped(row.connect_fail),
             grouped(row.connect_timeout)
         )?;
+        if let Some(us) = row.server_cpu_us_per_connect {
+            writeln!(f, "  accepting   {us:.1} µs of server CPU per connection")?;
+        }
         if row.sent > 0 {
             self.fmt_exchange(f)?;
         }
@@ -189,6 +192,7 @@ mod tests {
             measure_time: Duration::from_secs(1),
             drain_time: Duration::ZERO,
             server: None,
+            server_connecting: None,
             server_rss_peak_bytes: None,
             client_cpu_share: 0.5,
             client_thread_share: 0.5,
