@@ -11,8 +11,10 @@ mod properties {
     #[cfg(feature = "lz4")]
     pub(crate) mod lz4;
     pub(crate) mod packet;
+    pub(crate) mod route;
     #[cfg(feature = "websocket")]
     pub(crate) mod websocket;
+    pub(crate) mod zmtp;
 }
 #[path = "../fuzz/seeds"]
 mod seeds {
@@ -20,8 +22,10 @@ mod seeds {
     #[cfg(feature = "lz4")]
     pub(crate) mod lz4;
     pub(crate) mod packet;
+    pub(crate) mod route;
     #[cfg(feature = "websocket")]
     pub(crate) mod websocket;
+    pub(crate) mod zmtp;
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
@@ -76,6 +80,16 @@ fn the_corpus_of_packet_holds() {
 #[test]
 fn the_corpus_of_lz4_holds() {
     replay("lz4", &seeds::lz4::seeds(), properties::lz4::check);
+}
+
+#[test]
+fn the_corpus_of_zmtp_holds() {
+    replay("zmtp", &seeds::zmtp::seeds(), properties::zmtp::check);
+}
+
+#[test]
+fn the_corpus_of_route_holds() {
+    replay("route", &seeds::route::seeds(), properties::route::check);
 }
 
 #[cfg(feature = "websocket")]
@@ -162,6 +176,96 @@ fn the_seeds_of_lz4_reach_every_ending() {
             Err(UnpickleError::Truncated { .. }) => 2,
             Err(UnpickleError::Version { .. }) => 3,
             Err(UnpickleError::Mismatch { .. }) => 4,
+            Err(_) => 5,
+        }] += 1;
+    }
+    assert!(seen.iter().all(|&times| times > 0), "{seen:?}");
+}
+
+#[test]
+fn the_seeds_of_zmtp_reach_every_ending() {
+    use std::collections::BTreeSet;
+
+    use properties::zmtp::{Event, LIMITS, events};
+    use proscenium_framing::zmtp::{Handshake, Null, Properties, Step};
+
+    let mut seen = BTreeSet::new();
+    for (_, input) in seeds::zmtp::seeds() {
+        let Some((&setup, mut stream)) = input.split_first() else {
+            continue;
+        };
+        let limits = LIMITS[usize::from(setup & 3)];
+        if stream.first() == Some(&0xFF) {
+            let mut out = Vec::new();
+            let mut handshake = Handshake::new(Null, Properties::new(), limits, &mut out);
+            match handshake.receive(stream, &mut out) {
+                Ok((used, Step::Done(peer))) => {
+                    seen.insert(["done 3.0", "done 3.1"][usize::from(peer.minor)]);
+                    stream = &stream[used..];
+                }
+                Ok(_) => {
+                    seen.insert("wants more");
+                    continue;
+                }
+                Err(error) => {
+                    seen.insert(error.name());
+                    continue;
+                }
+            }
+        }
+        for event in events(stream, stream.len(), limits) {
+            seen.insert(match event {
+                Event::Message(_) => "message",
+                Event::Command(_) => "command",
+                Event::Tail(0) => "end",
+                Event::Tail(_) => "tail",
+                Event::Bad(error) => match error.name() {
+                    "command" => "command broken",
+                    other => other,
+                },
+            });
+        }
+    }
+    let wanted = [
+        "done 3.0",
+        "done 3.1",
+        "wants more",
+        "message",
+        "command",
+        "end",
+        "tail",
+        "signature",
+        "version",
+        "mechanism_name",
+        "mechanism",
+        "flags",
+        "frame_too_long",
+        "command_too_long",
+        "message_too_long",
+        "too_many_parts",
+        "command broken",
+        "refused",
+        "refused_by_peer",
+        "unexpected_command",
+        "message_in_handshake",
+    ];
+    for ending in wanted {
+        assert!(seen.contains(ending), "{ending} is not among {seen:?}");
+    }
+}
+
+#[test]
+fn the_seeds_of_route_reach_every_ending() {
+    use proscenium_framing::route::{RouteError, RouteHeader};
+
+    let mut seen = [0; 6];
+    for (_, input) in seeds::route::seeds() {
+        seen[match RouteHeader::decode(&input) {
+            Ok(_) => 0,
+            Err(RouteError::Truncated) => 1,
+            Err(RouteError::Varint) => 2,
+            Err(RouteError::WireType { .. }) => 3,
+            Err(RouteError::UnknownWireType { .. }) => 4,
             Err(_) => 5,
         }] += 1;
     }
