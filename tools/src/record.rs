@@ -58,6 +58,10 @@ pub(crate) struct StreamRow {
     pub(crate) max: f64,
     /// Time to make the connections, in seconds.
     pub(crate) connect_seconds: f64,
+    /// Clients that were authenticated and joined their stage; empty where there is no such thing.
+    pub(crate) join_success: Option<u64>,
+    /// Time to let all of them in, in seconds.
+    pub(crate) join_seconds: Option<f64>,
     /// Length of the warm-up, in seconds.
     pub(crate) warmup_seconds: f64,
     /// Length of the measuring window, in seconds.

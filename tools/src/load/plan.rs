@@ -9,10 +9,10 @@ use hdrhistogram::Histogram;
 use proscenium_engine::Handle;
 
 use super::Scenario;
-use super::client::{ConnectTally, Order, Outcome, Progress, Report};
+use super::args::LoadOptions;
+use super::client::{ConnectTally, JoinTally, Order, Outcome, Progress, Report};
 use super::progress::ProgressLine;
 use super::window::{Phase, Tally};
-use crate::cli::StreamArgs;
 use crate::errno::ErrorCounts;
 use crate::process::{Process, ThreadTime};
 
@@ -21,6 +21,9 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// After the last awaited answer: how long to listen for answers that nobody asked for.
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// How long all clients together may take to be let in.
+const JOIN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long the client threads may take to hand over their results.
 const FINISH_DEADLINE: Duration = Duration::from_secs(30);
@@ -36,6 +39,8 @@ pub(super) struct Measured {
     pub(super) threads: usize,
     pub(super) tally: Tally,
     pub(super) connect: ConnectTally,
+    /// Who was let in, where clients have to be.
+    pub(super) join: Option<JoinTally>,
     pub(super) latency: Histogram<u64>,
     /// Answers per second inside the measuring window.
     pub(super) throughput: f64,
@@ -44,6 +49,7 @@ pub(super) struct Measured {
     pub(super) overdue: u64,
     pub(super) errors: ErrorCounts,
     pub(super) connect_time: Duration,
+    pub(super) join_time: Duration,
     pub(super) warmup_time: Duration,
     pub(super) measure_time: Duration,
     pub(super) drain_time: Duration,
@@ -95,6 +101,7 @@ struct Sample {
 #[derive(Clone, Copy, Debug, Default)]
 struct Times {
     connect: Duration,
+    join: Duration,
     warmup: Duration,
     measure: Duration,
     drain: Duration,
@@ -102,7 +109,9 @@ struct Times {
 
 /// A run under way.
 pub(super) struct Plan<'a> {
-    args: &'a StreamArgs,
+    args: &'a LoadOptions,
+    /// Clients have to be let in.
+    joins: bool,
     handle: Handle<Order>,
     reports: Receiver<Report>,
     progress: &'a [Arc<Progress>],
@@ -113,7 +122,8 @@ pub(super) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     pub(super) fn new(
-        args: &'a StreamArgs,
+        args: &'a LoadOptions,
+        joins: bool,
         handle: &Handle<Order>,
         reports: Receiver<Report>,
         progress: &'a [Arc<Progress>],
@@ -124,6 +134,7 @@ impl<'a> Plan<'a> {
         let line = ProgressLine::on_terminal();
         Self {
             args,
+            joins,
             handle,
             reports,
             progress,
@@ -147,6 +158,14 @@ impl<'a> Plan<'a> {
         })?;
         times.connect = begin.elapsed();
         let connected = self.server_time();
+        if self.joins && self.alive() > 0 {
+            let begin = Instant::now();
+            self.order(|| Order::Join)?;
+            self.await_all(Some(JOIN_DEADLINE), "joining", |report| {
+                matches!(report, Report::Joined)
+            })?;
+            times.join = begin.elapsed();
+        }
 
         let samples = if self.args.scenario != Scenario::S1 && self.alive() > 0 {
             Some(self.exchange(&mut times)?)
@@ -160,13 +179,11 @@ impl<'a> Plan<'a> {
         self.line.clear();
         let interrupted = self.interrupted.load(Ordering::Relaxed);
         let mut measured = merge(outcomes, times);
+        measured.join = measured.join.filter(|_| self.joins);
         if let Some((from, to)) = samples {
             compare(&mut measured, &from, &to);
         }
-        measured.connections = match self.args.scenario {
-            Scenario::S0 => 1,
-            Scenario::S1 | Scenario::S2 => u64::from(self.args.ccu),
-        };
+        measured.connections = u64::from(self.args.connections());
         measured.server_rss_peak_bytes = server_rss;
         measured.server_connecting = connected
             .zip(idle)
@@ -310,6 +327,7 @@ fn merge(outcomes: Vec<Outcome>, times: Times) -> Measured {
     let threads = outcomes.len();
     let mut tally = Tally::default();
     let mut connect = ConnectTally::default();
+    let mut join = JoinTally::default();
     let mut latency: Option<Histogram<u64>> = None;
     let mut errors = ErrorCounts::new();
     let (mut throughput, mut waiting, mut overdue) = (0.0, 0, 0);
@@ -318,6 +336,8 @@ fn merge(outcomes: Vec<Outcome>, times: Times) -> Measured {
         connect.made += outcome.connect.made;
         connect.failed += outcome.connect.failed;
         connect.timed_out += outcome.connect.timed_out;
+        join.joined += outcome.join.joined;
+        join.failed += outcome.join.failed;
         if !outcome.measured.is_zero() {
             let answers = outcome.tally.received_in_window as f64;
             throughput += answers / outcome.measured.as_secs_f64();
@@ -337,12 +357,14 @@ fn merge(outcomes: Vec<Outcome>, times: Times) -> Measured {
         threads,
         tally,
         connect,
+        join: Some(join),
         latency: latency.unwrap_or_else(|| super::latency::Latency::new().finish()),
         throughput,
         waiting,
         overdue,
         errors,
         connect_time: times.connect,
+        join_time: times.join,
         warmup_time: times.warmup,
         measure_time: times.measure,
         drain_time: times.drain,
@@ -398,6 +420,10 @@ mod tests {
                 failed: 1,
                 timed_out: 0,
             },
+            join: JoinTally {
+                joined: 1,
+                failed: 1,
+            },
             measured: Duration::from_secs(seconds),
             waiting: 1,
             overdue: 3,
@@ -416,6 +442,8 @@ mod tests {
             (all.tally.sent, all.connect.made, all.connect.failed),
             (2000, 6, 3)
         );
+        let join = all.join.unwrap();
+        assert_eq!((join.joined, join.failed), (3, 3));
         assert_eq!((all.waiting, all.overdue, all.latency.len()), (3, 9, 3));
         assert_eq!(all.errors["ECONNREFUSED"], 3);
     }
