@@ -13,6 +13,9 @@ const SEEDS_ALL: u32 = 10_000;
 /// About how long a short and a long run take on two CPUs, builds included.
 const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
+/// How many parts a short run has, and how many a long one has besides, without the fuzzers.
+const PARTS: usize = 11;
+const PARTS_ALL: usize = 6;
 /// What is fuzzed, below `framing/fuzz/fuzz_targets/`.
 const FUZZ_TARGETS: [&str; 4] = ["length_prefix", "packet", "lz4", "websocket"];
 /// How long the fuzzer looks for new inputs of each target, in seconds.
@@ -26,7 +29,10 @@ const OLDEST: &str = "1.88";
 /// When a test failed, or for unknown arguments.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Options { all, seeds } = Options::parse(args)?;
-    let (parts, time) = if all { (17, TIME_ALL) } else { (11, TIME) };
+    let (parts, time) = match all {
+        true => (PARTS + PARTS_ALL + FUZZ_TARGETS.len(), TIME_ALL),
+        false => (PARTS, TIME),
+    };
     println!("{parts} parts, about {time} on two CPUs with everything to build");
     let mut steps = Steps::new(parts);
     workspace(&mut steps, all);
@@ -38,6 +44,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         benches(&mut steps);
         oldest_compiler(&mut steps);
         address_sanitizer(&mut steps);
+        valgrind(&mut steps);
         fuzz(&mut steps);
         coverage(&mut steps);
     }
@@ -245,6 +252,18 @@ fn subcommand(package: &str) -> Result<PathBuf, String> {
         }
     }
     Ok(program)
+}
+
+/// The C program of the connector's C interface, with every access and allocation looked at.
+fn valgrind(steps: &mut Steps) {
+    if !system::has("valgrind")
+        && let Err(reason) = system::install(&["valgrind", "libc6-dbg"])
+    {
+        return steps.skip("valgrind", &reason);
+    }
+    let mut command = cargo(&["test", "-p", "proscenium-connector-ffi", "--test", "c"]);
+    command.env("PROSCENIUM_VALGRIND", "1");
+    steps.run("valgrind", &mut command);
 }
 
 fn fuzz(steps: &mut Steps) {
