@@ -127,6 +127,8 @@ pub(crate) enum Mode {
     Callback,
     /// A stage for each connection, bound to it, which ends with it
     Stage,
+    /// A Play server, which lets everybody in, under the name in the authentication's payload
+    Play,
 }
 
 /// How the echo answers on the callback interface.
@@ -146,7 +148,8 @@ Examples:
   proscenium echo --listen 127.0.0.1:0                         a free port, printed when ready
   proscenium echo --listen unix:/run/echo.sock --framing raw
   proscenium echo --mode stage                                 a stage for each connection
-  proscenium echo --tls --cert chain.pem --key key.pem
+  proscenium echo --mode play                                  for `proscenium load play`
+  proscenium echo --tls --cert chain.pem --key key.pem --ws    wss://
   proscenium echo --listen 0.0.0.0:7000 --shards 4 --pin 0,1,2,3 --metrics 127.0.0.1:9100
 
 Prints `listening on ADDR` on standard output when connections are accepted. SIGTERM or Ctrl-C ends
@@ -164,9 +167,10 @@ pub(crate) struct EchoArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=SHARDS_MAX))]
     pub(crate) shards: u16,
-    /// How bytes become messages
-    #[arg(long, value_enum, default_value_t = FramingName::Be32)]
-    pub(crate) framing: FramingName,
+    /// How bytes become messages; default be32, with --ws raw (a message of the WebSocket is one),
+    /// with --mode play le32
+    #[arg(long, value_enum)]
+    pub(crate) framing: Option<FramingName>,
     #[command(flatten)]
     pub(crate) layers: ServerLayers,
     /// Serve statistics at http://ADDR/metrics as Prometheus text

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use proscenium_engine::{Address, Connector, Identity, Listener, TlsClient, TlsServer};
+use proscenium_engine::{
+    Address, Connector, Identity, Listener, TlsClient, TlsServer, WebSocketClient, WebSocketServer,
+};
 
 /// What a server's certificate is made out to if none is given.
 const OWN_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -20,6 +22,9 @@ pub(crate) struct ServerLayers {
     /// Private key in PEM
     #[arg(long, value_name = "PEM", requires = "cert")]
     pub(crate) key: Option<PathBuf>,
+    /// Speak WebSocket, at any path; with --tls that is wss
+    #[arg(long)]
+    pub(crate) ws: bool,
 }
 
 /// The layers of a client's connections.
@@ -34,6 +39,12 @@ pub(crate) struct ClientLayers {
     /// Name that the certificate has to bear; default: the host of --target
     #[arg(long, value_name = "NAME", requires = "tls")]
     pub(crate) server_name: Option<String>,
+    /// Speak WebSocket; with --tls that is wss
+    #[arg(long)]
+    pub(crate) ws: bool,
+    /// Path that a WebSocket asks for
+    #[arg(long, value_name = "PATH", requires = "ws", default_value = "/ws")]
+    pub(crate) ws_path: String,
 }
 
 /// A certificate made on the spot, and its key, both in PEM.
@@ -64,9 +75,15 @@ impl ServerLayers {
     /// For files that cannot be used: names them.
     pub(crate) fn on(&self, listeners: Vec<Listener>) -> Result<Vec<Listener>, String> {
         let tls = self.tls.then(|| self.tls_server()).transpose()?;
-        let layered = listeners.into_iter().map(|listener| match &tls {
-            Some(tls) => listener.tls(tls),
-            None => listener,
+        let web_socket = WebSocketServer::new().any_path();
+        let layered = listeners.into_iter().map(|mut listener| {
+            if let Some(tls) = &tls {
+                listener = listener.tls(tls);
+            }
+            if self.ws {
+                listener = listener.web_socket(&web_socket);
+            }
+            listener
         });
         Ok(layered.collect())
     }
@@ -91,10 +108,24 @@ impl ClientLayers {
     ///
     /// # Errors
     /// For files and names that cannot be used: names them.
-    pub(crate) fn on(&self, connector: Connector, target: &str) -> Result<Connector, String> {
-        if !self.tls {
-            return Ok(connector);
+    pub(crate) fn on(&self, mut connector: Connector, target: &str) -> Result<Connector, String> {
+        if self.tls {
+            connector = connector.tls(&self.tls_client(target)?);
         }
+        if self.ws {
+            let host = if is_path(target) {
+                OWN_NAMES[0]
+            } else {
+                target
+            };
+            let web_socket = WebSocketClient::new(host, self.ws_path.as_str())
+                .map_err(|error| format!("--ws, --ws-path: {error}"))?;
+            connector = connector.web_socket(&web_socket);
+        }
+        Ok(connector)
+    }
+
+    fn tls_client(&self, target: &str) -> Result<TlsClient, String> {
         let name = self
             .server_name
             .clone()
@@ -107,8 +138,7 @@ impl ClientLayers {
                 .map_err(|error| format!("--ca: {error}"))?,
             None => client.dangerous_accept_any_certificate(),
         };
-        let client = client.build().map_err(|error| format!("--tls: {error}"))?;
-        Ok(connector.tls(&client))
+        client.build().map_err(|error| format!("--tls: {error}"))
     }
 
     /// What a person has to know about the trust in the server, if anything.
@@ -119,20 +149,25 @@ impl ClientLayers {
 
     /// The name of the transport in results.
     pub(crate) fn transport(&self, target: &Address) -> &'static str {
-        match (target, self.tls) {
-            (_, true) => "tls",
-            (Address::Tcp(_), false) => "tcp",
-            (_, false) => "unix",
+        match (target, self.tls, self.ws) {
+            (_, true, true) => "wss",
+            (_, true, false) => "tls",
+            (_, false, true) => "ws",
+            (Address::Tcp(_), false, false) => "tcp",
+            (_, false, false) => "unix",
         }
     }
+}
+
+/// True for the address of a Unix socket.
+fn is_path(target: &str) -> bool {
+    target.starts_with("unix:") || target.starts_with('/')
 }
 
 /// The host in an address; behind a Unix socket it is this machine.
 fn host_of(target: &str) -> &str {
     match target.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            host.trim_start_matches('[').trim_end_matches(']')
-        }
+        Some((host, _)) if !is_path(target) => host.trim_start_matches('[').trim_end_matches(']'),
         _ => OWN_NAMES[0],
     }
 }
@@ -144,14 +179,17 @@ mod tests {
     #[test]
     fn transports_have_their_names() {
         let (tcp, unix) = ("127.0.0.1:1", "unix:/s");
-        for (target, tls, expected) in [
-            (tcp, false, "tcp"),
-            (unix, false, "unix"),
-            (tcp, true, "tls"),
+        for (target, tls, ws, expected) in [
+            (tcp, false, false, "tcp"),
+            (unix, false, false, "unix"),
+            (tcp, true, false, "tls"),
+            (tcp, false, true, "ws"),
+            (unix, true, true, "wss"),
         ] {
             let target = Address::parse(target).unwrap();
             let layers = ClientLayers {
                 tls,
+                ws,
                 ..ClientLayers::default()
             };
             assert_eq!(layers.transport(&target), expected);
@@ -192,13 +230,14 @@ mod tests {
             tls: true,
             cert: missing.clone(),
             key: missing.clone(),
+            ws: false,
         };
         let error = server.on(Vec::new()).unwrap_err();
         assert!(error.contains("no-such-file.pem"), "{error}");
         let client = ClientLayers {
             tls: true,
             ca: missing,
-            server_name: None,
+            ..ClientLayers::default()
         };
         let connector = Connector::parse("127.0.0.1:1").unwrap();
         let error = client.on(connector, "127.0.0.1:1").unwrap_err();

@@ -1,4 +1,4 @@
-//! Echo and load over TLS: what fits passes, what does not says why.
+//! Echo and load over TLS and WebSocket: what fits passes, what does not says why.
 
 mod common;
 
@@ -108,6 +108,64 @@ fn every_interface_and_framing_echoes_over_tls() {
 }
 
 #[test]
+fn web_socket_echoes_messages_as_they_are_or_packets_in_them() {
+    for (echo, client, transport) in [
+        (&["--ws"][..], &["--ws"][..], "ws"),
+        (&["--ws", "--tls"], &["--ws", "--tls"], "wss"),
+        (
+            &["--ws", "--framing", "be32"],
+            &["--ws", "--framing", "be32", "--ws-path", "/any?token=1"],
+            "ws",
+        ),
+        (&["--ws", "--mode", "stage"], &["--ws"], "ws"),
+        (&["--ws", "--interface", "socket"], &["--ws"], "ws"),
+        (
+            &["--ws", "--shards", "2"],
+            &["--ws", "--threads", "2", "--rate", "2000"],
+            "ws",
+        ),
+    ] {
+        let server = Echo::start(echo);
+        let full = [client, &["--verify", "full"]].concat();
+        assert_passes(&load(&server.address, "s2", &full), transport);
+    }
+}
+
+#[test]
+fn large_messages_and_unix_sockets_take_every_layer() {
+    let path = std::env::temp_dir().join(format!("proscenium-{}-wss.sock", std::process::id()));
+    let address = format!("unix:{}", path.display());
+    let echo = Echo::start(&["--ws", "--tls", "--listen", &address]);
+    let large = [
+        "--size",
+        "1MiB",
+        "--inflight",
+        "2",
+        "--ccu",
+        "3",
+        "--verify",
+        "full",
+    ];
+    let layers = ["--ws", "--tls"];
+    assert_passes(
+        &load(&echo.address, "s2", &[&large[..], &layers].concat()),
+        "wss",
+    );
+    assert_passes(&load(&echo.address, "s0", &layers), "wss");
+}
+
+#[test]
+fn who_does_not_speak_web_socket_gets_no_echo() {
+    let echo = Echo::start(&["--ws"]);
+    load(&echo.address, "s2", &["--ccu", "2"]).assert_fail();
+    let plain = Echo::start(&[]);
+    let patience = ["--ws", "--ccu", "2", "--connect-timeout", "2s"];
+    let run = load(&plain.address, "s1", &patience);
+    run.assert_fail();
+    assert_eq!(run.number("connect_success"), 0.0, "{run}");
+}
+
+#[test]
 fn messages_of_many_records_come_back_whole() {
     let echo = Echo::start(&["--tls"]);
     let large = [
@@ -140,6 +198,19 @@ fn options_that_do_not_fit_are_explained() {
     for (args, expected) in [
         (&["echo", "--cert", "c.pem", "--key", "k.pem"][..], "--tls"),
         (&["echo", "--tls", "--cert", "c.pem"], "--key"),
+        (
+            &[
+                "load",
+                "stream",
+                "--target",
+                "127.0.0.1:1",
+                "--scenario",
+                "s2",
+                "--framing",
+                "raw",
+            ],
+            "--ws",
+        ),
         (
             &[
                 "echo",

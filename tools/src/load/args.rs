@@ -7,24 +7,24 @@ use clap::{Args, ValueEnum};
 use proscenium_engine::Framing;
 
 use super::{Scenario, Verify};
-use crate::cli::SHARDS_MAX;
+use crate::cli::{FramingName, SHARDS_MAX};
 use crate::layers::ClientLayers;
 use crate::units::{parse_bytes, parse_duration};
 
-/// The framings a load client can count messages in.
+/// Byte orders of the length of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum MessageFraming {
-    /// u32 big-endian length, then the body
+pub(crate) enum LengthOrder {
+    /// Big-endian
     Be32,
-    /// u32 little-endian length, then the body
+    /// Little-endian
     Le32,
 }
 
-impl From<MessageFraming> for Framing {
-    fn from(name: MessageFraming) -> Self {
+impl From<LengthOrder> for Framing {
+    fn from(name: LengthOrder) -> Self {
         match name {
-            MessageFraming::Be32 => Self::Be32,
-            MessageFraming::Le32 => Self::Le32,
+            LengthOrder::Be32 => Self::Be32,
+            LengthOrder::Le32 => Self::Le32,
         }
     }
 }
@@ -43,7 +43,8 @@ Examples:
   proscenium load stream --target 127.0.0.1:7000 --scenario s2 --ccu 1000 --size 64 --inflight 1
   proscenium load stream --target 127.0.0.1:7000 --scenario s2 --rate 1e6 --server-pid 4242
   proscenium load stream --target unix:/run/echo.sock --scenario s2 --csv results.csv --json -
-  proscenium load stream --target 127.0.0.1:7000 --tls --scenario s1 --server-pid 4242";
+  proscenium load stream --target 127.0.0.1:7000 --tls --scenario s1 --server-pid 4242
+  proscenium load stream --target 127.0.0.1:7000 --ws --scenario s2 --ccu 1000";
 
 /// Options of `proscenium load stream`.
 #[derive(Debug, Args)]
@@ -51,9 +52,26 @@ Examples:
 pub(crate) struct StreamArgs {
     #[command(flatten)]
     pub(crate) load: LoadOptions,
-    /// How messages are framed
-    #[arg(long, value_enum, default_value_t = MessageFraming::Be32)]
-    pub(crate) framing: MessageFraming,
+    /// How messages are framed; default be32, with --ws raw
+    #[arg(long, value_enum)]
+    pub(crate) framing: Option<FramingName>,
+}
+
+impl StreamArgs {
+    /// How messages are framed: over what they travel decides, unless it is said.
+    ///
+    /// # Errors
+    /// For bytes without any bounds between messages.
+    pub(super) fn framing(&self) -> Result<Framing, String> {
+        match (self.framing, self.load.layers.ws) {
+            (None, false) => Ok(Framing::Be32),
+            (None, true) => Ok(Framing::Raw),
+            (Some(FramingName::Raw), false) => {
+                Err("--framing raw: only with --ws are there messages without a length".to_owned())
+            }
+            (Some(name), _) => Ok(name.into()),
+        }
+    }
 }
 
 const PLAY_EXAMPLES: &str = "\
@@ -93,8 +111,8 @@ pub(crate) struct PlayArgs {
     #[arg(long, value_name = "ID", default_value = "AuthenticateRequest")]
     pub(crate) authentication: String,
     /// Byte order of the length of packets
-    #[arg(long, value_enum, default_value_t = MessageFraming::Le32)]
-    pub(crate) length: MessageFraming,
+    #[arg(long, value_enum, default_value_t = LengthOrder::Le32)]
+    pub(crate) length: LengthOrder,
 }
 
 /// What the clients of a Play server do.

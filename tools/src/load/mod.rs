@@ -76,7 +76,7 @@ impl Scenario {
 /// When the run cannot take place or its result cannot be written: says why and what to do.
 pub(crate) fn stream(args: &StreamArgs) -> Result<bool, String> {
     let of_thread = |_| Ok(Bodies);
-    drive(&args.load, args.framing.into(), None, of_thread)
+    drive(&args.load, args.framing()?, None, of_thread)
 }
 
 /// Runs a scenario with clients of a Play server; as [`stream`].
