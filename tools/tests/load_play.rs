@@ -93,7 +93,7 @@ fn what_one_says_reaches_all_in_the_stage() {
             let run = play(&echo.address, "s2", &more);
             assert_all_in(&run);
             assert!(run.number("recv") >= 50.0, "{run}");
-            let rate = [&more[..], &["--rate", "20000"]].concat();
+            let rate = [&more[..], &["--rate", "20000", "--burst", "2"]].concat();
             assert_all_in(&play(&echo.address, "s2", &rate));
         }
     }
@@ -190,10 +190,6 @@ fn wrong_answers_fail_the_run_by_what_is_wrong_with_them() {
 fn options_that_do_not_go_together_are_explained() {
     for (args, expected) in [
         (&["--mode", "broadcast", "--threads", "2"][..], "--threads"),
-        (
-            &["--mode", "each", "--rate", "5", "--burst", "1"],
-            "--burst",
-        ),
         (&["--authentication", ""], "--authentication"),
     ] {
         let base = [

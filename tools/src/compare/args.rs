@@ -20,6 +20,7 @@ Examples:
   proscenium compare --profile full --out results
   proscenium compare --stacks proscenium,raw --shapes s2-quota --runs 7 --measure 10s
   proscenium compare --profile full --shapes client
+  proscenium compare --profile ws
   proscenium compare --ccu 100 --size 64 --inflight 1000 --scenarios s2 --rate 0
   proscenium compare --sweep --stacks proscenium,asio,raw
 
@@ -34,6 +35,11 @@ pub(crate) enum Profile {
     Full,
     /// TLS 1.3: throughput, memory, and what a full handshake costs; in some minutes
     Tls,
+    /// WebSocket: 64 B and 1 KiB, one and thirty in flight; in some twenty minutes
+    Ws,
+    /// A Play server: what authentication, join and actors cost beside bare stages, its latency
+    /// and its broadcasts; in some ten minutes
+    Play,
 }
 
 impl Profile {
@@ -43,6 +49,8 @@ impl Profile {
             Self::Default => "default",
             Self::Full => "full",
             Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Play => "play",
         }
     }
 }

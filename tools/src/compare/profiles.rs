@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::args::Profile;
 use super::stacks::{
-    ASIO, ASIO_TLS, BARE_CLIENT, PROSCENIUM, RAW, SOCKET, STAGE, TLS, TOKIO, TOKIO_CODEC,
-    TWO_SHARDS, USUAL,
+    ASIO, ASIO_TLS, BARE_CLIENT, BROADCAST, BUN, EACH, NODE_WS, PLAY, PROSCENIUM, RAW, SOCKET,
+    STAGE, TLS, TOKIO, TOKIO_CODEC, TWO_SHARDS, USUAL, UWS, WS,
 };
 use crate::load::Scenario;
 
@@ -100,6 +100,9 @@ const DEEP: (u32, usize, u32) = (100, 64, 1000);
 /// A thousand connections: what layers are compared at.
 const THOUSAND: (u32, usize, u32) = (1_000, 1024, 30);
 const OVER_TLS: &[&str] = &[TLS, ASIO_TLS];
+const OVER_WS: &[&str] = &[WS, UWS, BUN, NODE_WS];
+/// One stage of a thousand clients, who hear what one of them says.
+const CROWD: (u32, usize, u32) = (1_000, 256, 30);
 
 /// Runs, and seconds of warm-up and measuring.
 type Time = (usize, u64, u64);
@@ -221,6 +224,36 @@ pub(super) fn drafts(profile: Profile) -> Vec<Draft> {
                     goal,
                     OnlyAndTwinOf(&[RAW, BARE_CLIENT], RAW),
                 ),
+            ]
+        }
+        Profile::Ws => {
+            let (who, quota, open) = (TheseAndTwin(OVER_WS), (7, 3, 3), (3, 2, 2));
+            let shapes = [
+                closed("ws-64x1-quota", (1_000, 64, 1), true, quota, who),
+                closed("ws-64x30-quota", (1_000, 64, 30), true, quota, who),
+                closed("ws-1024x1-quota", (1_000, 1024, 1), true, quota, who),
+                closed("ws-1024x30-quota", THOUSAND, true, quota, who),
+                closed("ws-64x1", (1_000, 64, 1), false, open, who),
+                closed("ws-64x30", (1_000, 64, 30), false, open, who),
+                closed("ws-1024x1", (1_000, 1024, 1), false, open, who),
+                closed("ws-1024x30", THOUSAND, false, open, who),
+            ];
+            shapes
+                .map(|draft| against(draft, &[UWS, BUN, NODE_WS]))
+                .into()
+        }
+        Profile::Play => {
+            let (who, goal) = (TheseAndTwin(&[PLAY, STAGE]), (7, 2, 3));
+            let crowd = TheseAndTwin(&[BROADCAST, EACH]);
+            let broadcast = Draft {
+                rate: Some(1e6),
+                ..closed("broadcast", CROWD, false, (7, 1, 3), crowd)
+            };
+            vec![
+                against(closed("play-quota", S2, true, goal, who), &[STAGE]),
+                against(closed("play", S2, false, (3, 2, 3), who), &[STAGE]),
+                against(latency("play-open-loop", 1e5, goal, who), &[STAGE]),
+                against(broadcast, &[BROADCAST]),
             ]
         }
         Profile::Tls => {

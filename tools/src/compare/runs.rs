@@ -160,7 +160,8 @@ impl Runner {
         let client = Launch {
             program: client,
             args: match who.stack.client {
-                Client::Load(more) => self.load_arguments(shape, who, more, &server),
+                Client::Load(more) => self.load_arguments("stream", shape, who, more, &server),
+                Client::Play(more) => self.load_arguments("play", shape, who, more, &server),
                 Client::Bare => bare_arguments(shape, &server),
             },
             cpus: self.client_cpus.clone(),
@@ -174,7 +175,9 @@ impl Runner {
         stopped?;
         let text = text?;
         match who.stack.client {
-            Client::Load(_) => serde_json::from_str(&text).map_err(|error| error.to_string()),
+            Client::Load(_) | Client::Play(_) => {
+                serde_json::from_str(&text).map_err(|error| error.to_string())
+            }
             Client::Bare => bare_record(&text, shape, who),
         }
         .map_err(|error| format!("the client's result is not understood: {error}"))
@@ -182,13 +185,14 @@ impl Runner {
 
     fn load_arguments(
         &self,
+        kind: &str,
         shape: &Shape,
         who: Contender,
         more: &[&str],
         server: &Server,
     ) -> Vec<String> {
         let millis = |time: Duration| format!("{}ms", time.as_millis());
-        let mut args: Vec<String> = ["load", "stream", "--target", &server.address]
+        let mut args: Vec<String> = ["load", kind, "--target", &server.address]
             .map(str::to_owned)
             .into();
         args.extend(more.iter().map(|arg| (*arg).to_owned()));

@@ -25,6 +25,8 @@ pub(crate) struct Stack {
 pub(crate) enum Client {
     /// `proscenium load stream`, with these arguments.
     Load(&'static [&'static str]),
+    /// `proscenium load play`, with these arguments.
+    Play(&'static [&'static str]),
     /// `load-raw-epoll`: counts what comes back and looks at none of it.
     Bare,
 }
@@ -45,6 +47,7 @@ const MAKE_RAW: &str = "make -C tools/peers raw-epoll; Debian packages: make gcc
 const MAKE_ASIO: &str = "make -C tools/peers asio; Debian packages: make g++ libasio-dev";
 const MAKE_ASIO_TLS: &str =
     "make -C tools/peers asio-tls; Debian packages: make g++ libasio-dev libssl-dev";
+const MAKE_UWS: &str = "make -C tools/peers ws-uws; Debian packages: make gcc g++";
 const CARGO_PEERS: &str = "cargo build --release -p proscenium-peers";
 
 /// The limit that everything is measured against.
@@ -61,6 +64,13 @@ pub(crate) const STAGE: &str = "proscenium-stage";
 pub(crate) const TWO_SHARDS: &str = "proscenium-2shards";
 /// The engine over TLS.
 pub(crate) const TLS: &str = "proscenium-tls";
+/// The engine over WebSocket.
+pub(crate) const WS: &str = "proscenium-ws";
+/// A Play server: authentication, join, actors.
+pub(crate) const PLAY: &str = "proscenium-play";
+/// A Play server that sends to all in a stage at once, and one that sends to each.
+pub(crate) const BROADCAST: &str = "play-broadcast";
+pub(crate) const EACH: &str = "play-each";
 /// The raw server asked by a bare client: what the client itself is measured against.
 pub(crate) const BARE_CLIENT: &str = "bare-client";
 /// Tokio, frames parsed by hand.
@@ -69,6 +79,10 @@ pub(crate) const TOKIO: &str = "tokio";
 pub(crate) const TOKIO_CODEC: &str = "tokio-codec";
 /// Asio over OpenSSL.
 pub(crate) const ASIO_TLS: &str = "asio-tls";
+/// WebSocket servers: uWebSockets, Bun's, and that of the package `ws` on Node.
+pub(crate) const UWS: &str = "uws";
+pub(crate) const BUN: &str = "bun";
+pub(crate) const NODE_WS: &str = "node-ws";
 
 /// This program as an echo server with these arguments.
 const fn own(name: &'static str, about: &'static str, args: &'static [&'static str]) -> Stack {
@@ -105,8 +119,24 @@ const fn over_tls(stack: Stack) -> Stack {
     }
 }
 
+/// The same over WebSocket.
+const fn over_ws(stack: Stack) -> Stack {
+    Stack {
+        client: Client::Load(&["--ws"]),
+        ..stack
+    }
+}
+
+/// A Play server, and what its clients do.
+const fn play(name: &'static str, about: &'static str, does: &'static [&'static str]) -> Stack {
+    Stack {
+        client: Client::Play(does),
+        ..own(name, about, &["echo", "--mode", "play"])
+    }
+}
+
 /// Every server that can be compared.
-pub(crate) static STACKS: [Stack; 12] = [
+pub(crate) static STACKS: [Stack; 19] = [
     own(
         PROSCENIUM,
         "the engine, a handler called for each message, which forwards it",
@@ -132,6 +162,22 @@ pub(crate) static STACKS: [Stack; 12] = [
         ..own(TWO_SHARDS, "the engine on two shards", &["echo"])
     },
     over_tls(own(TLS, "the engine over TLS 1.3", &["echo", "--tls"])),
+    over_ws(own(WS, "the engine over WebSocket", &["echo", "--ws"])),
+    play(
+        PLAY,
+        "a Play server, a stage for each client, whose requests are answered",
+        &[],
+    ),
+    play(
+        BROADCAST,
+        "a Play server, one stage, whose clients get what one of them sends, encoded once",
+        &["--mode", "broadcast", "--stages", "1"],
+    ),
+    play(
+        EACH,
+        "the same, sent to one after the other",
+        &["--mode", "each", "--stages", "1"],
+    ),
     peer(ASIO, "standalone Asio, C++", "peer-asio", MAKE_ASIO),
     peer(
         TOKIO,
@@ -166,6 +212,19 @@ pub(crate) static STACKS: [Stack; 12] = [
         "standalone Asio over TLS 1.3 of OpenSSL, C++",
         "peer-asio-tls",
         MAKE_ASIO_TLS,
+    )),
+    over_ws(peer(UWS, "uWebSockets, C++", "peer-ws-uws", MAKE_UWS)),
+    over_ws(peer(
+        BUN,
+        "Bun's built-in WebSocket server",
+        "peer-ws-bun",
+        "make -C tools/peers ws-bun; Debian packages: make nodejs npm",
+    )),
+    over_ws(peer(
+        NODE_WS,
+        "the package `ws` on Node",
+        "peer-ws-node",
+        "make -C tools/peers ws-node; Debian packages: make nodejs npm",
     )),
 ];
 
@@ -206,7 +265,7 @@ impl Stack {
         folders: &[PathBuf],
     ) -> Result<PathBuf, String> {
         match self.client {
-            Client::Load(_) => Ok(own.to_owned()),
+            Client::Load(_) | Client::Play(_) => Ok(own.to_owned()),
             Client::Bare => find(BARE_FILE, MAKE_RAW, folders),
         }
     }

@@ -172,7 +172,8 @@ pub(crate) struct LoadOptions {
     /// answered message; latency counts from the intended send time
     #[arg(long, value_name = "R", value_parser = parse_rate)]
     pub(crate) rate: Option<f64>,
-    /// With --rate: messages sent together on one connection; default --inflight
+    /// With --rate: messages sent together on one connection; default --inflight. What is sent to
+    /// all in a stage is at this rate in deliveries
     #[arg(long, value_name = "N", requires = "rate",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) burst: Option<u32>,

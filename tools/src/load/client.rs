@@ -77,6 +77,8 @@ pub(super) struct Settings {
     pub(super) verify: Verify,
     /// Stages in each of which one client speaks to all; `None`: everybody has answers of his own.
     pub(super) stages: Option<usize>,
+    /// At a rate: messages that one who speaks to all sends together.
+    pub(super) speeches: u32,
 }
 
 /// What one client thread measured.

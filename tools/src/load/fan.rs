@@ -53,11 +53,12 @@ impl Fan {
         crowd.outstanding = crowd.outstanding.saturating_sub(outstanding);
     }
 
-    /// True if `at` speaks and may do so now.
+    /// True if `at` speaks and may do so now, so many times.
     #[inline]
-    pub(super) fn has_room(&self, at: usize) -> bool {
+    pub(super) fn has_room(&self, at: usize, messages: u32) -> bool {
         self.stages.get(at).is_some_and(|crowd| {
-            crowd.outstanding + crowd.members <= crowd.members * self.inflight && crowd.members > 0
+            let more = crowd.members * u64::from(messages);
+            more > 0 && crowd.outstanding + more <= crowd.members * self.inflight
         })
     }
 
@@ -84,26 +85,27 @@ mod tests {
         let mut fan = Fan::new(2, 1);
         (0..5).for_each(|at| fan.on_joined(at));
         assert_eq!(fan.crowd(1, 5).collect::<Vec<_>>(), [1, 3]);
-        assert!(fan.has_room(0) && fan.has_room(1) && !fan.has_room(2));
+        assert!(fan.has_room(0, 1) && fan.has_room(1, 1) && !fan.has_room(2, 1));
         fan.on_sent(0, 3);
-        assert!(!fan.has_room(0) && fan.has_room(1));
+        assert!(!fan.has_room(0, 1) && fan.has_room(1, 1));
         for at in [0, 2] {
             fan.on_delivered(at);
         }
-        assert!(!fan.has_room(0));
+        assert!(!fan.has_room(0, 1));
         fan.on_lost(4, 1);
-        assert!(fan.has_room(0));
+        assert!(fan.has_room(0, 1));
     }
 
     #[test]
     fn where_nobody_is_nobody_speaks() {
         let mut fan = Fan::new(1, 4);
-        assert!(!fan.has_room(0));
+        assert!(!fan.has_room(0, 1));
         fan.on_joined(0);
+        assert!(fan.has_room(0, 4) && !fan.has_room(0, 5));
         for _ in 0..4 {
-            assert!(fan.has_room(0));
+            assert!(fan.has_room(0, 1));
             fan.on_sent(0, 1);
         }
-        assert!(!fan.has_room(0));
+        assert!(!fan.has_room(0, 1));
     }
 }

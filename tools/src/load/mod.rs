@@ -90,9 +90,6 @@ pub(crate) fn play(args: &PlayArgs) -> Result<bool, String> {
     if to_all && load.threads > 1 {
         return Err("--threads: who speaks to all in a stage knows those of one thread".to_owned());
     }
-    if to_all && load.burst.is_some() {
-        return Err("--burst: a message to all is a burst of deliveries already".to_owned());
-    }
     let of_thread = |before| Packets::new(args, before);
     let stages = to_all.then_some(stages);
     drive(load, args.length.into(), stages, of_thread)
@@ -211,9 +208,10 @@ fn split(
     let connections = args.connections() as usize;
     let share =
         |whole: usize, thread: usize| whole / threads + usize::from(thread < whole % threads);
+    let together = args.burst.unwrap_or(args.inflight);
     // What is said to all is as many deliveries at once as there are clients in a stage.
-    let crowd = stages.map(|stages| (connections / stages.max(1)).max(1) as u32);
-    let burst = crowd.or(args.burst).unwrap_or(args.inflight);
+    let crowd = stages.map_or(1, |stages| (connections / stages.max(1)).max(1));
+    let burst = together.saturating_mul(u32::try_from(crowd).unwrap_or(u32::MAX));
     let one = |thread| {
         let connections = share(connections, thread);
         let part = connections as f64 / f64::from(args.ccu);
@@ -234,6 +232,7 @@ fn split(
                 .map(|rate| (rate * part, burst)),
             verify: args.verify,
             stages,
+            speeches: together,
         }
     };
     (0..threads).map(one).collect()

@@ -5,7 +5,8 @@ use super::Measure::{Memory, MemoryRatio, Passed, Ratio, Tail};
 use super::{Bound, Goal, Measure};
 use crate::compare::args::Profile;
 use crate::compare::stacks::{
-    ASIO, ASIO_TLS, BARE_CLIENT, PROSCENIUM, RAW, SOCKET, STAGE, TLS, TOKIO_CODEC, TWO_SHARDS,
+    ASIO, ASIO_TLS, BARE_CLIENT, BROADCAST, BUN, EACH, NODE_WS, PLAY, PROSCENIUM, RAW, SOCKET,
+    STAGE, TLS, TOKIO_CODEC, TWO_SHARDS, UWS, WS,
 };
 
 const S2: (u32, usize, u32) = (10_000, 1024, 30);
@@ -40,6 +41,8 @@ pub(super) fn goals(profile: Profile) -> Vec<Goal> {
     match profile {
         Profile::Default | Profile::Full => of_streams(),
         Profile::Tls => of_tls(),
+        Profile::Ws => of_web_socket(),
+        Profile::Play => of_play(),
     }
 }
 
@@ -187,5 +190,129 @@ fn of_tls() -> Vec<Goal> {
             Passed(TLS),
             AtLeast(1.0),
         ),
+    ]
+}
+
+/// Over WebSocket; under a quota the server's throughput is its CPU time per message.
+fn of_web_socket() -> Vec<Goal> {
+    vec![
+        goal(
+            "ws 64 B × 1: throughput, × uws",
+            &["ws-64x1-quota", "ws-64x1"],
+            (1_000, 64, 1),
+            Ratio(WS, UWS),
+            AtLeast(1.0),
+        ),
+        goal(
+            "ws 64 B × 1: throughput, × bun",
+            &["ws-64x1-quota", "ws-64x1"],
+            (1_000, 64, 1),
+            Ratio(WS, BUN),
+            AtLeast(1.0),
+        ),
+        goal(
+            "ws 64 B × 30: throughput, × uws",
+            &["ws-64x30-quota", "ws-64x30"],
+            (1_000, 64, 30),
+            Ratio(WS, UWS),
+            AtLeast(1.0),
+        ),
+        goal(
+            "ws 64 B × 30: throughput, × bun",
+            &["ws-64x30-quota", "ws-64x30"],
+            (1_000, 64, 30),
+            Ratio(WS, BUN),
+            AtLeast(1.3),
+        ),
+        goal(
+            "ws 64 B × 30: throughput, × node-ws",
+            &["ws-64x30-quota", "ws-64x30"],
+            (1_000, 64, 30),
+            Ratio(WS, NODE_WS),
+            AtLeast(10.0),
+        ),
+        goal(
+            "ws 1,024 B × 1: throughput, × uws",
+            &["ws-1024x1-quota", "ws-1024x1"],
+            (1_000, 1024, 1),
+            Ratio(WS, UWS),
+            AtLeast(1.0),
+        ),
+        goal(
+            "ws 1,024 B × 1: throughput, × bun",
+            &["ws-1024x1-quota", "ws-1024x1"],
+            (1_000, 1024, 1),
+            Ratio(WS, BUN),
+            AtLeast(1.0),
+        ),
+        goal(
+            "ws 1,024 B × 30: throughput, × uws",
+            &["ws-1024x30-quota", "ws-1024x30"],
+            (1_000, 1024, 30),
+            Ratio(WS, UWS),
+            AtLeast(1.0),
+        ),
+        goal(
+            "ws 1,024 B × 30: throughput, × bun",
+            &["ws-1024x30-quota", "ws-1024x30"],
+            (1_000, 1024, 30),
+            Ratio(WS, BUN),
+            AtLeast(1.3),
+        ),
+        goal(
+            "ws 1,024 B × 30: throughput, × node-ws",
+            &["ws-1024x30-quota", "ws-1024x30"],
+            (1_000, 1024, 30),
+            Ratio(WS, NODE_WS),
+            AtLeast(10.0),
+        ),
+        goal(
+            "ws 1,024 B × 30: peak memory, MB",
+            &["ws-1024x30-quota", "ws-1024x30"],
+            THOUSAND,
+            Memory(WS),
+            AtMost(16.0),
+        ),
+    ]
+}
+
+fn of_play() -> Vec<Goal> {
+    let at: &[&str] = &["play-quota", "play"];
+    vec![
+        goal(
+            "play: throughput, × stages",
+            at,
+            S2,
+            Ratio(PLAY, STAGE),
+            AtLeast(0.85),
+        ),
+        goal("play: peak memory, MB", at, S2, Memory(PLAY), AtMost(200.0)),
+        goal(
+            "play: share of runs passed",
+            at,
+            S2,
+            Passed(PLAY),
+            AtLeast(1.0),
+        ),
+        Goal {
+            rate: Some(1e5),
+            ..goal(
+                "play, 0.1 M/s offered: p99, ms",
+                &["play-open-loop"],
+                S2,
+                Tail(PLAY),
+                AtMost(10.0),
+            )
+        },
+        Goal {
+            rate: Some(1e6),
+            ..goal(
+                "broadcast: CPU per delivery of sending to each, × broadcast",
+                &["broadcast"],
+                (1_000, 256, 30),
+                Ratio(EACH, BROADCAST),
+                AtLeast(5.0),
+            )
+        },
     ]
 }

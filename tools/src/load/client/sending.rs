@@ -42,12 +42,14 @@ impl<P: Protocol> Client<P> {
 
     /// Speaks to all until the stage has as many messages on their way as it may.
     pub(super) fn fill_crowd(&mut self, cx: &mut Context<'_, Order>, at: usize) {
-        while self.may_speak(at) && self.speak(cx, at) {}
+        while self.may_speak(at, 1) && self.speak(cx, at) {}
     }
 
-    pub(super) fn may_speak(&self, at: usize) -> bool {
+    /// True if this client speaks, and may do so as many times.
+    pub(super) fn may_speak(&self, at: usize, messages: u32) -> bool {
         let may_send = self.exchange.room(Window::default()) > 0;
-        let has_room = self.fan.as_ref().is_some_and(|fan| fan.has_room(at));
+        let fan = self.fan.as_ref();
+        let has_room = fan.is_some_and(|fan| fan.has_room(at, messages));
         may_send && has_room && self.connections[at].alive
     }
 
@@ -100,7 +102,7 @@ impl<P: Protocol> Client<P> {
             return;
         };
         let has_room = match self.fan {
-            Some(_) => self.may_speak(at),
+            Some(_) => self.may_speak(at, self.settings.speeches),
             None => self.exchange.room(self.connections[at].window) >= schedule.burst(),
         };
         let connection = &mut self.connections[at];
@@ -151,7 +153,8 @@ impl<P: Protocol> Client<P> {
     ) -> bool {
         self.template.set_stamp(due);
         if self.fan.is_some() {
-            return self.may_speak(at) && self.speak(cx, at);
+            let times = self.settings.speeches;
+            return self.may_speak(at, times) && (0..times).all(|_| self.speak(cx, at));
         }
         let connection = &self.connections[at];
         if !connection.alive || self.exchange.room(connection.window) < burst {
