@@ -421,6 +421,34 @@ mod tests {
     }
 
     #[test]
+    fn the_profiles_of_web_socket_and_play_have_their_stacks_and_end_in_time() {
+        let ws = shapes(&args(&["--profile", "ws"]), Ok(())).unwrap();
+        assert_eq!(ids(&ws)[..2], ["ws-64x1-quota", "ws-64x30-quota"]);
+        let stacks = ["proscenium-ws", "uws", "bun", "node-ws", "node-ws-corked"];
+        assert!(ws.iter().all(|shape| names(shape)[..5] == stacks));
+        assert!(
+            time_of(&ws) < Duration::from_secs(30 * 60),
+            "{:?}",
+            time_of(&ws)
+        );
+        let play = shapes(&args(&["--profile", "play"]), Ok(())).unwrap();
+        assert_eq!(
+            ids(&play),
+            ["play-quota", "play", "play-open-loop", "broadcast"]
+        );
+        assert_eq!(
+            names(&play[0])[..2],
+            ["proscenium-play", "proscenium-stage"]
+        );
+        assert_eq!(found(&play, "broadcast").metric(), Metric::CpuPerMessage);
+        assert!(
+            time_of(&play) < Duration::from_secs(10 * 60),
+            "{:?}",
+            time_of(&play)
+        );
+    }
+
+    #[test]
     fn each_round_begins_with_another_contender_and_has_all_of_them() {
         let shapes = shapes(
             &args(&["--stacks", "proscenium,asio,raw", "--runs", "5"]),

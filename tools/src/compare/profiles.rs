@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::args::Profile;
 use super::stacks::{
-    ASIO, ASIO_TLS, BARE_CLIENT, BROADCAST, BUN, EACH, NODE_WS, PLAY, PROSCENIUM, RAW, SOCKET,
-    STAGE, TLS, TOKIO, TOKIO_CODEC, TWO_SHARDS, USUAL, UWS, WS,
+    ASIO, ASIO_TLS, BARE_CLIENT, BROADCAST, BUN, EACH, NODE_WS, NODE_WS_CORKED, PLAY, PROSCENIUM,
+    RAW, SOCKET, STAGE, TLS, TOKIO, TOKIO_CODEC, TWO_SHARDS, USUAL, UWS, WS,
 };
 use crate::load::Scenario;
 
@@ -100,7 +100,7 @@ const DEEP: (u32, usize, u32) = (100, 64, 1000);
 /// A thousand connections: what layers are compared at.
 const THOUSAND: (u32, usize, u32) = (1_000, 1024, 30);
 const OVER_TLS: &[&str] = &[TLS, ASIO_TLS];
-const OVER_WS: &[&str] = &[WS, UWS, BUN, NODE_WS];
+const OVER_WS: &[&str] = &[WS, UWS, BUN, NODE_WS, NODE_WS_CORKED];
 /// One stage of a thousand clients, who hear what one of them says.
 const CROWD: (u32, usize, u32) = (1_000, 256, 30);
 
@@ -238,9 +238,8 @@ pub(super) fn drafts(profile: Profile) -> Vec<Draft> {
                 closed("ws-1024x1", (1_000, 1024, 1), false, open, who),
                 closed("ws-1024x30", THOUSAND, false, open, who),
             ];
-            shapes
-                .map(|draft| against(draft, &[UWS, BUN, NODE_WS]))
-                .into()
+            let related = |draft| beside(against(draft, &[UWS, BUN, NODE_WS]), &[NODE_WS_CORKED]);
+            shapes.map(related).into()
         }
         Profile::Play => {
             let (who, goal) = (TheseAndTwin(&[PLAY, STAGE]), (7, 2, 3));

@@ -48,6 +48,7 @@ const MAKE_ASIO: &str = "make -C tools/peers asio; Debian packages: make g++ lib
 const MAKE_ASIO_TLS: &str =
     "make -C tools/peers asio-tls; Debian packages: make g++ libasio-dev libssl-dev";
 const MAKE_UWS: &str = "make -C tools/peers ws-uws; Debian packages: make gcc g++";
+const MAKE_NODE: &str = "make -C tools/peers ws-node; Debian packages: make nodejs npm";
 const CARGO_PEERS: &str = "cargo build --release -p proscenium-peers";
 
 /// The limit that everything is measured against.
@@ -83,6 +84,8 @@ pub(crate) const ASIO_TLS: &str = "asio-tls";
 pub(crate) const UWS: &str = "uws";
 pub(crate) const BUN: &str = "bun";
 pub(crate) const NODE_WS: &str = "node-ws";
+/// The same with its sockets corked, which the package does not offer.
+pub(crate) const NODE_WS_CORKED: &str = "node-ws-corked";
 
 /// This program as an echo server with these arguments.
 const fn own(name: &'static str, about: &'static str, args: &'static [&'static str]) -> Stack {
@@ -136,7 +139,7 @@ const fn play(name: &'static str, about: &'static str, does: &'static [&'static 
 }
 
 /// Every server that can be compared.
-pub(crate) static STACKS: [Stack; 19] = [
+pub(crate) static STACKS: [Stack; 20] = [
     own(
         PROSCENIUM,
         "the engine, a handler called for each message, which forwards it",
@@ -224,8 +227,17 @@ pub(crate) static STACKS: [Stack; 19] = [
         NODE_WS,
         "the package `ws` on Node",
         "peer-ws-node",
-        "make -C tools/peers ws-node; Debian packages: make nodejs npm",
+        MAKE_NODE,
     )),
+    Stack {
+        args: &["--cork"],
+        ..over_ws(peer(
+            NODE_WS_CORKED,
+            "the same, its sockets corked while the messages of a read are handled",
+            "peer-ws-node",
+            MAKE_NODE,
+        ))
+    },
 ];
 
 /// Files of the certificate that servers over TLS show.
