@@ -116,7 +116,8 @@ fn as_server() {
     let folder = folder("autobahn-server");
     let address = server.address();
     let spec = format!(
-        r#"{{"outdir": "reports", "cases": {CASES}, "exclude-cases": [], "exclude-agent-cases": {{}},
+        r#"{{"outdir": "reports", "cases": {CASES}, "exclude-cases": [],
+            "exclude-agent-cases": {{}},
             "servers": [{{"agent": "{AGENT}", "url": "ws://{address}"}}]}}"#
     );
     let status = wstest("fuzzingclient", &spec, &folder).status().unwrap();

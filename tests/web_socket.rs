@@ -212,7 +212,7 @@ fn packets_in_messages_are_a_stream() {
     }
     // A packet over the limit is the peer's fault as ever, and said so.
     let too_long = (u32::MAX).to_le_bytes();
-    client.is_refused(&binary(&too_long), 1009);
+    client.breaks_the_rules(&binary(&too_long), 1009);
     assert_eq!(server.log.until_closed(id_of(&server)).0, "bad_frame");
     server.end_clean();
 }
@@ -403,11 +403,11 @@ fn broken_rules_end_the_connection_with_a_code() {
         ),
     ];
     for (frames, code) in &cases {
-        Client::connect(server.address()).is_refused(frames, *code);
+        Client::connect(server.address()).breaks_the_rules(frames, *code);
     }
     // Bad text is refused at its first bad byte, though frame and message go on.
     let cut = frame(0x01, b"good until here \xf4\x90 and more");
-    Client::connect(server.address()).is_refused(&cut[..6 + 16 + 2], 1007);
+    Client::connect(server.address()).breaks_the_rules(&cut[..6 + 16 + 2], 1007);
     let mut flood = Client::connect(server.address());
     flood.send(&frame(0x8a, b"").repeat(6));
     assert_eq!(

@@ -149,7 +149,7 @@ impl<S: Read + Write> Client<S> {
 
     /// Sends `frames` and wants to be told that it broke the protocol, with this code.
     #[track_caller]
-    pub fn is_refused(mut self, frames: &[u8], expected: u16) {
+    pub fn breaks_the_rules(mut self, frames: &[u8], expected: u16) {
         self.send(frames);
         match self.get() {
             Got::Close(code, _) => assert_eq!(code, Some(expected)),

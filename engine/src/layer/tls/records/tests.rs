@@ -91,7 +91,7 @@ impl Pair {
     }
 
     /// Sends records of these types from one side to the other; what the other side is told.
-    fn misuse(&mut self, from_client: bool, records: &[(u8, &[u8])]) -> (Told, Vec<u8>) {
+    fn misuse(&mut self, from_client: bool, records: Sent<'_>) -> (Told, Vec<u8>) {
         let (from, to) = if from_client {
             (&mut self.client, &mut self.server)
         } else {
@@ -123,6 +123,9 @@ impl Pair {
         }
     }
 }
+
+/// Records: their types and plaintexts.
+type Sent<'a> = &'a [(u8, &'a [u8])];
 
 const ASK: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 1];
 
@@ -219,7 +222,7 @@ fn what_may_not_come_after_the_handshake_is_refused() {
     let long = [NEW_SESSION_TICKET, 2, 0, 0, 0];
     let flood = vec![(HANDSHAKE, &ASK[..]); 33];
     let empty = vec![(APPLICATION_DATA, &[][..]); 33];
-    let cases: [(bool, &[(u8, &[u8])]); 12] = [
+    let cases: [(bool, Sent<'_>); 12] = [
         (true, &[(HANDSHAKE, &hello)]),
         (true, &[(HANDSHAKE, &[NEW_SESSION_TICKET, 0, 0, 0])]),
         (false, &[(HANDSHAKE, &[NEW_SESSION_TICKET, 0, 0, 1, 0])]),
