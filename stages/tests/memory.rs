@@ -1,6 +1,6 @@
 //! What stages cost in memory: little while they rest, nothing when they have gone.
 
-#[path = "support/counting.rs"]
+#[path = "../../tests/support/counting.rs"]
 mod counting;
 mod support;
 
