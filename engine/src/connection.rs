@@ -3,6 +3,7 @@
 //! | state | reads | `send` | leaves it by |
 //! |---|---|---|---|
 //! | `Connecting` | – | `Gone` | `Connected`, connect deadline |
+//! | `Handshaking` | by its layers | `Gone` | all layers are up: `on_connect`; a deadline, an error |
 //! | `Open` | dispatched | queued | `close`, `abort`, an error, `rehome` |
 //! | `Closing` | discarded | `Gone` | queue written: FIN, then `Lingering` |
 //! | `Lingering` | discarded | `Gone` | the peer's FIN, linger time |
@@ -16,6 +17,7 @@ use slab::Slab;
 use crate::body::{Chunk, Message};
 use crate::error::CloseReason;
 use crate::handler::Peer;
+use crate::layer::Layers;
 use crate::limits::{Limits, Overflow};
 use crate::options::Framing;
 use crate::router_id::RouterId;
@@ -29,10 +31,18 @@ pub(crate) const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Connecting,
+    Handshaking,
     Open,
     Closing,
     Lingering,
     Dead,
+}
+
+impl State {
+    /// Whether bytes are written in this state: those of layers, or the send queue.
+    pub(crate) fn writes(self) -> bool {
+        matches!(self, Self::Handshaking | Self::Open | Self::Closing)
+    }
 }
 
 /// Why reading is off; any of them suffices.
@@ -86,6 +96,13 @@ impl Relay {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.chunk.bytes()[self.start..self.end]
     }
+
+    /// The first `bytes` were taken; true if that was all.
+    #[cfg(feature = "tls")]
+    pub(crate) fn advance(&mut self, bytes: usize) -> bool {
+        self.start += bytes;
+        self.start == self.end
+    }
 }
 
 pub(crate) struct Connection {
@@ -120,6 +137,8 @@ pub(crate) struct Connection {
     pub(crate) last_read: Time,
     pub(crate) timer: Option<TimerKey>,
     pub(crate) peer: Peer,
+    /// What lies between the socket and the framing; `None` for most connections.
+    pub(crate) layers: Option<Box<Layers>>,
     /// What `on_disconnect` is told at the end of a graceful close.
     pub(crate) ending: Option<CloseReason>,
     /// Sends of this shard that wait until those which are still under way have arrived.
@@ -156,6 +175,7 @@ impl Connection {
             last_read: Time::ZERO,
             timer: None,
             peer,
+            layers: None,
             ending: None,
             held: None,
             moves_on: None,
@@ -281,7 +301,22 @@ impl Connection {
 
     /// Memory of what waits to be sent, what is held back included.
     pub(crate) fn send_memory(&self) -> usize {
-        self.relayed() + self.out.memory() + self.held.as_ref().map_or(0, |held| held.memory())
+        let held = self.held.as_ref().map_or(0, |held| held.memory());
+        let layers = self
+            .layers
+            .as_ref()
+            .map_or(0, |layers| layers.send_memory());
+        self.relayed() + self.out.memory() + held + layers
+    }
+
+    /// Whether it is an attempt to connect, not yet a connection.
+    pub(crate) fn is_attempt(&self) -> bool {
+        matches!(self.state, State::Connecting | State::Handshaking)
+    }
+
+    /// Whether memory of the shard's bound for incomplete frames is leased for it.
+    pub(crate) fn holds_received(&self) -> bool {
+        self.tail.is_some() || self.layers.as_ref().is_some_and(|l| l.holds_received())
     }
 
     /// Bytes that wait to be sent, those that are held back included.
@@ -298,6 +333,18 @@ impl Connection {
     /// Unsent bytes that wait for nothing but the socket.
     pub(crate) fn writable(&self) -> usize {
         self.relayed() + self.out.bytes()
+    }
+
+    /// Forgets `bytes` that a completion says were written, if they are a layer's encoded ones;
+    /// says whether they are.
+    pub(crate) fn consume_encoded(&mut self, bytes: usize, buffers: &mut BufferPool) -> bool {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
+            tls.output.consume(bytes, buffers);
+            return true;
+        }
+        let _ = (bytes, buffers);
+        false
     }
 
     /// Copies what is being relayed to the front of the send queue, so that its chunk is free.

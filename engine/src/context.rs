@@ -179,6 +179,14 @@ impl<'a, P> Context<'a, P> {
             .map(|connection| connection.peer)
     }
 
+    /// What the TLS handshake of a connection of this shard agreed on; `None` if it speaks no TLS,
+    /// is gone or lives elsewhere.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self, id: RouterId) -> Option<&crate::TlsInfo> {
+        let connection = self.core.connections.here(id)?;
+        connection.layers.as_ref()?.tls.as_ref()?.info()
+    }
+
     /// Keeps a word with a connection of this shard, for the embedder alone: an index or a key of
     /// what it knows of the connection. It begins as 0 and moves along when the connection does.
     /// False if it is gone or lives elsewhere.

@@ -5,6 +5,8 @@ use std::io;
 
 use proscenium_framing::FrameError;
 
+use crate::layer::error::{HandshakeError, TlsError};
+
 /// Why a connection ended. Every close has exactly one reason, which the handler is told and the
 /// statistics count by [`name`](CloseReason::name).
 #[derive(Debug)]
@@ -45,11 +47,21 @@ pub enum CloseReason {
     ForwardOverflow,
     /// The engine shut down.
     Shutdown,
+    /// A layer of an accepted connection was not up within
+    /// [`Limits::handshake_timeout`](crate::Limits). The handler was never told of it.
+    HandshakeTimeout,
+    /// The handshake of a layer failed. The handler was never told of the connection.
+    HandshakeFailed(HandshakeError),
+    /// The peer broke the rules of TLS, or said that we did.
+    Tls(TlsError),
+    /// The peer's stream ended without TLS's own end (close_notify): anybody on the way can have
+    /// cut it off.
+    TlsTruncated,
 }
 
 impl CloseReason {
     /// All names, in the order in which the statistics list them.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 16] = [
         "peer_closed",
         "peer_closed_mid_frame",
         "broken",
@@ -62,6 +74,10 @@ impl CloseReason {
         "linger_timeout",
         "forward_overflow",
         "shutdown",
+        "handshake_timeout",
+        "handshake_failed",
+        "tls",
+        "tls_truncated",
     ];
 
     pub(crate) const fn index(&self) -> usize {
@@ -78,6 +94,10 @@ impl CloseReason {
             Self::LingerTimeout => 9,
             Self::ForwardOverflow => 10,
             Self::Shutdown => 11,
+            Self::HandshakeTimeout => 12,
+            Self::HandshakeFailed(_) => 13,
+            Self::Tls(_) => 14,
+            Self::TlsTruncated => 15,
         }
     }
 
@@ -101,7 +121,20 @@ impl CloseReason {
             Self::LingerTimeout => Self::LingerTimeout,
             Self::ForwardOverflow => Self::ForwardOverflow,
             Self::Shutdown => Self::Shutdown,
+            Self::HandshakeTimeout => Self::HandshakeTimeout,
+            Self::HandshakeFailed(error) => Self::HandshakeFailed(error.clone()),
+            Self::Tls(error) => Self::Tls(error.clone()),
+            Self::TlsTruncated => Self::TlsTruncated,
         }
+    }
+
+    /// Whether the peer's bytes are why: then that stays the reason, however the close after it
+    /// ends.
+    pub(crate) const fn is_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::BadFrame(_) | Self::HandshakeFailed(_) | Self::Tls(_) | Self::TlsTruncated
+        )
     }
 
     /// The reason's name in statistics and metrics.
@@ -149,6 +182,10 @@ impl fmt::Display for CloseReason {
                 f.write_str("too many messages under way between shards after a move")
             }
             Self::Shutdown => f.write_str("the engine shut down"),
+            Self::HandshakeTimeout => f.write_str("no handshake within the deadline"),
+            Self::HandshakeFailed(error) => write!(f, "handshake failed: {error}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::TlsTruncated => f.write_str("the TLS stream was cut off without its end"),
         }
     }
 }
@@ -231,6 +268,8 @@ pub enum ConnectError {
     },
     /// The engine is shutting down.
     Shutdown,
+    /// The connection was made, but the handshake of a layer failed.
+    Handshake(HandshakeError),
 }
 
 impl ConnectError {
@@ -241,6 +280,7 @@ impl ConnectError {
             Self::TimedOut => Self::TimedOut,
             Self::ConnectionLimit { limit } => Self::ConnectionLimit { limit: *limit },
             Self::Shutdown => Self::Shutdown,
+            Self::Handshake(error) => Self::Handshake(error.clone()),
         }
     }
 }
@@ -257,6 +297,7 @@ impl fmt::Display for ConnectError {
                 )
             }
             Self::Shutdown => f.write_str("cannot connect: the engine is shutting down"),
+            Self::Handshake(error) => write!(f, "cannot connect: {error}"),
         }
     }
 }

@@ -30,6 +30,7 @@ mod engine;
 mod error;
 mod handle;
 mod handler;
+mod layer;
 mod limits;
 pub mod mailbox;
 mod messages;
@@ -53,6 +54,12 @@ pub use engine::{Engine, EngineBuilder, Shard};
 pub use error::{CloseReason, ConnectError, PostError, SendError};
 pub use handle::Handle;
 pub use handler::{ConnectId, Handler, Origin, Peer, Run};
+pub use layer::error::{HandshakeError, TlsError};
+#[cfg(feature = "tls")]
+pub use layer::tls::{
+    ClientCertificates, HandshakeKind, Identity, Pin, TlsClient, TlsClientBuilder, TlsConfigError,
+    TlsInfo, TlsServer, TlsServerBuilder, TlsVersion,
+};
 pub use limits::{Limits, Overflow};
 pub use mailbox::ShardWaker;
 pub use messages::Messages;

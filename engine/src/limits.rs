@@ -113,6 +113,14 @@ limits! {
     /// After a graceful close: how long the peer may take to read what is queued and to close its
     /// side. Default 2 s.
     linger: Duration = Duration::from_secs(2);
+    /// How long the layers of an accepted connection may take to make their handshakes; the rest
+    /// end counted (`handshake_timeout`). Those of outgoing ones end with the connect deadline.
+    /// Not zero. Default 10 s.
+    handshake_timeout: Duration = Duration::from_secs(10);
+    /// Steps of TLS handshakes (a flight of the peer, worked on) in one turn of a shard. The rest
+    /// wait in order for the next turns, so that a flood of handshakes (about 0.2 ms each with
+    /// ECDSA, 0.4 ms with RSA) prolongs a turn by a few milliseconds at most. Default 8.
+    handshakes_per_turn: usize = 8;
 }
 
 impl Limits {
@@ -137,6 +145,13 @@ impl Limits {
                 self.receive_chunks_max >= 1,
                 "receive_chunks_max",
                 self.receive_chunks_max,
+                "1",
+                1,
+            ),
+            (
+                self.handshakes_per_turn >= 1,
+                "handshakes_per_turn",
+                self.handshakes_per_turn,
                 "1",
                 1,
             ),
@@ -185,6 +200,9 @@ impl Limits {
         }
         if self.accept_retry.is_zero() {
             return Err("limits: accept_retry is 0, but must be longer".to_owned());
+        }
+        if self.handshake_timeout.is_zero() {
+            return Err("limits: handshake_timeout is 0, but must be longer".to_owned());
         }
         if self.connections_max >= crate::RouterId::SLOTS_MAX {
             let most = crate::RouterId::SLOTS_MAX - 1;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::Overflow;
 use crate::driver::socket::take_passed_listener;
+use crate::layer::LayerOptions;
 
 /// Where to listen or connect: a TCP address or the path of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -123,6 +124,8 @@ pub struct ConnectionOptions {
     pub overflow: Overflow,
     /// Socket options.
     pub socket: SocketOptions,
+    /// What lies between the socket and the framing.
+    pub(crate) layers: LayerOptions,
 }
 
 #[derive(Debug)]
@@ -263,6 +266,16 @@ impl Listener {
         self
     }
 
+    /// Speaks TLS on every connection. [`on_connect`](crate::Handler::on_connect) comes after the
+    /// handshake, which has [`Limits::handshake_timeout`](crate::Limits).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: &crate::TlsServer) -> Self {
+        let end = crate::layer::tls::TlsEnd::Server(tls.clone());
+        self.options.layers.tls = Some(end);
+        self
+    }
+
     /// Sets how connections are spread over the shards.
     #[must_use]
     pub fn balance(mut self, balance: Balance) -> Self {
@@ -361,6 +374,16 @@ impl Connector {
     #[must_use]
     pub fn reconnect(mut self, backoff: Backoff) -> Self {
         self.reconnect = Some(backoff);
+        self
+    }
+
+    /// Speaks TLS. [`on_connect`](crate::Handler::on_connect) comes after the handshake, for which
+    /// the [`deadline`](Self::deadline) holds as well.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: &crate::TlsClient) -> Self {
+        let end = crate::layer::tls::TlsEnd::Client(tls.clone());
+        self.options.layers.tls = Some(end);
         self
     }
 

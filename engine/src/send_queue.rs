@@ -231,6 +231,19 @@ impl SendQueue {
         count
     }
 
+    /// The first bytes that wait, in one piece. Call after [`fill`](Self::fill).
+    #[cfg(feature = "tls")]
+    pub(crate) fn front(&self) -> &[u8] {
+        if let Some(flush) = &self.flush {
+            return flush.waiting();
+        }
+        match self.chain.as_ref().and_then(|chain| chain.front()) {
+            Some(Segment::Copied(buffer)) => buffer.waiting(),
+            Some(Segment::Shared(bytes)) => bytes,
+            None => &[],
+        }
+    }
+
     /// True if everything that waits is in the flush buffer: one plain write does.
     #[inline]
     pub(crate) fn single(&self) -> Option<&[u8]> {

@@ -103,6 +103,12 @@ counters! {
     accept_failed,
     /// Connections closed at once to free the accept queue while no descriptors were left.
     accept_shed,
+    /// Connections whose layers have made their handshakes.
+    handshakes,
+    /// Steps of TLS handshakes.
+    handshake_steps,
+    /// Of these, how many had to wait for another turn.
+    handshakes_deferred,
     /// Connections refused by the limit of connections.
     refused_limit,
     /// Connections refused by the rate of accepts of their address.

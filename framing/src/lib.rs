@@ -7,6 +7,9 @@
 //! - [`LengthPrefix`] is the stream framing: a 4-byte body length, then the body.
 //! - [`packet`] has what game clients and a Play server put into such bodies, and their LZ4
 //!   payloads (feature `lz4`, on by default).
+//! - [`zmtp`] is the protocol between servers, that of ZeroMQ; [`route`] is the header of the
+//!   messages that they exchange (feature `prost`: also as structs of prost).
+//! - `websocket` (feature of that name) is RFC 6455: the opening handshake and the frames.
 //!
 //! # Reading from a buffer that grows
 //!
@@ -57,6 +60,10 @@
 
 mod length;
 pub mod packet;
+pub mod route;
+#[cfg(feature = "websocket")]
+pub mod websocket;
+pub mod zmtp;
 
 pub use length::{ByteOrder, Decoded, FrameError, Frames, LengthPrefix};
 

@@ -11,6 +11,10 @@ mod properties {
     #[cfg(feature = "lz4")]
     pub(crate) mod lz4;
     pub(crate) mod packet;
+    pub(crate) mod route;
+    #[cfg(feature = "websocket")]
+    pub(crate) mod websocket;
+    pub(crate) mod zmtp;
 }
 #[path = "../fuzz/seeds"]
 mod seeds {
@@ -18,6 +22,10 @@ mod seeds {
     #[cfg(feature = "lz4")]
     pub(crate) mod lz4;
     pub(crate) mod packet;
+    pub(crate) mod route;
+    #[cfg(feature = "websocket")]
+    pub(crate) mod websocket;
+    pub(crate) mod zmtp;
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
@@ -72,6 +80,23 @@ fn the_corpus_of_packet_holds() {
 #[test]
 fn the_corpus_of_lz4_holds() {
     replay("lz4", &seeds::lz4::seeds(), properties::lz4::check);
+}
+
+#[test]
+fn the_corpus_of_zmtp_holds() {
+    replay("zmtp", &seeds::zmtp::seeds(), properties::zmtp::check);
+}
+
+#[test]
+fn the_corpus_of_route_holds() {
+    replay("route", &seeds::route::seeds(), properties::route::check);
+}
+
+#[cfg(feature = "websocket")]
+#[test]
+fn the_corpus_of_websocket_holds() {
+    let seeds = seeds::websocket::seeds();
+    replay("websocket", &seeds, properties::websocket::check);
 }
 
 /// A check that cannot fail is worthless: the seeds have to reach every kind of ending, or the
@@ -155,4 +180,125 @@ fn the_seeds_of_lz4_reach_every_ending() {
         }] += 1;
     }
     assert!(seen.iter().all(|&times| times > 0), "{seen:?}");
+}
+
+#[test]
+fn the_seeds_of_zmtp_reach_every_ending() {
+    use std::collections::BTreeSet;
+
+    use properties::zmtp::{Event, LIMITS, events};
+    use proscenium_framing::zmtp::{Handshake, Null, Properties, Step};
+
+    let mut seen = BTreeSet::new();
+    for (_, input) in seeds::zmtp::seeds() {
+        let Some((&setup, mut stream)) = input.split_first() else {
+            continue;
+        };
+        let limits = LIMITS[usize::from(setup & 3)];
+        if stream.first() == Some(&0xFF) {
+            let mut out = Vec::new();
+            let mut handshake = Handshake::new(Null, Properties::new(), limits, &mut out);
+            match handshake.receive(stream, &mut out) {
+                Ok((used, Step::Done(peer))) => {
+                    seen.insert(["done 3.0", "done 3.1"][usize::from(peer.minor)]);
+                    stream = &stream[used..];
+                }
+                Ok(_) => {
+                    seen.insert("wants more");
+                    continue;
+                }
+                Err(error) => {
+                    seen.insert(error.name());
+                    continue;
+                }
+            }
+        }
+        for event in events(stream, stream.len(), limits) {
+            seen.insert(match event {
+                Event::Message(_) => "message",
+                Event::Command(_) => "command",
+                Event::Tail(0) => "end",
+                Event::Tail(_) => "tail",
+                Event::Bad(error) => match error.name() {
+                    "command" => "command broken",
+                    other => other,
+                },
+            });
+        }
+    }
+    let wanted = [
+        "done 3.0",
+        "done 3.1",
+        "wants more",
+        "message",
+        "command",
+        "end",
+        "tail",
+        "signature",
+        "version",
+        "mechanism_name",
+        "mechanism",
+        "flags",
+        "frame_too_long",
+        "command_too_long",
+        "message_too_long",
+        "too_many_parts",
+        "command broken",
+        "refused",
+        "refused_by_peer",
+        "unexpected_command",
+        "message_in_handshake",
+    ];
+    for ending in wanted {
+        assert!(seen.contains(ending), "{ending} is not among {seen:?}");
+    }
+}
+
+#[test]
+fn the_seeds_of_route_reach_every_ending() {
+    use proscenium_framing::route::{RouteError, RouteHeader};
+
+    let mut seen = [0; 6];
+    for (_, input) in seeds::route::seeds() {
+        seen[match RouteHeader::decode(&input) {
+            Ok(_) => 0,
+            Err(RouteError::Truncated) => 1,
+            Err(RouteError::Varint) => 2,
+            Err(RouteError::WireType { .. }) => 3,
+            Err(RouteError::UnknownWireType { .. }) => 4,
+            Err(_) => 5,
+        }] += 1;
+    }
+    assert!(seen.iter().all(|&times| times > 0), "{seen:?}");
+}
+
+/// Every error there is, messages cut off, and control frames inside others.
+#[cfg(feature = "websocket")]
+#[test]
+fn the_seeds_of_websocket_reach_every_ending() {
+    use properties::websocket::{Seen, Story, model};
+
+    let stories = seeds::websocket::seeds()
+        .into_iter()
+        .filter_map(|(_, input)| {
+            let stream = input.get(2 + usize::from(*input.get(1)?)..)?;
+            Some(model(input[0], stream))
+        });
+    let stories: Vec<Story> = stories.collect();
+    let variants: std::collections::BTreeSet<String> = stories
+        .iter()
+        .filter_map(|story| {
+            let name = format!("{:?}", story.error?);
+            name.split(['(', ' ']).next().map(str::to_owned)
+        })
+        .collect();
+    assert_eq!(variants.len(), 19, "{variants:?}");
+    let unfinished = |seen: &Seen| matches!(seen, Seen::Message { whole: false, .. });
+    assert!(
+        stories
+            .iter()
+            .any(|story| story.seen.iter().any(unfinished))
+    );
+    let inside = |seen: &Seen| matches!(seen, Seen::Control { at, .. } if *at > 0);
+    assert!(stories.iter().any(|story| story.seen.iter().any(inside)));
 }

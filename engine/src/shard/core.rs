@@ -87,6 +87,8 @@ pub(crate) struct Core<P> {
     pub(crate) connections: Connections,
     pub(crate) buffers: BufferPool,
     pub(crate) tails: Pool<Rc<Chunk>>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: crate::layer::tls::ShardTls,
     /// Ends of the list of connections with a tail.
     pub(crate) oldest: u32,
     pub(crate) newest: u32,
@@ -136,6 +138,8 @@ impl<P> Core<P> {
             connections: Connections::new(shard as u8, shared.mailboxes.len()),
             buffers: BufferPool::new(FREE_BYTES_MAX),
             tails: Pool::new(FREE_BYTES_MAX),
+            #[cfg(feature = "tls")]
+            tls: crate::layer::tls::ShardTls::new(FREE_BYTES_MAX),
             oldest: NONE,
             newest: NONE,
             dirty: Vec::new(),
@@ -538,7 +542,7 @@ impl<P> Core<P> {
             return;
         };
         match connection.state {
-            State::Connecting => return self.kill(slot, reason),
+            State::Connecting | State::Handshaking => return self.kill(slot, reason),
             State::Open => {}
             State::Closing | State::Lingering | State::Dead => return,
         }
@@ -550,7 +554,11 @@ impl<P> Core<P> {
             connection.state = State::Closing;
         } // else once what is under way has arrived (`rehome.rs`)
         let id = connection.id;
+        let is_layered = connection.layers.is_some();
         self.release_tail(slot);
+        if is_layered {
+            self.discard_input(slot);
+        }
         if slot == self.current {
             self.stop_dispatch.set(true);
         }
@@ -570,8 +578,11 @@ impl<P> Core<P> {
         }
         connection.state = State::Dead;
         let broke = matches!(reason, CloseReason::Broken(_));
-        // However the close after a bad frame ends, that frame is why.
-        if !matches!(connection.ending, Some(CloseReason::BadFrame(_))) {
+        if !connection
+            .ending
+            .as_ref()
+            .is_some_and(CloseReason::is_fault)
+        {
             connection.ending = Some(reason);
         }
         let held = connection
@@ -582,9 +593,13 @@ impl<P> Core<P> {
             .relay
             .take()
             .map_or(0, |relay| relay.bytes().len());
-        let lost = relayed + connection.out.clear(&mut self.buffers) + held;
-        connection.truncated = lost > 0;
-        self.unqueued = self.unqueued.wrapping_add(lost);
+        let queued = relayed + connection.out.clear(&mut self.buffers) + held;
+        let announced = connection.announced;
+        self.unqueued = self.unqueued.wrapping_add(queued);
+        let lost = queued + self.clear_layers(slot, announced);
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.truncated = lost > 0;
+        }
         self.stats.bytes_lost += lost as u64;
         self.cut += u64::from(self.shutting_down && (broke || lost > 0));
         self.release_tail(slot);
@@ -592,6 +607,14 @@ impl<P> Core<P> {
             self.stop_dispatch.set(true);
         }
         self.ops.push(Op::Bury(slot));
+    }
+
+    /// Memory leased for what was received and is not dispatched yet.
+    pub(crate) fn reassembly_bytes(&self) -> usize {
+        #[cfg(feature = "tls")]
+        return self.tails.leased_bytes() + self.tls.received.leased_bytes();
+        #[cfg(not(feature = "tls"))]
+        self.tails.leased_bytes()
     }
 
     /// The shard's memory for unsent bytes ran out: ends the connection that has the most.

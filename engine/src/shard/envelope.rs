@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::connection::{Connection, Pause};
 use crate::driver::RawSocket;
 use crate::handler::{ConnectId, Peer};
+use crate::layer::Layers;
 use crate::limits::Overflow;
 use crate::options::{Connector, Framing};
 use crate::router_id::RouterId;
@@ -73,6 +74,7 @@ pub(crate) struct Moved {
     pub(crate) socket: RawSocket,
     pub(crate) unread: Vec<u8>,
     pub(crate) unsent: SendQueue,
+    pub(crate) layers: Option<Box<Layers>>,
     pub(crate) framing: Framing,
     pub(crate) overflow: Overflow,
     pub(crate) peer: Peer,
@@ -90,6 +92,7 @@ impl Moved {
         let mut connection = Connection::new(self.id, self.framing, self.overflow, self.peer);
         connection.announced = true;
         connection.out = self.unsent;
+        connection.layers = self.layers;
         connection.spoke = self.spoke;
         connection.tell_drained = self.tell_drained;
         connection.read_closed = self.read_closed;

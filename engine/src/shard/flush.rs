@@ -35,8 +35,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         };
         connection.dirty = false;
-        if connection.blocked || !matches!(connection.state, State::Open | State::Closing) {
+        if connection.blocked || !connection.state.writes() {
             return;
+        }
+        #[cfg(feature = "tls")]
+        if let Some(layers) = &connection.layers
+            && layers.tls.is_some()
+        {
+            return self.flush_encrypted(slot);
         }
         if connection.relay.is_some() && !self.flush_relay(slot) {
             return;
@@ -117,7 +123,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// Tells once that the queue is below low water, and goes on reading.
-    fn drained(&mut self, slot: u32) {
+    pub(super) fn drained(&mut self, slot: u32) {
         let core = &mut self.core;
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
@@ -141,8 +147,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.blocked = false;
         if len > 0 {
             core.stats.bytes_out += len as u64;
-            core.unqueued = core.unqueued.wrapping_add(len);
-            connection.out.consume(len, &mut core.buffers);
+            if !connection.consume_encoded(len, &mut core.buffers) {
+                core.unqueued = core.unqueued.wrapping_add(len);
+                connection.out.consume(len, &mut core.buffers);
+            }
         }
         self.flush(slot);
     }

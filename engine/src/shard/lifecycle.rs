@@ -73,6 +73,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         let options = &listening.options;
+        let layers = options.layers.make();
         let peer = Peer {
             address,
             origin: Origin::Accepted {
@@ -89,7 +90,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             core.remove(slot, None);
             return;
         }
-        self.opened(slot);
+        match layers {
+            None => self.opened(slot),
+            Some(layers) => self.begin_handshake(slot, layers),
+        }
     }
 
     /// A connection is open, accepted or made: tells the handler.
@@ -121,7 +125,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.set_timer_in(retry, Timer::ResumeAccept { listener });
     }
 
-    /// The peer finished sending.
+    /// The peer finished sending; if there are layers, the topmost says so.
     pub(super) fn read_closed(&mut self, slot: u32) {
         let core = &mut self.core;
         let Some(connection) = core.connections.get_mut(slot) else {
@@ -144,7 +148,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 let reason = connection.ending.take().unwrap_or(CloseReason::Local);
                 core.kill(slot, reason);
             }
-            State::Connecting | State::Closing | State::Dead => {}
+            State::Connecting | State::Handshaking | State::Closing | State::Dead => {}
         }
     }
 
@@ -226,6 +230,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         connection.timer = None;
         match connection.state {
+            State::Handshaking => core.kill(slot, CloseReason::HandshakeTimeout),
             State::Open => {
                 // While we pause it, its clock stands still. What has arrived counts, even if it
                 // has not been read yet.
@@ -282,7 +287,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             core.timers.cancel(timer);
         }
         if !connection.announced {
-            return; // an attempt to connect that was given up
+            return self.bury_unannounced(slot, &connection.peer, reason);
         }
         let id = connection.id;
         let lost = match connection.peer.origin {

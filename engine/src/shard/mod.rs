@@ -12,6 +12,7 @@
 pub(crate) mod core;
 pub(crate) mod envelope;
 mod flush;
+mod layered;
 mod lifecycle;
 mod mail;
 pub(crate) mod outgoing;
@@ -19,6 +20,8 @@ mod receive;
 mod rehome;
 mod shutdown;
 mod sweep;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::io;
 use std::rc::Rc;
@@ -158,6 +161,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             || self.driver.has_ready()
             || !self.core.dirty.is_empty()
             || !self.core.ops.is_empty()
+            || self.core.handshakes_wait()
             || !self.mailbox.is_empty();
         if busy {
             return Time::ZERO;
@@ -176,6 +180,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let began = self.driver.now();
         self.core.now = began;
         self.watch(began);
+        self.begin_handshakes();
         while self.slice() {
             self.core.now = self.driver.now();
             self.watch(self.core.now);
@@ -241,14 +246,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn end_turn(&mut self, began: Time) {
         let core = &mut self.core;
-        let send_bytes = core.send_bytes();
+        let (send_bytes, reassembly_bytes) = (core.send_bytes(), core.reassembly_bytes());
         let stats = &mut core.stats;
         stats.turns += 1;
         stats.connections = core.connections.len() as u64;
         stats.away = core.connections.away() as u64;
         stats.send_queue_bytes = send_bytes as u64;
         stats.send_buffer_bytes = core.buffers.leased_bytes() as u64;
-        stats.reassembly_bytes = core.tails.leased_bytes() as u64;
+        stats.reassembly_bytes = reassembly_bytes as u64;
         stats.receive_chunk_bytes = self.chunks.bytes() as u64;
         stats.timers = core.timers.len() as u64;
         let shared = &core.shared.stats[core.shard];
@@ -315,7 +320,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         match completion {
             Completion::Received { conn, len } => self.received(conn, len),
             Completion::Sent { conn, len } => self.sent(conn, len),
-            Completion::ReadClosed { conn } => self.read_closed(conn),
+            Completion::ReadClosed { conn } => self.stream_closed(conn),
             Completion::Failed { conn, error } => self.broken(conn, error),
             Completion::Connected { conn, result } => self.connected(conn, result),
             Completion::Accepted {

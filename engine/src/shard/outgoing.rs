@@ -44,6 +44,15 @@ impl<P> Core<P> {
         self.ops.push(Op::Connect { connect });
     }
 
+    /// The attempt under way is over: its deadline does not hold any more.
+    fn end_attempt(&mut self, connect: u32) {
+        if let Some(outgoing) = self.outgoing.get_mut(&connect)
+            && let Some(timer) = outgoing.timer.take()
+        {
+            self.timers.cancel(timer);
+        }
+    }
+
     /// No further attempts; one under way is given up. A connection already made stays.
     pub(crate) fn cancel_connect(&mut self, id: ConnectId) {
         let Some(outgoing) = self.outgoing.remove(&id.0) else {
@@ -53,7 +62,7 @@ impl<P> Core<P> {
             self.timers.cancel(timer);
         }
         let attempt = self.connections.get(outgoing.slot);
-        if attempt.is_some_and(|connection| connection.state == State::Connecting) {
+        if attempt.is_some_and(Connection::is_attempt) {
             self.kill(outgoing.slot, CloseReason::Local);
         }
     }
@@ -119,19 +128,44 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if connection.state != State::Connecting {
             return;
         }
-        if let Some(outgoing) = self.core.outgoing.get_mut(&connect)
-            && let Some(timer) = outgoing.timer.take()
-        {
-            self.core.timers.cancel(timer);
-        }
         if let Err(error) = result {
+            self.core.end_attempt(connect);
             self.driver.close(slot);
             self.core.remove(slot, None);
             return self.connect_failed(connect, ConnectError::Io(error));
         }
-        connection.state = State::Open;
+        let outgoing = self.core.outgoing.get(&connect);
+        if let Some(layers) = outgoing.and_then(|o| o.connector.options.layers.make()) {
+            return self.begin_handshake(slot, layers); // the deadline holds for that too
+        }
+        self.made(slot, connect);
+    }
+
+    /// An outgoing connection is open, with all its layers.
+    pub(super) fn made(&mut self, slot: u32, connect: u32) {
+        self.core.end_attempt(connect);
+        if let Some(connection) = self.core.connections.get_mut(slot) {
+            connection.state = State::Open;
+        }
         self.core.stats.connected += 1;
         self.opened(slot);
+    }
+
+    /// An attempt ended before its connection was open, for `reason`: tells the handler, unless it
+    /// was given up.
+    pub(super) fn attempt_broke(&mut self, slot: u32, connect: u32, reason: CloseReason) {
+        let outgoing = self.core.outgoing.get(&connect);
+        if outgoing.is_none_or(|outgoing| outgoing.slot != slot) {
+            return;
+        }
+        let error = match reason {
+            CloseReason::Broken(error) => ConnectError::Io(error),
+            CloseReason::HandshakeFailed(error) => ConnectError::Handshake(error),
+            CloseReason::Shutdown => ConnectError::Shutdown,
+            _ => ConnectError::TimedOut,
+        };
+        self.core.end_attempt(connect);
+        self.connect_failed(connect, error);
     }
 
     pub(super) fn connect_deadline(&mut self, connect: u32, attempt: u32) {
@@ -143,11 +177,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         outgoing.timer = None;
         let slot = outgoing.slot;
-        let attempt = self.core.connections.get(slot);
-        if attempt.is_some_and(|connection| connection.state == State::Connecting) {
-            self.driver.close(slot);
-            self.core.remove(slot, None);
-            self.connect_failed(connect, ConnectError::TimedOut);
+        match self.core.connections.get(slot).map(|c| c.state) {
+            Some(State::Connecting) => {
+                self.driver.close(slot);
+                self.core.remove(slot, None);
+                self.connect_failed(connect, ConnectError::TimedOut);
+            }
+            // The rest when it is buried.
+            Some(State::Handshaking) => self.core.kill(slot, CloseReason::HandshakeTimeout),
+            _ => {}
         }
     }
 

@@ -66,6 +66,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.slice_received += len;
         let messages = core.stats.messages_in;
         connection.last_read = core.now;
+        if connection.layers.is_some() {
+            return self.received_layered(slot, len);
+        }
         if connection.state != State::Open || connection.ending.is_some() {
             return; // closing: what still comes is discarded
         }
@@ -84,7 +87,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             }
             Some(codec) => {
                 let at = if has_tail {
-                    self.complete_tail(slot, id, codec, len)
+                    self.complete_tail(slot, id, codec, (0, len))
                 } else {
                     0
                 };
@@ -100,7 +103,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// Dispatches the chunk from `at` and keeps what is left.
-    fn dispatch_chunk(
+    pub(super) fn dispatch_chunk(
         &mut self,
         slot: u32,
         id: RouterId,
@@ -130,10 +133,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    /// Appends to the incomplete frame of `slot` what completes it, and dispatches it. Returns how
-    /// much of the chunk was used.
-    fn complete_tail(&mut self, slot: u32, id: RouterId, codec: LengthPrefix, len: usize) -> usize {
-        let mut at = 0;
+    /// Appends to the incomplete frame of `slot` what completes it of the chunk's bytes from `at`
+    /// to `len`, and dispatches it. Returns where in the chunk the rest begins.
+    pub(super) fn complete_tail(
+        &mut self,
+        slot: u32,
+        id: RouterId,
+        codec: LengthPrefix,
+        (mut at, len): (usize, usize),
+    ) -> usize {
         loop {
             let core = &mut self.core;
             let Some(tail) = core.connections.get(slot).and_then(|c| c.tail.as_ref()) else {
@@ -208,14 +216,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 connection.last_read = now;
             }
             // Also if it was paused and resumed in one call, before the driver heard of it.
-            let framing = connection.framing;
-            if connection.tail.is_some()
-                && let Some(codec) = core.codec(framing)
-            {
+            let (framing, is_layered) = (connection.framing, connection.layers.is_some());
+            if connection.tail.is_some() {
                 core.current = slot;
                 core.stop_dispatch.set(false);
-                self.dispatch_tail(slot, id, codec);
+                match core.codec(framing) {
+                    Some(codec) => self.dispatch_tail(slot, id, codec),
+                    None => self.dispatch_raw_tail(slot, id),
+                }
                 self.core.current = NONE;
+            }
+            if is_layered {
+                self.tell_layered_end(slot);
             }
         }
         let Some((slot, connection)) = self.core.open_mut(id) else {
@@ -231,13 +243,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
 impl<P> Core<P> {
     /// Keeps `bytes` of a connection for later, behind what it has kept so far.
-    fn keep(&mut self, slot: u32, bytes: &[u8]) {
+    pub(super) fn keep(&mut self, slot: u32, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        if connection.state != State::Open || connection.ending.is_some() {
+        let listens = matches!(connection.state, State::Open | State::Handshaking);
+        if !listens || connection.ending.is_some() {
             return;
         }
+        let was_linked = connection.holds_received();
         let Some(tail) = &mut connection.tail else {
             let mut chunk = self.tails.lease(bytes.len());
             if let Some(memory) = Rc::get_mut(&mut chunk) {
@@ -248,7 +262,9 @@ impl<P> Core<P> {
                 start: 0,
                 end: bytes.len(),
             });
-            self.link_newest(slot);
+            if !was_linked {
+                self.link_newest(slot);
+            }
             self.relieve_reassembly_pressure();
             return;
         };
@@ -283,15 +299,18 @@ impl<P> Core<P> {
             return;
         };
         if let Some(tail) = connection.tail.take() {
+            let is_linked = connection.holds_received();
             self.tails.release(tail.chunk);
-            self.unlink(slot);
+            if !is_linked {
+                self.unlink(slot);
+            }
         }
     }
 
     /// Ends the connections with the oldest incomplete frames until the rest fits. Those that *we*
     /// paused are spared as long as there are others.
-    fn relieve_reassembly_pressure(&mut self) {
-        while self.tails.leased_bytes() > self.limits.reassembly_bytes_max {
+    pub(super) fn relieve_reassembly_pressure(&mut self) {
+        while self.reassembly_bytes() > self.limits.reassembly_bytes_max {
             let mut victim = self.oldest;
             while let Some(connection) = self.connections.get(victim)
                 && connection.pause.is_any()
@@ -308,7 +327,7 @@ impl<P> Core<P> {
         }
     }
 
-    fn link_newest(&mut self, slot: u32) {
+    pub(super) fn link_newest(&mut self, slot: u32) {
         let previous = std::mem::replace(&mut self.newest, slot);
         if let Some(connection) = self.connections.get_mut(slot) {
             (connection.older, connection.newer) = (previous, NONE);
@@ -319,7 +338,7 @@ impl<P> Core<P> {
         }
     }
 
-    fn unlink(&mut self, slot: u32) {
+    pub(super) fn unlink(&mut self, slot: u32) {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };

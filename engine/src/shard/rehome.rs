@@ -91,6 +91,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             tail.chunk.bytes()[tail.start..tail.end].to_vec()
         });
         core.release_tail(slot);
+        if core
+            .connections
+            .get(slot)
+            .is_some_and(|c| c.holds_received())
+        {
+            core.unlink(slot); // its layers hold some as well
+        }
         let Some(mut connection) = core.remove(slot, Some(to as u8)) else {
             return;
         };
@@ -99,6 +106,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         connection.queue_relay(0, &mut core.buffers);
         core.buffers.export(connection.out.leased());
+        core.export_layers(&connection);
         core.unqueued = core.unqueued.wrapping_add(connection.out.bytes());
         core.stats.departed += 1;
         core.leaving = Some((id, connection.tag));
@@ -109,6 +117,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             socket,
             unread,
             unsent: std::mem::take(&mut connection.out),
+            layers: connection.layers.take(),
             framing: connection.framing,
             overflow: connection.overflow,
             peer: connection.peer,
@@ -143,6 +152,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.queued = core.queued.wrapping_add(connection.out.bytes());
         core.stats.adopted += 1;
         let slot = core.connections.adopt(connection);
+        core.import_layers(slot);
         while core.send_memory() > core.limits.send_bytes_max {
             core.relieve_send_pressure();
         }

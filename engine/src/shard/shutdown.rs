@@ -125,6 +125,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.driver.unlisten(listener as u32);
         }
         self.cancel_all_connects();
+        self.core.end_handshakes();
         self.run_ops();
         self.core.shared.begin_ending();
         self.report.connections = self.core.connections.len() as u64;

@@ -31,6 +31,9 @@ enum {
 
 enum peer_framing { PEER_BE32, PEER_LE32, PEER_RAW };
 
+/* How the flags of a peer differ from those of all. */
+enum peer_flags { PEER_TAKES_RAW = 1, PEER_TAKES_CERTIFICATE = 2, PEER_NO_FRAMING = 4 };
+
 struct peer_options {
     const char *name;              /* of the program, for messages */
     struct sockaddr_storage addr;  /* after the first peer_listen: with the real port */
@@ -39,6 +42,8 @@ struct peer_options {
     enum peer_framing framing;
     int pin[PEER_SHARDS_MAX];
     int pins;
+    const char *certificate;       /* files in PEM format, with PEER_TAKES_CERTIFICATE */
+    const char *key;
 };
 
 static inline void peer_fail(const char *name, const char *what) {
@@ -121,8 +126,10 @@ static inline bool peer_parse_framing(const char *text, bool raw_too, enum peer_
 }
 
 /* Reads the flags every peer takes. A wrong command line ends the process with PEER_USAGE. */
-static inline void peer_parse(int argc, char **argv, const char *name, bool raw_too,
+static inline void peer_parse(int argc, char **argv, const char *name, int flags,
                               struct peer_options *o) {
+    const bool raw = flags & PEER_TAKES_RAW, certificate = flags & PEER_TAKES_CERTIFICATE;
+    const bool framing = !(flags & PEER_NO_FRAMING);
     const char *wrong = NULL, *v;
     memset(o, 0, sizeof *o);
     o->name = name;
@@ -136,10 +143,16 @@ static inline void peer_parse(int argc, char **argv, const char *name, bool raw_
         } else if ((v = peer_flag("--shards", argc, argv, &i))) {
             good = peer_number(v, 1, PEER_SHARDS_MAX, &n);
             o->shards = (int)n;
-        } else if ((v = peer_flag("--framing", argc, argv, &i))) {
-            good = peer_parse_framing(v, raw_too, &o->framing);
+        } else if (framing && (v = peer_flag("--framing", argc, argv, &i))) {
+            good = peer_parse_framing(v, raw, &o->framing);
         } else if ((v = peer_flag("--pin", argc, argv, &i))) {
             good = peer_parse_pins(v, o);
+        } else if (certificate && (v = peer_flag("--cert", argc, argv, &i))) {
+            good = *v != 0;
+            o->certificate = v;
+        } else if (certificate && (v = peer_flag("--key", argc, argv, &i))) {
+            good = *v != 0;
+            o->key = v;
         } else {
             fprintf(stderr, "%s: unknown flag %s\n", name, arg);
             wrong = arg;
@@ -150,14 +163,19 @@ static inline void peer_parse(int argc, char **argv, const char *name, bool raw_
             wrong = arg;
         }
     }
-    if (!wrong && o->addr_len == 0) {
-        fprintf(stderr, "%s: --listen is missing\n", name);
-        wrong = "--listen";
+    if (!wrong) {
+        wrong = o->addr_len == 0                ? "--listen"
+                : certificate && !o->certificate ? "--cert"
+                : certificate && !o->key         ? "--key"
+                                                 : NULL;
+        if (wrong)
+            fprintf(stderr, "%s: %s is missing\n", name, wrong);
     }
     if (wrong) {
         fprintf(stderr,
-                "usage: %s --listen ADDR [--shards N] [--framing be32|le32%s] [--pin CPU[,CPU]]\n",
-                name, raw_too ? "|raw" : "");
+                "usage: %s --listen ADDR%s [--shards N]%s [--pin CPU[,CPU]]\n", name,
+                certificate ? " --cert PEM --key PEM" : "",
+                raw ? " [--framing be32|le32|raw]" : framing ? " [--framing be32|le32]" : "");
         exit(PEER_USAGE);
     }
 }

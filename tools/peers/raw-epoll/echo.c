@@ -176,7 +176,7 @@ static void *run(void *arg) {
 int main(int argc, char **argv) {
     struct peer_options o;
     sigset_t end;
-    peer_parse(argc, argv, "peer-raw-epoll", true, &o);
+    peer_parse(argc, argv, "peer-raw-epoll", PEER_TAKES_RAW, &o);
     peer_prepare(&end);
     struct shard *shards = calloc((size_t)o.shards, sizeof *shards);
     if (!shards)

@@ -9,48 +9,77 @@ use crate::{system, tree};
 pub(crate) struct Peer {
     /// File name of the program.
     pub(crate) name: &'static str,
-    /// It does not look at frames.
-    pub(crate) byte_echo: bool,
+    /// What its check is told about it.
+    pub(crate) check: &'static [&'static str],
     pub(crate) built: Result<PathBuf, String>,
 }
 
-/// The file names of all of them.
-pub(crate) const NAMES: [&str; 4] = [
-    "peer-raw-epoll",
-    "peer-asio",
-    "peer-tokio",
-    "peer-tokio-codec",
+/// How a peer comes to be.
+enum Build {
+    /// A target of the Makefile, and the Debian packages that it takes.
+    Make(&'static [&'static str]),
+    /// A program of the crate `proscenium-peers`.
+    Cargo,
+}
+
+/// All of them: the file name, what the check is told, how it is built. `peer-X` is made as `X`.
+const ALL: [(&str, &[&str], Build); 8] = [
+    (
+        "peer-raw-epoll",
+        &["--byte-echo"],
+        Build::Make(&["make", "gcc", "libc6-dev"]),
+    ),
+    (
+        "peer-asio",
+        &[],
+        Build::Make(&["make", "g++", "libasio-dev"]),
+    ),
+    (
+        "peer-asio-tls",
+        &["--transport", "tls"],
+        Build::Make(&["make", "g++", "libasio-dev", "libssl-dev", "openssl"]),
+    ),
+    ("peer-tokio", &[], Build::Cargo),
+    ("peer-tokio-codec", &[], Build::Cargo),
+    (
+        "peer-ws-uws",
+        &["--transport", "ws"],
+        Build::Make(&["make", "gcc", "g++", "libc6-dev"]),
+    ),
+    (
+        "peer-ws-bun",
+        &["--transport", "ws"],
+        Build::Make(&["make", "nodejs", "npm"]),
+    ),
+    (
+        "peer-ws-node",
+        &["--transport", "ws"],
+        Build::Make(&["make", "nodejs", "npm"]),
+    ),
 ];
+
+/// The file names of all of them.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    ALL.into_iter().map(|(name, ..)| name)
+}
 
 /// Builds all of them, installing what that takes where possible.
 pub(crate) fn build() -> Vec<Peer> {
-    let folder = tree::target().join("peers");
+    let target = tree::target();
     let tokio = cargo();
-    let made = |name, target, packages: &[&str]| make(target, packages).map(|()| folder.join(name));
-    let cargoed = |name| {
-        tokio
-            .clone()
-            .map(|()| tree::target().join("release").join(name))
+    let built = |name: &'static str, build| match build {
+        Build::Cargo => tokio.clone().map(|()| target.join("release").join(name)),
+        Build::Make(packages) => {
+            let kind = name.strip_prefix("peer-").unwrap_or(name);
+            make(kind, packages).map(|()| target.join("peers").join(name))
+        }
     };
-    let peer = |name, byte_echo, built| Peer {
+    let peer = |(name, check, build)| Peer {
         name,
-        byte_echo,
-        built,
+        check,
+        built: built(name, build),
     };
-    vec![
-        peer(
-            "peer-raw-epoll",
-            true,
-            made("peer-raw-epoll", "raw-epoll", &["make", "gcc", "libc6-dev"]),
-        ),
-        peer(
-            "peer-asio",
-            false,
-            made("peer-asio", "asio", &["make", "g++", "libasio-dev"]),
-        ),
-        peer("peer-tokio", false, cargoed("peer-tokio")),
-        peer("peer-tokio-codec", false, cargoed("peer-tokio-codec")),
-    ]
+    ALL.into_iter().map(peer).collect()
 }
 
 /// Makes one of the targets in C or C++; if that fails, once more with its packages.

@@ -13,8 +13,11 @@ const SEEDS_ALL: u32 = 10_000;
 /// About how long a short and a long run take on two CPUs, builds included.
 const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
+/// How many parts a short run has, and how many a long one has besides, without the fuzzers.
+const PARTS: usize = 11;
+const PARTS_ALL: usize = 6;
 /// What is fuzzed, below `framing/fuzz/fuzz_targets/`.
-const FUZZ_TARGETS: [&str; 3] = ["length_prefix", "packet", "lz4"];
+const FUZZ_TARGETS: [&str; 4] = ["length_prefix", "packet", "lz4", "websocket"];
 /// How long the fuzzer looks for new inputs of each target, in seconds.
 const FUZZ_SECONDS: &str = "60";
 /// The oldest compiler we promise, as in the workspace's manifest.
@@ -26,7 +29,10 @@ const OLDEST: &str = "1.88";
 /// When a test failed, or for unknown arguments.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Options { all, seeds } = Options::parse(args)?;
-    let (parts, time) = if all { (13, TIME_ALL) } else { (7, TIME) };
+    let (parts, time) = match all {
+        true => (PARTS + PARTS_ALL + FUZZ_TARGETS.len(), TIME_ALL),
+        false => (PARTS, TIME),
+    };
     println!("{parts} parts, about {time} on two CPUs with everything to build");
     let mut steps = Steps::new(parts);
     workspace(&mut steps, all);
@@ -38,6 +44,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         benches(&mut steps);
         oldest_compiler(&mut steps);
         address_sanitizer(&mut steps);
+        valgrind(&mut steps);
         fuzz(&mut steps);
         coverage(&mut steps);
     }
@@ -131,7 +138,7 @@ fn check_peers(steps: &mut Steps) {
     if !system::has("python3")
         && let Err(reason) = system::install(&["python3"])
     {
-        for name in peers::NAMES {
+        for name in peers::names() {
             steps.skip(name, &format!("python3: {reason}"));
         }
         return;
@@ -142,10 +149,7 @@ fn check_peers(steps: &mut Steps) {
             Ok(program) => {
                 let mut command = Command::new("python3");
                 command.arg(tree::root().join("tools/peers/tests/check.py"));
-                if peer.byte_echo {
-                    command.arg("--byte-echo");
-                }
-                steps.run(peer.name, command.arg(program));
+                steps.run(peer.name, command.args(peer.check).arg(program));
             }
         }
     }
@@ -248,6 +252,18 @@ fn subcommand(package: &str) -> Result<PathBuf, String> {
         }
     }
     Ok(program)
+}
+
+/// The C program of the connector's C interface, with every access and allocation looked at.
+fn valgrind(steps: &mut Steps) {
+    if !system::has("valgrind")
+        && let Err(reason) = system::install(&["valgrind", "libc6-dbg"])
+    {
+        return steps.skip("valgrind", &reason);
+    }
+    let mut command = cargo(&["test", "-p", "proscenium-connector-ffi", "--test", "c"]);
+    command.env("PROSCENIUM_VALGRIND", "1");
+    steps.run("valgrind", &mut command);
 }
 
 fn fuzz(steps: &mut Steps) {

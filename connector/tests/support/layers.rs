@@ -1,0 +1,139 @@
+//! TLS and WebSocket under the hand-written server, by other people's code: rustls' server side
+//! and tungstenite.
+#![allow(dead_code)] // each test binary uses its part
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use proscenium_connector::{Builder, Transport};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use tungstenite::{Message, WebSocket};
+
+use crate::support::{Peer, Stream};
+
+pub(crate) const TRANSPORTS: [Transport; 4] = [
+    Transport::Tcp,
+    Transport::Tls,
+    Transport::Ws,
+    Transport::Wss,
+];
+
+/// A server's certificate and the authority that issued it.
+pub(crate) struct Identity {
+    pub(crate) authority_pem: String,
+    pub(crate) certificate: CertificateDer<'static>,
+    config: Arc<ServerConfig>,
+}
+
+impl Identity {
+    /// For the name `play.test`.
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&key).expect("a certificate");
+        let authority_pem = authority.pem();
+        let issuer = Issuer::new(params, key);
+
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["play.test".to_owned()]).expect("parameters");
+        let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+        let certificate = certificate.der().clone();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .expect("a certificate and its key");
+        Self {
+            authority_pem,
+            certificate,
+            config: Arc::new(config),
+        }
+    }
+
+    fn wrap(&self, socket: TcpStream) -> StreamOwned<ServerConnection, TcpStream> {
+        let connection = ServerConnection::new(self.config.clone()).expect("a connection");
+        StreamOwned::new(connection, socket)
+    }
+}
+
+/// Has the builder connect by `transport` and trust the server.
+pub(crate) fn trusting(builder: Builder, transport: Transport, identity: &Identity) -> Builder {
+    let builder = builder.transport(transport).server_name("play.test");
+    builder.trust_pem(&identity.authority_pem)
+}
+
+/// Puts the transport's layers on the server's side of a connection.
+pub(crate) fn layered(mut peer: Peer, transport: Transport, identity: &Identity) -> Peer {
+    let socket = peer.socket.try_clone().expect("a socket");
+    let stream: Box<dyn Stream> = match transport {
+        Transport::Tls => Box::new(identity.wrap(socket)),
+        Transport::Ws => Box::new(Messages::accept(socket)),
+        Transport::Wss => Box::new(Messages::accept(identity.wrap(socket))),
+        _ => Box::new(socket),
+    };
+    peer.stream = stream;
+    peer
+}
+
+/// The payloads of binary messages as a stream of bytes; each flush ends a message.
+pub(crate) struct Messages<S> {
+    socket: WebSocket<S>,
+    unread: Vec<u8>,
+    unsent: Vec<u8>,
+}
+
+impl<S: Read + Write> Messages<S> {
+    #[allow(clippy::result_large_err)] // the callback's signature is tungstenite's
+    pub(crate) fn accept(stream: S) -> Self {
+        use tungstenite::handshake::server::{Request, Response};
+        let check = |request: &Request, response: Response| {
+            assert_eq!(request.uri().path(), "/ws");
+            Ok(response)
+        };
+        let Ok(socket) = tungstenite::accept_hdr(stream, check) else {
+            panic!("a WebSocket handshake");
+        };
+        Self {
+            socket,
+            unread: Vec::new(),
+            unsent: Vec::new(),
+        }
+    }
+}
+
+impl<S: Read + Write> Read for Messages<S> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.unread.is_empty() {
+            match self.socket.read() {
+                Ok(Message::Binary(bytes)) => self.unread = bytes.to_vec(),
+                Ok(Message::Text(text)) => panic!("text: {text}"),
+                Ok(_) => {}
+                Err(tungstenite::Error::ConnectionClosed) => return Ok(0),
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        let n = out.len().min(self.unread.len());
+        out[..n].copy_from_slice(&self.unread[..n]);
+        self.unread.drain(..n);
+        Ok(n)
+    }
+}
+
+impl<S: Read + Write> Write for Messages<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.unsent.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let message = Message::binary(std::mem::take(&mut self.unsent));
+        self.socket.send(message).map_err(io::Error::other)
+    }
+}
