@@ -54,6 +54,8 @@
 //!
 //! - `stages`: the module `stages`, stateful services written as `async fn`, to which one thing
 //!   happens at a time: thousands of them on each shard, without locks.
+//! - `play`: the module `play`, a Play server for games: stages with actors, whose clients
+//!   authenticate, join, come back and leave. With it comes `stages`.
 //! - `sim`: the module `sim`, in which the same shards (and stages) run on virtual time and an
 //!   in-memory network with seeded faults. For tests.
 //!
@@ -68,6 +70,8 @@
 
 pub use proscenium_engine::*;
 pub use proscenium_framing as framing;
+#[cfg(feature = "play")]
+pub use proscenium_play as play;
 #[cfg(feature = "stages")]
 pub use proscenium_stages as stages;
 

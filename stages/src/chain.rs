@@ -22,9 +22,9 @@ use crate::core::Core;
 use crate::error::RequestError;
 use crate::frames::Frames;
 use crate::head::NONE;
+use crate::post::StagePost;
 use crate::request::AnyReply;
 use crate::stage_ref::StageKey;
-use crate::system::StagePost;
 
 /// Requests may be nested so deep.
 pub(crate) const DEPTH_MAX: usize = 16;

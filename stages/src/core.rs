@@ -19,6 +19,7 @@ use proscenium_engine::{Run, Time};
 use crate::chain::Waits;
 use crate::detach::Tasks;
 use crate::frames::{Frames, Owner};
+use crate::front::Front;
 use crate::lifecycle::coarse;
 use crate::outbox::Outbox;
 use crate::samples::{Samples, SharedSamples};
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     pub(crate) outbox: Outbox,
     pub(crate) counters: Counters,
     pub(crate) samples: Samples,
+    pub(crate) front: Option<Box<dyn Front>>,
     types: Vec<Box<dyn AnyStages>>,
     /// Stages that became ready since the round began, by type and slot.
     ready: RefCell<Vec<(u8, u32)>>,
@@ -82,6 +84,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(system: Arc<System>, shard: usize) -> Self {
         let types = system.types.iter().map(|info| info.on_shard()).collect();
+        let front = system.front.as_ref().map(|make| make(shard));
         Self {
             system_number: system.number,
             shared: system.shard_begins(shard),
@@ -95,6 +98,7 @@ impl Core {
             outbox: Outbox::default(),
             counters: Counters::default(),
             samples: Samples::default(),
+            front,
             types,
             ready: RefCell::default(),
             round: RefCell::default(),

@@ -15,7 +15,6 @@ use crate::error::{DetachError, RequestError};
 use crate::head::{Ending, Extras};
 use crate::invocation::{Enter, Item};
 use crate::local::Local;
-use crate::offload::Offload;
 use crate::request::{Reply, Request};
 use crate::slot::{CorePtr, downcast_stages};
 use crate::stage::Stage;
@@ -308,26 +307,6 @@ impl<'a, S: Stage> Cx<'a, S> {
         let local = Local::<'static>::new(self.core().ptr());
         self.detach(async move { work(local).await }, then)
     }
-
-    /// Runs `work` on a thread for computing, of which there are few
-    /// ([`StagesBuilder::compute_threads`](crate::StagesBuilder::compute_threads)), and brings its
-    /// result back. The stage is busy meanwhile; with [`detach`](Self::detach) it is not.
-    pub fn offload_compute<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Offload<T> {
-        self.core().offload(true, work)
-    }
-
-    /// Runs `work`, which may block, on a thread for that
-    /// ([`StagesBuilder::io_threads`](crate::StagesBuilder::io_threads)), and brings its result
-    /// back. The stage is busy meanwhile; with [`detach`](Self::detach) it is not.
-    pub fn offload_io<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Offload<T> {
-        self.core().offload(false, work)
-    }
 }
 
 impl Core {
@@ -349,7 +328,7 @@ impl Core {
             return deliver(self, message, call);
         }
         let reply = Arc::clone(&call.reply);
-        let post = crate::system::StagePost::run(move |core| deliver(core, message, call));
+        let post = crate::post::StagePost::run(move |core| deliver(core, message, call));
         if let Err(error) = self.system.post(key.shard(), post) {
             let full = matches!(error, proscenium_engine::PostError::Full(_));
             reply.refuse(if full {

@@ -6,10 +6,12 @@ use std::time::Duration;
 use proscenium_engine::{CloseReason, Context, Handler, Message, Messages, Peer, RouterId, Run};
 
 use crate::core::Core;
+use crate::front::{Front, HELD};
 use crate::local::Local;
+use crate::post::StagePost;
 use crate::slot::CoreBox;
 use crate::stage_ref::StageKey;
-use crate::system::{StagePost, System};
+use crate::system::System;
 use crate::timers::Due;
 
 /// The stages of one shard: the [`Handler`] that [`Stages::shards`](crate::Stages::shards) makes.
@@ -52,7 +54,11 @@ impl Handler for StageShard {
 
     fn on_connect(&mut self, cx: &mut Engine<'_>, id: RouterId, peer: &Peer) {
         self.core.enter(cx, |core| {
-            if let Some(call) = &core.system.on_connect {
+            if let Some(front) = &core.front {
+                core.contained("the front", || {
+                    front.on_connect(&Local::new(core.ptr()), id, peer);
+                });
+            } else if let Some(call) = &core.system.on_connect {
                 core.contained("on_connect", || call(&Local::new(core.ptr()), id, peer));
             }
         });
@@ -62,6 +68,9 @@ impl Handler for StageShard {
     fn on_message(&mut self, cx: &mut Engine<'_>, from: RouterId, message: Message<'_>) {
         let tag = cx.tag(from);
         self.core.enter(cx, |core| {
+            if core.is_taken(from, message) {
+                return;
+            }
             let key = StageKey::from_tag(tag);
             let stages = core.stages_named(tag);
             if !stages.is_some_and(|stages| stages.packet(core, key, from, message)) {
@@ -114,12 +123,19 @@ impl Handler for StageShard {
 
     fn on_disconnect(&mut self, cx: &mut Engine<'_>, id: RouterId, reason: &CloseReason) {
         let tag = cx.tag(id);
-        if tag != 0 {
-            let key = StageKey::from_tag(tag);
-            let reason = reason.duplicate();
-            self.core
-                .enter(cx, |core| core.disconnected(key, id, reason));
+        if tag == 0 && self.core.get().front.is_none() {
+            return;
         }
+        self.core.enter(cx, |core| {
+            if let Some(front) = &core.front {
+                core.contained("the front", || {
+                    front.on_disconnect(&Local::new(core.ptr()), id, reason);
+                });
+            }
+            if tag != 0 && tag != HELD {
+                core.disconnected(StageKey::from_tag(tag), id, reason.duplicate());
+            }
+        });
     }
 
     fn on_adopted(&mut self, cx: &mut Engine<'_>, id: RouterId, _peer: &Peer) {
@@ -146,8 +162,26 @@ impl Handler for StageShard {
         });
     }
 
+    fn on_departed(&mut self, cx: &mut Engine<'_>, id: RouterId, _to: usize) {
+        if self.core.get().front.is_some() {
+            self.core.enter(cx, |core| {
+                if let Some(front) = &core.front {
+                    core.contained("the front", || {
+                        front.on_departed(&Local::new(core.ptr()), id);
+                    });
+                }
+            });
+        }
+    }
+
     fn run(&mut self, cx: &mut Engine<'_>) -> Run {
-        self.core.enter(cx, Core::run)
+        self.core.enter(cx, |core| {
+            let run = core.run();
+            match &core.front {
+                Some(front) if core.front_ran(&**front) => Run::Ready,
+                _ => run,
+            }
+        })
     }
 
     fn on_shutdown(&mut self, cx: &mut Engine<'_>) {
@@ -191,10 +225,34 @@ impl Core {
         }
     }
 
+    /// True if what stands before the stages took a message.
+    #[inline]
+    pub(crate) fn is_taken(&self, from: RouterId, message: Message<'_>) -> bool {
+        let Some(front) = &self.front else {
+            return false;
+        };
+        let local = Local::new(self.ptr());
+        let taken = self.contained("the front", || front.on_message(&local, from, message));
+        taken.unwrap_or(true)
+    }
+
+    /// True if what stands before the stages has given them something to do.
+    fn front_ran(&self, front: &dyn Front) -> bool {
+        let local = Local::new(self.ptr());
+        let ran = self.contained("the front", || front.run(&local));
+        ran.unwrap_or(false)
+    }
+
     /// A message of a connection that is bound to no stage.
     #[cold]
     pub(crate) fn unbound(&self, from: RouterId, message: Message<'_>) {
         self.counters.unbound.add(1);
+        if let Some(front) = &self.front {
+            self.contained("the front", || {
+                front.on_unbound(&Local::new(self.ptr()), from, message);
+            });
+            return;
+        }
         match &self.system.on_unbound {
             Some(call) => {
                 self.contained("on_unbound", || {

@@ -198,16 +198,21 @@ impl<S: Stage> TypeShard<S> {
         head.active.set(core.now_coarse());
         core.watch(self.number, Method::Packet, at.slot, head.id.get());
         let next = || {
-            let in_place = head.len.get() == 0
-                && head.ending.get() == Ending::No
-                && !core.rebound.get()
-                && core.take_in_place();
-            if !in_place {
-                return None;
+            loop {
+                let in_place = head.len.get() == 0
+                    && head.ending.get() == Ending::No
+                    && !core.rebound.get()
+                    && core.take_in_place();
+                if !in_place {
+                    return None;
+                }
+                let message = messages.next()?;
+                if core.is_taken(from, message) {
+                    continue;
+                }
+                head.started.set(head.started.get().wrapping_add(1));
+                return Some(message);
             }
-            let message = messages.next()?;
-            head.started.set(head.started.get().wrapping_add(1));
-            Some(message)
         };
         let (owner, context) = self.invocation(core, at);
         // Leased where the future takes it, not moved there.

@@ -1,5 +1,6 @@
 //! [`Local`]: what can be done on a shard, by whoever runs there.
 
+use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -11,12 +12,14 @@ use proscenium_engine::{Body, CloseReason, Peer, PostError, RouterId, SendError,
 
 use crate::core::Core;
 use crate::error::{CreateError, RequestError, TellError};
+use crate::front::{Front, HELD};
+use crate::offload::Offload;
+use crate::post::{StagePost, Tell};
 use crate::request::{Asked, Reply, Request};
 use crate::slot::{CorePtr, downcast_stages};
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
-use crate::system::{StagePost, Tell};
-use crate::timers::Sleep;
+use crate::timers::{Due, Sleep};
 use crate::type_shard::TypeShard;
 
 /// The shard as what runs on it sees it: stages (their [`Cx`](crate::Cx) derefs to it) and the
@@ -25,7 +28,7 @@ use crate::type_shard::TypeShard;
 pub struct Local<'a> {
     core: CorePtr,
     /// Neither sent to another thread nor kept beyond `'a`.
-    life: PhantomData<*mut &'a ()>,
+    life: PhantomData<(&'a (), *mut ())>,
 }
 
 impl<'a> Local<'a> {
@@ -266,10 +269,97 @@ impl<'a> Local<'a> {
         }
     }
 
-    /// Takes a connection of this shard from its stage; its further messages go to
-    /// [`StagesBuilder::on_unbound`](crate::StagesBuilder::on_unbound).
+    /// Takes a connection of this shard from its stage, or ends its [`hold`](Self::hold); its
+    /// further messages go to [`StagesBuilder::on_unbound`](crate::StagesBuilder::on_unbound).
     pub fn unbind(&self, id: RouterId) {
         self.core().unbind(id);
+    }
+
+    /// Does not read a connection of this shard that is bound to no stage, until it is
+    /// [bound](Self::bind) or [unbound](Self::unbind): for the time in which it is found out whose
+    /// it is. What it sends meanwhile, also what has arrived already, follows after that, in
+    /// order. False if there is no such connection here, or it is bound.
+    pub fn hold(&self, id: RouterId) -> bool {
+        let held = self.core().engine.with(|engine| {
+            let free = engine.tag(id) == 0 && engine.set_tag(id, HELD);
+            if free {
+                engine.pause_reading(id);
+            }
+            free
+        });
+        held.unwrap_or(false)
+    }
+
+    /// What stands before the stages of this shard, if [`StagesBuilder::front`] made it and it is
+    /// of that type.
+    ///
+    /// [`StagesBuilder::front`]: crate::StagesBuilder::front
+    #[inline]
+    pub fn front<F: Front>(&self) -> Option<&F> {
+        let front: &dyn Any = &**self.core().front.as_ref()?;
+        front.downcast_ref()
+    }
+
+    /// Calls `call` on this shard once, after `delay`. Not during a shutdown's last moments.
+    pub fn after(&self, delay: Duration, call: impl FnOnce(&Local<'_>) + 'static) {
+        let core = self.core();
+        let at = core.clock() + delay;
+        let due = Due::Run(Box::new(move |core: &Core| call(&Local::new(core.ptr()))));
+        core.set_timer(at, due);
+    }
+
+    /// Runs `call` on a shard: at once on this one, after this slice on another. Needs no room
+    /// there: what cannot be posted waits in a queue without a bound, in order. So it is for what
+    /// must not be lost, and what calls it has to be bounded itself. A shard that has stopped
+    /// drops it.
+    pub fn run_on(&self, shard: usize, call: impl FnOnce(&Local<'_>) + Send + 'static) {
+        let core = self.core();
+        if shard == core.shard {
+            call(self);
+        } else {
+            let run = move |core: &Core| call(&Local::new(core.ptr()));
+            core.post_at_last(shard, StagePost::run(run));
+        }
+    }
+
+    /// [`run_on`](Self::run_on) for what may be refused: takes a place in the mailbox of another
+    /// shard.
+    ///
+    /// # Errors
+    /// `Full` if the mailbox is full, `Gone` if that shard has stopped; `call` is dropped.
+    pub fn try_run_on(
+        &self,
+        shard: usize,
+        call: impl FnOnce(&Local<'_>) + Send + 'static,
+    ) -> Result<(), TellError<()>> {
+        let core = self.core();
+        if shard == core.shard {
+            call(self);
+            return Ok(());
+        }
+        core.system.run_on(shard, call)
+    }
+
+    /// Runs `work` on a thread for computing, of which there are few
+    /// ([`StagesBuilder::compute_threads`](crate::StagesBuilder::compute_threads)), and brings its
+    /// result back. A stage that awaits it is busy meanwhile; with [`detach`](crate::Cx::detach)
+    /// it is not.
+    pub fn offload_compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Offload<T> {
+        self.core().offload(true, work)
+    }
+
+    /// Runs `work`, which may block, on a thread for that
+    /// ([`StagesBuilder::io_threads`](crate::StagesBuilder::io_threads)), and brings its result
+    /// back. A stage that awaits it is busy meanwhile; with [`detach`](crate::Cx::detach) it is
+    /// not.
+    pub fn offload_io<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Offload<T> {
+        self.core().offload(false, work)
     }
 
     /// Waits for some time.
@@ -530,6 +620,9 @@ impl Core {
             tag
         });
         let tag = tag.unwrap_or(0);
+        if tag == HELD {
+            return true;
+        }
         let key = StageKey::from_tag(tag);
         let stages = self.stages_named(tag);
         stages.is_some_and(|stages| stages.unbind(key, id))

@@ -11,7 +11,7 @@ use std::time::Duration;
 use proscenium_engine::PostError;
 
 use crate::core::Core;
-use crate::system::StagePost;
+use crate::post::StagePost;
 use crate::timers::Due;
 
 /// Between two tries.

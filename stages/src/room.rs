@@ -5,11 +5,11 @@ use std::time::Duration;
 use crate::core::Core;
 use crate::error::RequestError;
 use crate::local::Local;
+use crate::post::StagePost;
 use crate::request::{Asked, Reply};
 use crate::slot::downcast_stages;
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
-use crate::system::StagePost;
 use crate::type_shard::TypeShard;
 
 /// A mailbox that was full is tried again after this time: mailboxes tell nobody when they drain.

@@ -1,6 +1,5 @@
 //! [`Stages`]: the stage types of an engine and their shards, as all threads see them.
 
-use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,121 +12,24 @@ use proscenium_engine::{
 
 use crate::core::Core;
 use crate::error::{CreateError, TellError};
+use crate::front::Front;
 use crate::handler::StageShard;
 use crate::local::{Creating, Local};
 use crate::offload::{Executor, Pool};
 use crate::options::{StageType, TypeInfo};
+use crate::post::{StagePost, Tell, TellId, refused_tell};
 use crate::registry;
 use crate::request::Reply;
 use crate::samples::SharedSamples;
-use crate::slot::{WakeKey, downcast_stages, with_current};
+use crate::slot::{WakeKey, with_current};
 use crate::stage::Stage;
 use crate::stage_ref::{StageKey, StageRef};
 use crate::stats::{SharedCounters, StageStats};
-use crate::type_shard::TypeShard;
 use crate::watch::{Watched, Watching};
-
-/// What travels to the stages of a shard from elsewhere. Made by this crate only.
-pub struct StagePost {
-    /// Whose shards may open it; given when it is posted.
-    system: u32,
-    envelope: Box<dyn Envelope>,
-}
-
-impl fmt::Debug for StagePost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StagePost(..)")
-    }
-}
-
-pub(crate) trait Envelope: Any + Send {
-    fn open(self: Box<Self>, core: &Core);
-}
-
-impl StagePost {
-    pub(crate) fn new(envelope: impl Envelope) -> Self {
-        Self {
-            system: 0, // none has that number
-            envelope: Box::new(envelope),
-        }
-    }
-
-    pub(crate) fn run(call: impl FnOnce(&Core) + Send + 'static) -> Self {
-        Self::new(RunOn(call))
-    }
-
-    /// Does nothing but count if it was posted by another system: an envelope knows the types of
-    /// its own system only.
-    pub(crate) fn open(self, core: &Core) {
-        if self.system == core.system_number {
-            self.envelope.open(core);
-        } else {
-            core.counters.gone.add(1);
-        }
-    }
-}
-
-struct RunOn<F>(F);
-
-impl<F: FnOnce(&Core) + Send + 'static> Envelope for RunOn<F> {
-    fn open(self: Box<Self>, core: &Core) {
-        (self.0)(core);
-    }
-}
-
-/// A message on its way to a stage of another shard.
-pub(crate) struct Tell<S: Stage> {
-    pub(crate) to: StageKey,
-    pub(crate) message: Option<S::Msg>,
-}
-
-impl<S: Stage> Tell<S> {
-    pub(crate) fn refused(error: PostError<StagePost>) -> TellError<S::Msg> {
-        refused_tell(error, |tell: Self| tell.message)
-    }
-}
-
-impl<S: Stage> Envelope for Tell<S> {
-    fn open(self: Box<Self>, core: &Core) {
-        let stages: &TypeShard<S> = downcast_stages(core.stages(self.to.stage_type()));
-        if let Some(message) = self.message {
-            let _ = stages.tell(core, self.to, message); // counted
-        }
-    }
-}
-
-/// A message on its way to the stage of an id, on the shard where that lives.
-pub(crate) struct TellId<S: Stage> {
-    stage_type: u8,
-    id: u64,
-    message: S::Msg,
-}
-
-impl<S: Stage> Envelope for TellId<S> {
-    fn open(self: Box<Self>, core: &Core) {
-        let _ = core.tell_wanted::<S>(self.stage_type, self.id, self.message); // counted
-    }
-}
-
-/// Takes the message back out of a post that was refused.
-fn refused_tell<E: Envelope, M>(
-    error: PostError<StagePost>,
-    message: impl FnOnce(E) -> Option<M>,
-) -> TellError<M> {
-    let full = matches!(error, PostError::Full(_));
-    let any: Box<dyn Any> = error.into_inner().envelope;
-    let envelope = any.downcast::<E>().ok();
-    let message = envelope.and_then(|envelope| message(*envelope));
-    let message = message.expect("what comes back is what was posted");
-    if full {
-        TellError::Full(message)
-    } else {
-        TellError::Gone(message)
-    }
-}
 
 pub(crate) type OnConnect = dyn Fn(&Local<'_>, RouterId, &Peer) + Send + Sync;
 pub(crate) type OnUnbound = dyn Fn(&Local<'_>, RouterId, Message<'_>) + Send + Sync;
+type MakeFront = dyn Fn(usize) -> Box<dyn Front> + Send + Sync;
 type OnStall = dyn Fn(&Stall, Option<&str>) + Send + Sync;
 
 /// What all shards of a system share.
@@ -139,6 +41,7 @@ pub(crate) struct System {
     pub(crate) executor: Executor,
     pub(crate) on_connect: Option<Box<OnConnect>>,
     pub(crate) on_unbound: Option<Box<OnUnbound>>,
+    pub(crate) front: Option<Box<MakeFront>>,
     on_stall: Option<Box<OnStall>>,
     shards: Box<[OnceLock<Arc<ShardShared>>]>,
     count: AtomicUsize,
@@ -177,6 +80,20 @@ impl System {
             .find(|info| info.of == of)
             .map(|info| info.number)
             .ok_or(CreateError::UnknownType(std::any::type_name::<S>()))
+    }
+
+    /// Runs `call` on a shard, which takes a place in its mailbox.
+    pub(crate) fn run_on(
+        &self,
+        shard: usize,
+        call: impl FnOnce(&Local<'_>) + Send + 'static,
+    ) -> Result<(), TellError<()>> {
+        let run = move |core: &Core| call(&Local::new(core.ptr()));
+        let posted = self.post(shard, StagePost::run(run));
+        posted.map_err(|error| match error {
+            PostError::Full(_) => TellError::Full(()),
+            _ => TellError::Gone(()),
+        })
     }
 
     /// Type number and shard of the stage with that id.
@@ -305,6 +222,7 @@ pub struct StagesBuilder {
     simulated: bool,
     on_connect: Option<Box<OnConnect>>,
     on_unbound: Option<Box<OnUnbound>>,
+    front: Option<Box<MakeFront>>,
     on_stall: Option<Box<OnStall>>,
 }
 
@@ -349,6 +267,14 @@ impl StagesBuilder {
         call: impl Fn(&Local<'_>, RouterId, Message<'_>) + Send + Sync + 'static,
     ) -> Self {
         self.on_unbound = Some(Box::new(call));
+        self
+    }
+
+    /// Puts something before the stages of each shard, which `make` makes there from the shard's
+    /// number: it takes the place of [`on_connect`](Self::on_connect) and
+    /// [`on_unbound`](Self::on_unbound), keeps a state of its own, and sees messages first.
+    pub fn front<F: Front>(mut self, make: impl Fn(usize) -> F + Send + Sync + 'static) -> Self {
+        self.front = Some(Box::new(move |shard| Box::new(make(shard))));
         self
     }
 
@@ -411,6 +337,7 @@ impl StagesBuilder {
             executor,
             on_connect: self.on_connect,
             on_unbound: self.on_unbound,
+            front: self.front,
             on_stall: self.on_stall,
             shards: (0..RouterId::SHARDS_MAX).map(|_| OnceLock::new()).collect(),
             count: AtomicUsize::new(0),
@@ -468,6 +395,7 @@ impl Stages {
             simulated: false,
             on_connect: None,
             on_unbound: None,
+            front: None,
             on_stall: None,
         }
     }
@@ -643,6 +571,18 @@ impl Stages {
             total.add(&shard);
         }
         total
+    }
+
+    /// Runs `call` on a shard, from any thread.
+    ///
+    /// # Errors
+    /// `Full` if the mailbox of the shard is full, `Gone` if it has stopped or does not run yet.
+    pub fn run_on(
+        &self,
+        shard: usize,
+        call: impl FnOnce(&Local<'_>) + Send + 'static,
+    ) -> Result<(), TellError<()>> {
+        self.system.run_on(shard, call)
     }
 
     fn stalled(&self, stall: &Stall) {

@@ -315,7 +315,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             let Some(message) = messages.next() else {
                 return false;
             };
-            if !self.packet(core, key, from, message) {
+            if !core.is_taken(from, message) && !self.packet(core, key, from, message) {
                 core.unbound(from, message);
             }
         }

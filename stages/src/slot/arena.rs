@@ -274,7 +274,8 @@ impl<'a, S> At<'a, S> {
     /// long as `next` has an argument and each is ready at its first poll. Pending: the last one
     /// is not. A panic of user code passes through; [`clear`](Self::clear) is due then.
     ///
-    /// `next` runs no user code, and does not look at this stage.
+    /// `next` does not look at this stage. What it runs of others' code (a [`Front`](crate::Front))
+    /// has no way to the state: that goes by frames only.
     #[inline(always)]
     pub(crate) fn begin_each<A, F>(
         self,

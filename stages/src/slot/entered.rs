@@ -7,8 +7,8 @@ use proscenium_engine::{Context, Time};
 
 use super::waker::set_current;
 use crate::core::Core;
+use crate::post::StagePost;
 use crate::stage::Stage;
-use crate::system::StagePost;
 use crate::type_shard::{AnyStages, TypeShard};
 
 /// Owns a core. Held raw, so that moving the owner does not touch what frames point to.

@@ -1,0 +1,347 @@
+//! [`PlayServer`]: a Play server that runs, and its builder.
+
+use std::any::TypeId;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proscenium_engine::{Address, DrainReport, Engine, EngineBuilder, Limits};
+use proscenium_framing::packet::ErrorCode;
+use proscenium_stages::{StagePost, Stages, StagesBuilder};
+
+use crate::gate::Gate;
+use crate::handle::PlayHandle;
+use crate::kind::{AnyKind, Registration, StageKind};
+use crate::listener::PlayListener;
+use crate::shared::{Config, ListenerConfig, Shared};
+use crate::stage::PlayStage;
+
+/// A Play server that runs, each of its shards on a thread of its own. Dropping it shuts it down.
+#[derive(Debug)]
+pub struct PlayServer {
+    engine: Engine<StagePost>,
+    handle: PlayHandle,
+}
+
+impl PlayServer {
+    /// A builder with the defaults.
+    pub fn builder() -> PlayServerBuilder {
+        PlayServerBuilder::new()
+    }
+
+    /// Where the listeners listen, in the order in which they were added, with real ports.
+    pub fn local_addrs(&self) -> &[Address] {
+        self.engine.local_addrs()
+    }
+
+    /// The server from other threads.
+    pub fn handle(&self) -> PlayHandle {
+        self.handle.clone()
+    }
+
+    /// The engine under it: its statistics, and its own handle.
+    pub fn engine(&self) -> &Engine<StagePost> {
+        &self.engine
+    }
+
+    /// Shuts down, all within `deadline`: no more connections are accepted, every stage handles
+    /// what is in its backlog and runs its `on_destroy`, its connections are flushed and closed.
+    pub fn shutdown(self, deadline: Duration) -> DrainReport {
+        self.engine.shutdown(deadline)
+    }
+
+    /// Waits until the server was shut down by somebody else, for example by
+    /// `server.engine().handle().shutdown(…)` from a signal handler's thread.
+    pub fn join(self) -> DrainReport {
+        self.engine.join()
+    }
+}
+
+/// Prepares a Play server.
+#[must_use]
+pub struct PlayServerBuilder {
+    engine: EngineBuilder,
+    stages: StagesBuilder,
+    limits: Limits,
+    shards: usize,
+    kinds: Vec<Arc<dyn AnyKind>>,
+    known: Vec<TypeId>,
+    listeners: Vec<PlayListener>,
+    default_stage: Option<String>,
+    config: Config,
+    twice: Option<&'static str>,
+}
+
+impl fmt::Debug for PlayServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds: Vec<_> = self.kinds.iter().map(|kind| kind.name()).collect();
+        f.debug_struct("PlayServerBuilder")
+            .field("kinds", &kinds)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The parts of a Play server, for engines that are hosted or simulated: see
+/// [`PlayServerBuilder::into_parts`].
+#[derive(Debug)]
+pub struct PlayParts {
+    /// With shards, limits and listeners.
+    pub engine: EngineBuilder,
+    /// Makes the handlers of the shards.
+    pub stages: Stages,
+    /// The server from other threads.
+    pub handle: PlayHandle,
+}
+
+/// # What there is
+impl PlayServerBuilder {
+    fn new() -> Self {
+        Self {
+            engine: Engine::builder(),
+            stages: Stages::builder(),
+            limits: Limits::default().idle_timeout(Duration::from_secs(60)),
+            shards: 1,
+            kinds: Vec::new(),
+            known: Vec::new(),
+            listeners: Vec::new(),
+            default_stage: None,
+            config: Config {
+                authentication_id: "AuthenticateRequest".to_owned(),
+                authentication_deadline: Duration::from_secs(10),
+                authentication_tries: 3,
+                messages_per_second: 0,
+                bytes_per_second: 0,
+                debug: false,
+                unanswered: ErrorCode::UNCHECKED_CONTENTS_ERROR,
+                request_deadline: Duration::from_secs(30),
+                map_errors: None,
+                listeners: Vec::new(),
+            },
+            twice: None,
+        }
+    }
+
+    /// Adds a stage type. One Rust type may be added several times, under several names.
+    pub fn stage<S: PlayStage>(mut self, kind: StageKind<S>) -> Self {
+        let (kind, Registration { of, register }) = kind.into_parts();
+        if self.kinds.iter().any(|other| other.name() == kind.name()) {
+            self.twice = Some(kind.name());
+        }
+        if !self.known.contains(&of) {
+            self.known.push(of);
+            self.stages = register(self.stages);
+        }
+        self.kinds.push(kind);
+        self
+    }
+
+    /// Adds a listener: a [`PlayListener`], or one of the engine, whose framing is set to that of
+    /// packets.
+    pub fn listen(mut self, listener: impl Into<PlayListener>) -> Self {
+        self.listeners.push(listener.into());
+        self
+    }
+
+    /// Sets the message id by which clients authenticate; default `AuthenticateRequest`.
+    pub fn authentication(mut self, msg_id: impl Into<String>) -> Self {
+        self.config.authentication_id = msg_id.into();
+        self
+    }
+
+    /// Sets the stage type that is created when a client authenticates for a stage that does not
+    /// exist. It is created for who is authenticated only. Default: none, the client is answered
+    /// error 3.
+    pub fn default_stage(mut self, stage_type: impl Into<String>) -> Self {
+        self.default_stage = Some(stage_type.into());
+        self
+    }
+
+    /// Sets the number of shards, one thread each; default 1.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Changes what else can be said of the engine: names of threads, CPUs, the watchdog. Shards,
+    /// limits and listeners are those of this builder.
+    pub fn with_engine(mut self, change: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Self {
+        self.engine = change(self.engine);
+        self
+    }
+
+    /// Changes what else can be said of the stages: threads for offloaded work, the simulation.
+    pub fn with_stages(mut self, change: impl FnOnce(StagesBuilder) -> StagesBuilder) -> Self {
+        self.stages = change(self.stages);
+        self
+    }
+}
+
+/// # Bounds
+impl PlayServerBuilder {
+    /// Changes the limits of each shard: connections, memory, queues. The greatest packet is
+    /// [`frame_max`](Limits::frame_max), 2 MiB by default.
+    pub fn limits(mut self, change: impl FnOnce(Limits) -> Limits) -> Self {
+        self.limits = change(self.limits);
+        self
+    }
+
+    /// Sets the time after which a connection from which nothing arrives is closed. Default 60 s;
+    /// not zero. Clients' heartbeats come every 10 s by default.
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        self.limits(|limits| limits.idle_timeout(timeout))
+    }
+
+    /// Sets the time that a connection has to authenticate, from when it is made, or from when its
+    /// actor has left. Default 10 s; not zero.
+    pub fn authentication_deadline(mut self, deadline: Duration) -> Self {
+        self.config.authentication_deadline = deadline;
+        self
+    }
+
+    /// Sets how often a connection may fail to authenticate or to join before it is closed: after
+    /// the answer to the last one. Default 3; at least 1.
+    pub fn authentication_tries(mut self, tries: u32) -> Self {
+        self.config.authentication_tries = tries.max(1);
+        self
+    }
+
+    /// Sets how many messages a connection may send in one second, heartbeats included; more close
+    /// it. Zero, the default: as many as it can.
+    pub fn messages_per_second(mut self, messages: u32) -> Self {
+        self.config.messages_per_second = messages;
+        self
+    }
+
+    /// Sets how many bytes of packets a connection may send in one second; more close it. Not less
+    /// than one packet may have. Zero, the default: as many as it can.
+    pub fn bytes_per_second(mut self, bytes: u32) -> Self {
+        self.config.bytes_per_second = bytes;
+        self
+    }
+
+    /// Sets how long [`StageCx::request_stage`](crate::StageCx::request_stage) waits for an answer;
+    /// default 30 s.
+    pub fn request_deadline(mut self, deadline: Duration) -> Self {
+        self.config.request_deadline = deadline;
+        self
+    }
+}
+
+/// # Answers
+impl PlayServerBuilder {
+    /// Sets which error code stands for an error that a handler returned; where it gives none, and
+    /// by default, that is 15, unchecked contents error.
+    pub fn map_errors(
+        mut self,
+        map: impl Fn(&(dyn Error + 'static)) -> Option<ErrorCode> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.map_errors = Some(Box::new(map));
+        self
+    }
+
+    /// Sets the error code with which a request is answered that its handler did not answer;
+    /// default 15. 0 makes an empty success of it.
+    pub fn unanswered(mut self, code: impl Into<ErrorCode>) -> Self {
+        self.config.unanswered = code.into();
+        self
+    }
+
+    /// Answers `@Debug@` with a line about the shard, to anybody. Off by default.
+    pub fn debug_messages(mut self, on: bool) -> Self {
+        self.config.debug = on;
+        self
+    }
+}
+
+/// # Starting
+impl PlayServerBuilder {
+    /// Starts the server.
+    ///
+    /// # Errors
+    /// Contradicting or missing options, addresses that cannot be bound, no more descriptors or
+    /// threads.
+    pub fn start(self) -> io::Result<PlayServer> {
+        let PlayParts {
+            engine,
+            stages,
+            handle,
+        } = self.into_parts()?;
+        let engine = stages.start(engine)?;
+        Ok(PlayServer { engine, handle })
+    }
+
+    /// What [`start`](Self::start) starts, for an engine that is hosted
+    /// (`parts.engine.host(parts.stages.shards()(0))`) or simulated
+    /// (`parts.engine.simulate(&mut world, parts.stages.shards())`; then
+    /// [`with_stages`](Self::with_stages) says [`simulated`](StagesBuilder::simulated)).
+    ///
+    /// # Errors
+    /// Contradicting or missing options.
+    pub fn into_parts(mut self) -> io::Result<PlayParts> {
+        self.check().map_err(|text| {
+            let text = format!("Play server: {text}");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })?;
+        let number = |kinds: &[Arc<dyn AnyKind>], name: &Option<String>| {
+            let name = name.as_ref()?;
+            kinds.iter().position(|kind| kind.name() == name)
+        };
+        let mut engine = self.engine.shards(self.shards).limits(self.limits);
+        for listener in self.listeners {
+            let own = listener.default_stage.or(self.default_stage.clone());
+            self.config.listeners.push(ListenerConfig {
+                lz4: listener.lz4,
+                default_stage: number(&self.kinds, &own),
+            });
+            engine = engine.listen(listener.listener);
+        }
+        let shared = Shared::new(self.config, self.kinds, self.shards);
+        let of_gates = Arc::clone(&shared);
+        let stages = self
+            .stages
+            .front(move |shard| Gate::new(Arc::clone(&of_gates), shard))
+            .build();
+        let handle = PlayHandle {
+            shared,
+            stages: stages.clone(),
+        };
+        Ok(PlayParts {
+            engine,
+            stages,
+            handle,
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let config = &self.config;
+        if let Some(name) = self.twice {
+            return Err(format!("the stage type {name:?} is registered twice"));
+        }
+        let of_listeners = self.listeners.iter().map(|one| &one.default_stage);
+        for name in of_listeners.chain([&self.default_stage]).flatten() {
+            if !self.kinds.iter().any(|kind| kind.name() == name) {
+                return Err(format!("the default stage type {name:?} is not registered"));
+            }
+        }
+        let id = &config.authentication_id;
+        if crate::DeliverError::check_id(id).is_err() || id.starts_with('@') {
+            return Err(format!("{id:?} cannot be the message that authenticates"));
+        }
+        if config.authentication_deadline.is_zero() || self.limits.idle_timeout.is_zero() {
+            return Err("authentication deadline and idle timeout must not be zero".to_owned());
+        }
+        let (bytes, packet) = (config.bytes_per_second as usize, self.limits.frame_max);
+        if bytes > 0 && bytes < packet {
+            return Err(format!(
+                "{bytes} bytes per second are less than the longest packet of {packet} bytes"
+            ));
+        }
+        if self.shards == 0 {
+            return Err("a server has at least 1 shard".to_owned());
+        }
+        Ok(())
+    }
+}

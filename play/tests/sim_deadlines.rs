@@ -1,0 +1,261 @@
+//! Everything that takes its time, on virtual time: deadlines, tries, rates, what is kept.
+
+#[path = "support/sim.rs"]
+mod sim;
+mod support;
+
+use proscenium_engine::sim::{Faults, SimNet};
+use proscenium_play::{PlayServer, PlayServerBuilder, StageKind};
+use sim::{HOUR, House, MILLISECOND, SECOND};
+use support::AUTHENTICATE;
+use support::hall::{Hall, Journal, halls};
+
+fn house(
+    shards: usize,
+    kind: impl FnOnce(StageKind<Hall>) -> StageKind<Hall>,
+    change: impl FnOnce(PlayServerBuilder) -> PlayServerBuilder,
+) -> (House, Journal) {
+    let journal = Journal::default();
+    let server = PlayServer::builder()
+        .shards(shards)
+        .stage(kind(halls("hall", &journal)))
+        .default_stage("hall")
+        .idle_timeout(100 * HOUR);
+    let net = SimNet::new(1, Faults::none());
+    (House::new(&net, change(server)), journal)
+}
+
+#[test]
+fn who_does_not_authenticate_in_time_is_closed_and_nobody_else() {
+    let (mut house, _journal) = house(
+        2,
+        |kind| kind,
+        |builder| builder.authentication_deadline(10 * SECOND),
+    );
+    let mut silent = house.connected();
+    let mut beating = house.connected();
+    let mut player = house.connected();
+    player.send(AUTHENTICATE, 1, "ann");
+    for _ in 0..9 {
+        house.run(SECOND);
+        beating.send("@Heart@Beat@", 0, "");
+    }
+    house.run(SECOND / 2);
+    assert!(!silent.is_over() && !beating.is_over());
+    let mut second = house.connected();
+    house.run(SECOND);
+    assert!(silent.is_over() && beating.is_over());
+    assert!(silent.answers().is_empty());
+    assert_eq!(beating.answers().len(), 9);
+    house.run(8 * SECOND);
+    assert!(!second.is_over());
+    house.run(2 * SECOND);
+    assert!(second.is_over() && second.answers().is_empty());
+    house.run(HOUR);
+    player.send("Echo", 2, "here");
+    house.run(SECOND);
+    assert_eq!(player.answers()[1].text(), "here");
+    assert_eq!(house.handle.stats().closed_deadline, 3);
+}
+
+#[test]
+fn a_stage_that_takes_too_long_to_decide_finds_the_connection_gone() {
+    for shards in [1, 3] {
+        for stage in 1..6 {
+            let deadline = 10 * MILLISECOND; // half of what the account takes
+            let (mut house, journal) = house(
+                shards,
+                |kind| kind,
+                |builder| builder.authentication_deadline(deadline),
+            );
+            let mut client = house.connected();
+            client.stage = stage;
+            client.send(AUTHENTICATE, 1, "ann:slow");
+            house.run(4 * SECOND); // longer than a close lingers
+            assert!(client.is_over(), "closed at its deadline");
+            assert!(
+                journal.has("stage.on_connection(ann,false)"),
+                "{:?}",
+                journal.all()
+            );
+            let stats = house.handle.stats();
+            assert_eq!((stats.closed_deadline, stats.actors), (1, 1));
+            house.run(31 * SECOND);
+            assert_eq!(house.handle.stats().actors, 0, "it did not come back");
+        }
+    }
+}
+
+#[test]
+fn who_has_left_has_the_time_that_a_new_connection_has() {
+    for shards in [1, 3] {
+        let (mut house, _journal) = house(
+            shards,
+            |kind| kind,
+            |builder| builder.authentication_deadline(10 * SECOND),
+        );
+        let mut clients: Vec<_> = (1..6)
+            .map(|stage| {
+                let mut client = house.connected();
+                client.stage = stage;
+                client.send(AUTHENTICATE, 1, "ann");
+                client
+            })
+            .collect();
+        house.run(HOUR);
+        for client in &mut clients {
+            client.send("Leave", 2, "");
+        }
+        house.run(9 * SECOND);
+        assert!(clients.iter_mut().all(|client| !client.is_over()));
+        clients[0].send(AUTHENTICATE, 3, "ann");
+        house.run(2 * SECOND);
+        assert!(!clients[0].is_over());
+        assert!(clients[1..].iter_mut().all(sim::SimClient::is_over));
+        assert_eq!(house.handle.stats().closed_deadline, 4);
+        house.run(HOUR);
+        assert_eq!(clients[0].answers().len(), 3);
+    }
+}
+
+#[test]
+fn an_actor_is_kept_for_its_time_and_not_longer() {
+    let (mut house, journal) = house(
+        2,
+        |kind| {
+            kind.keep_disconnected(30 * SECOND)
+                .close_when_empty(5 * SECOND)
+        },
+        |builder| builder,
+    );
+    for n in 1..5 {
+        let mut client = house.connected();
+        client.send(AUTHENTICATE, 1, "ann");
+        house.run(SECOND);
+        client.send("Seen", 2, "");
+        house.run(SECOND);
+        assert_eq!(client.answers()[1].text(), n.to_string(), "the same actor");
+        client.peer.reset();
+        house.run(27 * SECOND);
+    }
+    assert!(!journal.has("stage.on_leave(ann,Disconnected)"));
+    house.run(4 * SECOND);
+    assert!(journal.has("stage.on_leave(ann,Disconnected)"));
+    assert_eq!(house.handle.stats().stages, 1);
+    house.run(6 * SECOND);
+    assert_eq!(
+        house.handle.stats().stages,
+        0,
+        "it was empty for long enough"
+    );
+    assert_eq!(journal.count("stage.on_create"), 1);
+}
+
+#[test]
+fn rates_are_those_of_a_second() {
+    let (mut house, _journal) = house(1, |kind| kind, |builder| builder.messages_per_second(10));
+    let mut client = house.connected();
+    client.send(AUTHENTICATE, 1, "ann");
+    for _ in 0..20 {
+        house.run(SECOND + MILLISECOND);
+        for n in 0..10 {
+            client.send("Note", 0, n.to_string());
+        }
+    }
+    house.run(2 * SECOND);
+    assert!(!client.is_over());
+    for _ in 0..11 {
+        client.send("@Heart@Beat@", 0, "");
+    }
+    house.run(SECOND);
+    assert!(client.is_over(), "heartbeats count");
+    assert_eq!(house.handle.stats().closed_rate, 1);
+}
+
+#[test]
+fn idle_connections_end_and_heartbeats_keep_them() {
+    let (mut house, journal) = house(1, |kind| kind, |builder| builder.idle_timeout(30 * SECOND));
+    let mut quiet = house.connected();
+    quiet.send(AUTHENTICATE, 1, "ann");
+    let mut beating = house.connected();
+    beating.send(AUTHENTICATE, 1, "bob");
+    for _ in 0..10 {
+        house.run(10 * SECOND);
+        beating.send("@Heart@Beat@", 0, "");
+    }
+    assert!(quiet.is_over() && !beating.is_over());
+    assert!(journal.has("stage.on_connection(ann,false)"));
+    assert!(!journal.has("stage.on_connection(bob,false)"));
+}
+
+#[test]
+fn what_an_old_connection_had_sent_is_not_done_for_the_actor() {
+    for shards in [1, 3] {
+        for stage in 1..6 {
+            let (mut house, journal) = house(shards, |kind| kind, |builder| builder);
+            let mut bob = house.connected();
+            let mut old = house.connected();
+            let mut new = house.connected();
+            for (client, account) in [(&mut bob, "bob"), (&mut old, "ann")] {
+                client.stage = stage;
+                client.send(AUTHENTICATE, 1, account);
+            }
+            house.run(SECOND);
+            // The stage is busy: first the new connection comes, then what the old one said.
+            bob.send("Slow", 2, "");
+            house.run(5 * MILLISECOND);
+            new.stage = stage;
+            new.send(AUTHENTICATE, 1, "ann");
+            house.run(5 * MILLISECOND);
+            old.send("Note", 0, "of the old one");
+            old.send("Seen", 3, "");
+            house.run(SECOND);
+            new.send("Seen", 4, "");
+            house.run(SECOND);
+            assert_eq!(new.answers()[1].text(), "1", "only its own");
+            assert!(!journal.has("stage.of the old one"));
+            assert!(old.is_over());
+            assert!(!journal.has("stage.on_connection(ann,false)"));
+            assert_eq!(old.answers().len(), 1, "its authentication");
+        }
+    }
+}
+
+#[test]
+fn a_stage_with_a_full_backlog_reads_no_more_and_loses_nothing() {
+    let (mut house, _journal) = house(2, |kind| kind.backlog(4), |builder| builder);
+    let mut client = house.connected();
+    client.send(AUTHENTICATE, 1, "ann");
+    client.send("Slow", 2, "");
+    for seq in 3..200 {
+        client.send("Echo", seq, "");
+    }
+    house.run(10 * SECOND);
+    let seqs: Vec<u16> = client.answers().iter().map(|answer| answer.seq).collect();
+    assert_eq!(seqs, (1..200).collect::<Vec<u16>>());
+}
+
+#[test]
+fn shutdown_waits_for_what_a_stage_is_doing() {
+    let (mut house, journal) = house(2, |kind| kind, |builder| builder);
+    let mut clients: Vec<_> = (0..8)
+        .map(|stage| {
+            let mut client = house.connected();
+            client.stage = stage;
+            client.send(AUTHENTICATE, 1, "ann");
+            client
+        })
+        .collect();
+    house.run(SECOND);
+    for client in &mut clients {
+        client.send("Slow", 2, "done");
+    }
+    house.run(5 * MILLISECOND);
+    let report = house.shut_down(10 * SECOND);
+    assert!(report.is_clean(), "{report}");
+    for client in &mut clients {
+        assert_eq!(client.answers()[1].short(), ("SlowReply", 2, 0, "done"));
+    }
+    assert_eq!(journal.count("stage.on_destroy with 1"), 8);
+    assert_eq!(journal.count("ann.on_destroy"), 8);
+}

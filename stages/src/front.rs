@@ -1,0 +1,54 @@
+//! [`Front`]: what stands before the stages of a shard.
+
+use std::any::Any;
+
+use proscenium_engine::{CloseReason, Message, Peer, RouterId};
+
+use crate::local::Local;
+
+/// The tag of a connection under [`Local::hold`]: that of a stage of a type that is never
+/// registered, so that nothing takes it for one.
+pub(crate) const HELD: u64 = 0xff << 48;
+
+/// What stands before the stages of a shard: it is told of every connection there, sees every
+/// message before any stage does, and decides what becomes of connections that no stage has. For
+/// protocols that authenticate connections, or answer some messages however busy the stage is.
+///
+/// One value for each shard, made by [`StagesBuilder::front`](crate::StagesBuilder::front), used
+/// on the shard's thread only. Its methods take `&self` and nest: what one does by its [`Local`]
+/// may call another one, so a `RefCell` must not stay borrowed over such a call. A panic in one of
+/// them is counted and logged; the message concerned counts as taken.
+pub trait Front: Any {
+    /// A connection was accepted or made.
+    fn on_connect(&self, local: &Local<'_>, id: RouterId, peer: &Peer) {
+        let _ = (local, id, peer);
+    }
+
+    /// A message, before it goes to its stage or to [`on_unbound`](Self::on_unbound): whether the
+    /// stage is busy does not matter, but nothing is read while the stage's backlog is full. True:
+    /// it is taken, and nobody else sees it.
+    fn on_message(&self, local: &Local<'_>, from: RouterId, message: Message<'_>) -> bool {
+        let _ = (local, from, message);
+        false
+    }
+
+    /// A message of a connection that is bound to no stage.
+    fn on_unbound(&self, local: &Local<'_>, from: RouterId, message: Message<'_>);
+
+    /// A connection that lived here has ended, bound or not; its stage is told, too, afterwards.
+    fn on_disconnect(&self, local: &Local<'_>, id: RouterId, reason: &CloseReason) {
+        let _ = (local, id, reason);
+    }
+
+    /// A connection has left this shard for another one.
+    fn on_departed(&self, local: &Local<'_>, id: RouterId) {
+        let _ = (local, id);
+    }
+
+    /// After each slice of events and what the stages did in it. True if it has told stages
+    /// something, so that the shard does not go to sleep over it.
+    fn run(&self, local: &Local<'_>) -> bool {
+        let _ = local;
+        false
+    }
+}
