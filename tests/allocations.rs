@@ -3,13 +3,17 @@
 #[path = "support/counting.rs"]
 mod counting;
 mod support;
+#[cfg(feature = "tls")]
+#[path = "support/tls.rs"]
+mod tls;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use counting::{Counting, counted};
-use proscenium::{Context, Engine, Handler, Message, RouterId};
-use support::{ask_in_batches, loopback, tcp_address};
+use proscenium::{Context, Engine, Handler, Listener, Message, RouterId};
+use support::{ask_in_batches, connect, loopback, tcp_address};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -54,15 +58,29 @@ impl Handler for Echo {
 
 /// Messages handled and allocations meanwhile, after a warm-up, in the best of a few windows.
 fn measure(way: Way, answer: Bytes) -> (u64, u64) {
+    measure_with(way, answer, loopback(), |address| {
+        ask_in_batches(connect(address))
+    })
+}
+
+fn measure_with(
+    way: Way,
+    answer: Bytes,
+    listener: Listener,
+    client: impl Fn(SocketAddr) + Clone + Send + 'static,
+) -> (u64, u64) {
     let echo = Echo {
         way,
         answer,
         messages: 0,
     };
-    let mut shard = Engine::builder().listen(loopback()).host(echo).unwrap();
+    let mut shard = Engine::builder().listen(listener).host(echo).unwrap();
     let address = tcp_address(&shard.local_addrs()[0]);
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| std::thread::spawn(move || ask_in_batches(address)))
+        .map(|_| {
+            let client = client.clone();
+            std::thread::spawn(move || client(address))
+        })
         .collect();
     let best = counted(MESSAGES, |messages| {
         while shard.handler().messages < messages {
@@ -119,4 +137,29 @@ fn long_shared_bodies_allocate_by_the_batch_at_most() {
         counted < handled,
         "{counted} allocations in {handled} messages"
     );
+}
+
+#[cfg(feature = "tls")]
+fn measure_tls(way: Way) -> (u64, u64) {
+    let authority = tls::Authority::new();
+    let listener = loopback().tls(&authority.server().build().unwrap());
+    let config = std::sync::Arc::new(authority.foreign());
+    measure_with(
+        way,
+        Bytes::from_static(&[1; 1023]),
+        listener,
+        move |address| {
+            ask_in_batches(tls::foreign(address, &config, tls::NAME));
+        },
+    )
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn echoing_over_tls_allocates_nothing() {
+    for way in [Way::Copied, Way::Forwarded, Way::Encoded, Way::Shared] {
+        let (handled, counted) = measure_tls(way);
+        assert!(handled >= MESSAGES);
+        assert_eq!(counted, 0, "allocations in {handled} messages");
+    }
 }

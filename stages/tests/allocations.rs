@@ -12,7 +12,7 @@ use std::time::Duration;
 use counting::{Counting, counted};
 use proscenium_engine::{Body, Engine, RouterId, Shard};
 use proscenium_stages::{Cx, Stage, StageRef, StageShard, StageType, Stages};
-use support::{ask_in_batches, loopback, tcp};
+use support::{ask_in_batches, connect, loopback, tcp};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -94,7 +94,7 @@ fn echo(way: Way, messages: u64) {
     let mut shard = engine.host(stages.shards()(0)).unwrap();
     let address = tcp(&shard.local_addrs()[0]);
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| std::thread::spawn(move || ask_in_batches(address)))
+        .map(|_| std::thread::spawn(move || ask_in_batches(connect(address))))
         .collect();
     let (handled, counted) = measure(&mut shard, &count, messages);
     assert!(handled >= messages);

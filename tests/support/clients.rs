@@ -68,15 +68,14 @@ pub fn read_frame(stream: &mut impl Read) -> Vec<u8> {
 
 /// Sends batches of 30 messages of mixed lengths, each when the last one has been answered, until
 /// the server closes.
-pub fn ask_in_batches(address: SocketAddr) {
-    let mut stream = connect(address);
+pub fn ask_in_batches(stream: impl Read + Write) {
     let batch: Vec<u8> = [0, 1, 64, 1000, 1024, 4000]
         .repeat(5)
         .into_iter()
         .flat_map(|length| frame(&vec![length as u8; length]))
         .collect();
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    while stream.write_all(&batch).is_ok() {
+    let mut reader = BufReader::new(stream);
+    while reader.get_mut().write_all(&batch).is_ok() {
         for _ in 0..30 {
             let Ok(Some(_)) = try_read_frame(&mut reader) else {
                 return;
