@@ -56,8 +56,8 @@
 //!   happens at a time: thousands of them on each shard, without locks.
 //! - `play`: the module `play`, a Play server for games: stages with actors, whose clients
 //!   authenticate, join, come back and leave. With it comes `stages`.
-//! - `nodelink`: the module `nodelink`, nodes of a mesh of servers that send each other messages and
-//!   requests by name, over the protocol of ZeroMQ.
+//! - `nodelink`: the module `nodelink`, nodes of a mesh of servers that send each other messages
+//!   and requests by name, over the protocol of ZeroMQ.
 //! - `sim`: the module `sim`, in which the same shards (and stages) run on virtual time and an
 //!   in-memory network with seeded faults. For tests.
 //!
