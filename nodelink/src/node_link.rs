@@ -56,6 +56,8 @@ pub struct NodeLink {
     pub(crate) armed: Option<(u64, TimerKey)>,
     /// Of links, peers and endpoints: no two have the same.
     generations: u32,
+    /// The last turn of our sending, to whomever.
+    pub(crate) turns: u64,
     /// This run of the node.
     pub(crate) run: u64,
     /// Bytes in the tails of all links.
@@ -89,6 +91,7 @@ impl NodeLink {
             deadlines: TimerWheel::new(0),
             armed: None,
             generations: 0,
+            turns: 0,
             run: 0,
             tail_bytes: 0,
             ended: [0; LinkEnd::COUNT],

@@ -77,6 +77,16 @@ impl RawPeer {
         self.stream.write_all(&bytes).unwrap();
     }
 
+    /// As a Proscenium node that begins to send on this link.
+    pub fn begin_turn(&mut self, turn: u64) {
+        let context = [&b"turn"[..], &turn.to_be_bytes()].concat();
+        let mut bytes = Vec::new();
+        let (ttl, context) = (0, &context[..]);
+        Command::Ping { ttl, context }.encode(&mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+        assert_eq!(self.next(), Got::Pong);
+    }
+
     pub fn pong(&mut self, context: &[u8]) {
         let mut bytes = Vec::new();
         Command::Pong { context }.encode(&mut bytes);
@@ -111,8 +121,11 @@ impl RawPeer {
                 Decoded::Incomplete { .. } => (None, 0),
             };
             self.unread.drain(..used);
-            if let Some(got) = got {
-                return got;
+            match got {
+                // What Proscenium nodes say to each other when they begin to send.
+                Some(Got::Ping(context)) if context.starts_with(b"turn") => continue,
+                Some(got) => return got,
+                None => {}
             }
             let mut chunk = [0; 65536];
             match self.stream.read(&mut chunk) {
