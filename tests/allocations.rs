@@ -1,15 +1,18 @@
 //! No heap allocation per message: the framed echo path is counted, on the shard's thread.
 
 mod support;
+#[cfg(feature = "tls")]
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::{BufReader, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proscenium::{Context, Engine, Handler, Message, RouterId, Shard};
+use proscenium::{Context, Engine, Handler, Listener, Message, RouterId, Shard};
 use support::{connect, frame, loopback, tcp_address, try_read_frame};
 
 struct Counting;
@@ -102,14 +105,13 @@ impl Handler for Echo {
 
 /// Sends batches of messages of mixed lengths, each when the last one has been answered, until
 /// the server closes.
-fn client(address: SocketAddr) {
-    let mut stream = connect(address);
+fn client(stream: impl Read + Write) {
     let lengths = [0, 1, 64, 1000, 1024, 4000];
     let batch: Vec<u8> = (0..IN_FLIGHT)
         .flat_map(|n| frame(&vec![n as u8; lengths[n % lengths.len()]]))
         .collect();
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    while stream.write_all(&batch).is_ok() {
+    let mut reader = BufReader::new(stream);
+    while reader.get_mut().write_all(&batch).is_ok() {
         for _ in 0..IN_FLIGHT {
             let Ok(Some(_)) = try_read_frame(&mut reader) else {
                 return;
@@ -126,15 +128,27 @@ fn turn_until(shard: &mut Shard<Echo>, messages: u64) {
 
 /// Messages handled and allocations meanwhile, after a warm-up, in the best of a few windows.
 fn measure(way: Way, answer: Bytes) -> (u64, u64) {
+    measure_with(way, answer, loopback(), |address| client(connect(address)))
+}
+
+fn measure_with(
+    way: Way,
+    answer: Bytes,
+    listener: Listener,
+    client: impl Fn(SocketAddr) + Clone + Send + 'static,
+) -> (u64, u64) {
     let echo = Echo {
         way,
         answer,
         messages: 0,
     };
-    let mut shard = Engine::builder().listen(loopback()).host(echo).unwrap();
+    let mut shard = Engine::builder().listen(listener).host(echo).unwrap();
     let address = tcp_address(&shard.local_addrs()[0]);
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| std::thread::spawn(move || client(address)))
+        .map(|_| {
+            let client = client.clone();
+            std::thread::spawn(move || client(address))
+        })
         .collect();
     turn_until(&mut shard, WARM_UP);
     // The pools grow until they have seen the most that is ever under way at once. A window in
@@ -199,4 +213,29 @@ fn long_shared_bodies_allocate_by_the_batch_at_most() {
         counted < handled,
         "{counted} allocations in {handled} messages"
     );
+}
+
+#[cfg(feature = "tls")]
+fn measure_tls(way: Way) -> (u64, u64) {
+    let authority = tls::Authority::new();
+    let listener = loopback().tls(&authority.server().build().unwrap());
+    let config = std::sync::Arc::new(authority.foreign());
+    measure_with(
+        way,
+        Bytes::from_static(&[1; 1023]),
+        listener,
+        move |address| {
+            client(tls::foreign(address, &config, tls::NAME));
+        },
+    )
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn echoing_over_tls_allocates_nothing() {
+    for way in [Way::Copied, Way::Forwarded, Way::Encoded, Way::Shared] {
+        let (handled, counted) = measure_tls(way);
+        assert!(handled >= MESSAGES);
+        assert_eq!(counted, 0, "allocations in {handled} messages");
+    }
 }

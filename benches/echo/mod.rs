@@ -96,7 +96,12 @@ impl<H: Handler> ReplayEcho<H> {
     const IN_FLIGHT: usize = 1000;
 
     pub(crate) fn new(handler: H, framing: Framing, size: usize, connections: usize) -> Self {
-        Self::of(handler, framing, &frames(size, Self::IN_FLIGHT), connections)
+        Self::of(
+            handler,
+            framing,
+            &frames(size, Self::IN_FLIGHT),
+            connections,
+        )
     }
 
     /// With frames of one's own.
