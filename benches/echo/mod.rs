@@ -128,6 +128,7 @@ impl<H: Handler> ReplayEcho<H> {
     }
 
     /// At least so many bytes were sent since the last time.
+    #[allow(dead_code, reason = "not of every bench")]
     pub(crate) fn check_at_least(&mut self, bytes: u64) {
         let written = self.shard.written();
         let sent = written - self.written;

@@ -161,6 +161,19 @@ fn broadcasts_go_to_all_to_some_and_to_all_but_one() {
 }
 
 #[test]
+fn a_broadcast_is_encoded_once() {
+    let (server, _journal) = server(|builder| builder);
+    let mut clients: Vec<Client> = (0..10)
+        .map(|n| Client::join(&server, 1, &n.to_string()))
+        .collect();
+    clients[0].send("Counted", 2, "");
+    for client in &mut clients {
+        assert_eq!(client.receive().short(), ("Said", 0, 0, "once"));
+    }
+    assert_eq!(clients[0].receive().short(), ("CountedReply", 2, 0, "1"));
+}
+
+#[test]
 fn a_handler_has_the_other_actors_at_hand() {
     let (server, _journal) = server(|builder| builder);
     let mut ann = Client::join(&server, 1, "ann");
