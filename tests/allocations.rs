@@ -1,71 +1,24 @@
 //! No heap allocation per message: the framed echo path is counted, on the shard's thread.
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 #[cfg(feature = "tls")]
 #[path = "support/tls.rs"]
 mod tls;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::io::{BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proscenium::{Context, Engine, Handler, Listener, Message, RouterId, Shard};
-use support::{connect, frame, loopback, tcp_address, try_read_frame};
-
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    COUNT.with(|count| count.set(count.get() + 1));
-}
-
-/// Allocations of this thread so far.
-fn allocations() -> u64 {
-    COUNT.with(Cell::get)
-}
-
-// SAFETY: everything is passed on to the system's allocator as it came; counting touches a
-// thread-local cell without a destructor and allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(old, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(old, layout) }
-    }
-}
+use counting::{Counting, counted};
+use proscenium::{Context, Engine, Handler, Listener, Message, RouterId};
+use support::{ask_in_batches, connect, loopback, tcp_address};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const MESSAGES: u64 = 100_000;
-const WARM_UP: u64 = 20_000;
-/// Stretches of [`MESSAGES`] among which one must be without an allocation.
-const WINDOWS_MAX: usize = 5;
-/// Requests that a client has under way.
-const IN_FLIGHT: usize = 30;
 const CLIENTS: usize = 4;
 
 #[derive(Clone, Copy)]
@@ -103,32 +56,11 @@ impl Handler for Echo {
     }
 }
 
-/// Sends batches of messages of mixed lengths, each when the last one has been answered, until
-/// the server closes.
-fn client(stream: impl Read + Write) {
-    let lengths = [0, 1, 64, 1000, 1024, 4000];
-    let batch: Vec<u8> = (0..IN_FLIGHT)
-        .flat_map(|n| frame(&vec![n as u8; lengths[n % lengths.len()]]))
-        .collect();
-    let mut reader = BufReader::new(stream);
-    while reader.get_mut().write_all(&batch).is_ok() {
-        for _ in 0..IN_FLIGHT {
-            let Ok(Some(_)) = try_read_frame(&mut reader) else {
-                return;
-            };
-        }
-    }
-}
-
-fn turn_until(shard: &mut Shard<Echo>, messages: u64) {
-    while shard.handler().messages < messages {
-        shard.turn(Duration::from_millis(100)).unwrap();
-    }
-}
-
 /// Messages handled and allocations meanwhile, after a warm-up, in the best of a few windows.
 fn measure(way: Way, answer: Bytes) -> (u64, u64) {
-    measure_with(way, answer, loopback(), |address| client(connect(address)))
+    measure_with(way, answer, loopback(), |address| {
+        ask_in_batches(connect(address))
+    })
 }
 
 fn measure_with(
@@ -150,20 +82,12 @@ fn measure_with(
             std::thread::spawn(move || client(address))
         })
         .collect();
-    turn_until(&mut shard, WARM_UP);
-    // The pools grow until they have seen the most that is ever under way at once. A window in
-    // which that happens is followed by another; one that allocates by the message never ends.
-    let mut window = || {
-        let (before, from) = (allocations(), shard.handler().messages);
-        turn_until(&mut shard, from + MESSAGES);
-        (shard.handler().messages - from, allocations() - before)
-    };
-    let mut best = window();
-    for _ in 1..WINDOWS_MAX {
-        if best.1 > 0 {
-            best = std::cmp::min_by_key(best, window(), |(_, counted)| *counted);
+    let best = counted(MESSAGES, |messages| {
+        while shard.handler().messages < messages {
+            shard.turn(Duration::from_millis(100)).unwrap();
         }
-    }
+        shard.handler().messages
+    });
     shard.handle().shutdown(Duration::from_millis(10));
     while shard.stopped().is_none() {
         shard.turn(Duration::from_millis(10)).unwrap();
@@ -225,7 +149,7 @@ fn measure_tls(way: Way) -> (u64, u64) {
         Bytes::from_static(&[1; 1023]),
         listener,
         move |address| {
-            client(tls::foreign(address, &config, tls::NAME));
+            ask_in_batches(tls::foreign(address, &config, tls::NAME));
         },
     )
 }
