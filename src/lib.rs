@@ -105,6 +105,9 @@ mod pages {
     #[cfg(feature = "nodelink")]
     #[doc = include_str!("../docs/guide/nodelink.md")]
     struct NodeLinks;
+    #[cfg(feature = "play")]
+    #[doc = include_str!("../docs/guide/play.md")]
+    struct Play;
     #[cfg(feature = "sim")]
     #[doc = include_str!("../docs/guide/simulation.md")]
     struct Simulation;
