@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proscenium::{Context, Engine, Handler, Message, RouterId, Shard};
+use proscenium::{Context, Engine, Handler, Listener, Message, RouterId, Shard};
 use support::{connect, frame, loopback, tcp_address, try_read_frame};
 
 struct Counting;
@@ -126,12 +126,17 @@ fn turn_until(shard: &mut Shard<Echo>, messages: u64) {
 
 /// Messages handled and allocations meanwhile, after a warm-up, in the best of a few windows.
 fn measure(way: Way, answer: Bytes) -> (u64, u64) {
+    measure_on(loopback(), client, way, answer)
+}
+
+/// The same on another listener, with clients that fit.
+fn measure_on(listener: Listener, client: fn(SocketAddr), way: Way, answer: Bytes) -> (u64, u64) {
     let echo = Echo {
         way,
         answer,
         messages: 0,
     };
-    let mut shard = Engine::builder().listen(loopback()).host(echo).unwrap();
+    let mut shard = Engine::builder().listen(listener).host(echo).unwrap();
     let address = tcp_address(&shard.local_addrs()[0]);
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| std::thread::spawn(move || client(address)))
@@ -199,4 +204,61 @@ fn long_shared_bodies_allocate_by_the_batch_at_most() {
         counted < handled,
         "{counted} allocations in {handled} messages"
     );
+}
+
+/// Frames are unmasked where they are; headers are written in place.
+#[cfg(feature = "ws")]
+mod web_socket {
+    use std::io::Read;
+
+    use proscenium::framing::websocket::handshake::Opening;
+    use proscenium::framing::websocket::{FrameHeader, HEADER_MAX, Opcode, apply_mask};
+    use proscenium::{Framing, WebSocketServer};
+
+    use super::*;
+
+    fn client(address: SocketAddr) {
+        const KEY: [u8; 4] = [1, 2, 3, 4];
+        let mut stream = connect(address);
+        let opening = Opening::new("localhost", "/ws").unwrap();
+        let request = opening.request(&Opening::key([1; 16]));
+        stream.write_all(request.as_bytes()).unwrap();
+        let (mut batch, mut answered) = (Vec::new(), 0);
+        for n in 0..IN_FLIGHT {
+            let body = vec![n as u8; [0, 1, 64, 125, 126, 1024, 4000][n % 7]];
+            let mut out = [0; HEADER_MAX];
+            let header = FrameHeader::new(Opcode::Binary, body.len()).masked(KEY);
+            let len = header.encode(&mut out);
+            batch.extend_from_slice(&out[..len]);
+            let begin = batch.len();
+            batch.extend_from_slice(&body);
+            apply_mask(&mut batch[begin..], KEY);
+            answered += FrameHeader::encoded_len(body.len(), false) + body.len();
+        }
+        let mut answer = vec![0; 129]; // the response of the handshake, always the same
+        while stream.read_exact(&mut answer).is_ok() && stream.write_all(&batch).is_ok() {
+            answer.resize(answered, 0);
+        }
+    }
+
+    fn measured(way: Way) -> (u64, u64) {
+        let listener = loopback()
+            .framing(Framing::Raw)
+            .web_socket(&WebSocketServer::new());
+        measure_on(listener, client, way, Bytes::from_static(&[1; 1023]))
+    }
+
+    #[test]
+    fn echoing_in_web_sockets_allocates_nothing() {
+        let (handled, counted) = measured(Way::Copied);
+        assert!(handled >= MESSAGES);
+        assert_eq!(counted, 0, "allocations in {handled} messages");
+    }
+
+    #[test]
+    fn encoding_in_place_in_web_sockets_allocates_nothing() {
+        let (handled, counted) = measured(Way::Encoded);
+        assert!(handled >= MESSAGES);
+        assert_eq!(counted, 0, "allocations in {handled} messages");
+    }
 }
