@@ -35,11 +35,9 @@ impl Handler for Restless {
         // `Gone` is for connections that broke; the queue is long enough for everything.
         let _ = cx.forward(from, &message);
         match self.random.below(8) {
-            0 => {
-                if cx.pause_reading(from) {
-                    self.paused.push(from);
-                    cx.set_timer(Duration::from_micros(self.random.below(3000)), 0);
-                }
+            0 if cx.pause_reading(from) => {
+                self.paused.push(from);
+                cx.set_timer(Duration::from_micros(self.random.below(3000)), 0);
             }
             1 => {
                 let moved = cx.rehome(from, self.random.below(2) as usize);
