@@ -86,6 +86,9 @@ mod pages {
     struct Embedding;
     #[doc = include_str!("../docs/guide/connections.md")]
     struct Connections;
+    #[cfg(feature = "ws")]
+    #[doc = include_str!("../docs/guide/web_socket.md")]
+    struct WebSocket;
     #[doc = include_str!("../docs/guide/limits.md")]
     struct Limits;
     #[doc = include_str!("../docs/guide/tuning.md")]

@@ -59,6 +59,8 @@ struct Open {
     /// Being sent, up to `sent` done.
     flushing: Vec<u8>,
     sent: usize,
+    /// Empty; what the send queue is swapped with, so that its memory goes round.
+    spare: Vec<u8>,
     last_received: Instant,
     /// Set once authenticated.
     heartbeat_at: Option<Instant>,
@@ -160,15 +162,15 @@ impl Session {
     }
 
     /// Ends the link. An open one sends its last words on the side.
-    fn leave(&mut self, last_words: Vec<u8>, turn: &mut Turn<'_>) {
+    fn leave(&mut self, mut last_words: Vec<u8>, turn: &mut Turn<'_>) {
         let link = std::mem::replace(&mut self.link, Link::Idle);
         if let Link::Open(open) = link {
-            self.part(*open, last_words, turn);
+            self.part(*open, &mut last_words, turn);
         }
     }
 
     /// Goes on with a connection that is no longer the link, until all is sent and said.
-    fn part(&mut self, open: Open, last_words: Vec<u8>, turn: &mut Turn<'_>) {
+    fn part(&mut self, open: Open, last_words: &mut Vec<u8>, turn: &mut Turn<'_>) {
         let Open {
             mut transport,
             mut flushing,
@@ -272,6 +274,7 @@ impl Session {
             inbound: early,
             flushing: Vec::new(),
             sent: 0,
+            spare: Vec::new(),
             last_received: turn.now,
             heartbeat_at: None,
             was_paused: false,
@@ -291,7 +294,7 @@ impl Session {
         };
         let since = open.since;
         if let DisconnectReason::PeerClosed = reason {
-            self.part(*open, Vec::new(), turn); // a good-bye wants another
+            self.part(*open, &mut Vec::new(), turn); // a good-bye wants another
         }
         let refused = matches!(reason, DisconnectReason::AuthenticationRefused(_));
         let policy = self.shared.config.reconnect;
@@ -424,10 +427,11 @@ impl Open {
                 self.flushing.clear();
                 self.sent = 0;
                 give_back(&mut self.flushing);
-                let mut packets = Vec::new();
-                shared.take_outbound(&mut packets);
+                let packets = &mut self.spare;
+                shared.take_outbound(packets);
                 self.transport
                     .encode(packets, &mut self.flushing, turn.random);
+                give_back(packets);
                 if self.flushing.is_empty() {
                     return self.transport.flush().map(drop);
                 }

@@ -301,11 +301,11 @@ impl Shared {
         Some((command, std::mem::take(&mut inner.last_words)))
     }
 
-    /// Swaps what is to be sent into the empty `flushing`.
-    pub(crate) fn take_outbound(&self, flushing: &mut Vec<u8>) {
+    /// Swaps what is to be sent into the empty `packets`.
+    pub(crate) fn take_outbound(&self, packets: &mut Vec<u8>) {
         let mut inner = self.inner();
-        std::mem::swap(&mut inner.outbound, flushing);
-        inner.in_flight = flushing.len();
+        std::mem::swap(&mut inner.outbound, packets);
+        inner.in_flight = packets.len();
     }
 
     pub(crate) fn set_in_flight(&self, bytes: usize) {

@@ -9,6 +9,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
     SignatureScheme,
@@ -22,7 +23,7 @@ use crate::{BuildError, ConnectError, DisconnectReason, ProtocolError};
 #[derive(Default)]
 pub(crate) struct Trust {
     roots: Vec<CertificateDer<'static>>,
-    pins: Vec<[u8; 32]>,
+    pins: Vec<Pin>,
     server_name: Option<String>,
     /// The first thing that was wrong with an option.
     error: Option<String>,
@@ -49,7 +50,14 @@ impl Builder {
     /// Trusts only servers whose certificate has this SHA-256 (of its DER form), whoever issued
     /// it and whatever name it has; several are alternatives. The authorities then do not count.
     pub fn pin_sha256(mut self, digest: [u8; 32]) -> Self {
-        self.tls.pins.push(digest);
+        self.tls.pins.push(Pin::Certificate(digest));
+        self
+    }
+
+    /// Like [`pin_sha256`](Self::pin_sha256), with the SHA-256 of the certificate's public key (the
+    /// SubjectPublicKeyInfo, in DER), which outlives renewals.
+    pub fn pin_public_key_sha256(mut self, digest: [u8; 32]) -> Self {
+        self.tls.pins.push(Pin::PublicKey(digest));
         self
     }
 
@@ -121,10 +129,17 @@ impl Trust {
     }
 }
 
+/// SHA-256 of what a server has to show.
+#[derive(Debug)]
+enum Pin {
+    Certificate([u8; 32]),
+    PublicKey([u8; 32]),
+}
+
 /// Trusts certificates by their digest.
 #[derive(Debug)]
 struct Pinned {
-    pins: Vec<[u8; 32]>,
+    pins: Vec<Pin>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -137,8 +152,14 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let digest = sha256(end_entity);
-        match self.pins.iter().any(|pin| pin[..] == digest[..]) {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let certificate = sha256(end_entity);
+        let key = sha256(&parsed.subject_public_key_info());
+        let is_shown = |pin: &Pin| match pin {
+            Pin::Certificate(digest) => digest[..] == certificate[..],
+            Pin::PublicKey(digest) => digest[..] == key[..],
+        };
+        match self.pins.iter().any(is_shown) {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }

@@ -165,16 +165,17 @@ impl Transport {
         Ok(true)
     }
 
-    /// Appends what is to be sent for these packets, each with its length, to `out`.
-    pub(crate) fn encode(&mut self, packets: Vec<u8>, out: &mut Vec<u8>, random: &mut Random) {
+    /// Moves these packets, each with its length, to the end of `out`, as they are to be sent.
+    pub(crate) fn encode(&mut self, packets: &mut Vec<u8>, out: &mut Vec<u8>, random: &mut Random) {
         #[cfg(feature = "ws")]
         if let Some(web_socket) = &mut self.web_socket {
-            return web_socket.encode(&packets, out, random);
+            web_socket.encode(packets, out, random);
+            return packets.clear();
         }
         let _ = random;
         match out.is_empty() {
-            true => *out = packets,
-            false => out.extend_from_slice(&packets),
+            true => std::mem::swap(out, packets),
+            false => out.append(packets),
         }
     }
 

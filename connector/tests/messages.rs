@@ -475,7 +475,24 @@ fn a_full_event_queue_stops_reading_and_loses_nothing() {
     server.join();
 }
 
-/// Any connector of several threads.
+/// Otherwise 64 MiB would end up in the memory of a client that takes nothing.
+#[test]
+fn nobody_taking_events_holds_the_server_up() {
+    let server = Server::once(|mut peer: Peer| {
+        peer.accept_credentials();
+        let timeout = Some(Duration::from_millis(500));
+        peer.socket.set_write_timeout(timeout).expect("a socket");
+        let tick = push("Tick", &[0; 64 * 1024]);
+        (0..1024).any(|_| peer.write(&tick).is_err())
+    });
+    let builder = server.builder().event_queue_max(10_000, 1 << 20);
+    let connector = builder.build().expect("a connector");
+    log_in(&connector);
+    assert!(server.join(), "the server could send everything");
+    // The connection is as it was: nothing was read, so nothing is known of its end.
+    assert!(connector.is_connected());
+}
+
 #[test]
 fn many_threads_share_a_connector() {
     let server = Server::once(|mut peer: Peer| {

@@ -131,19 +131,29 @@ fn servers_that_are_not_trusted_are_refused() {
 #[test]
 fn a_pinned_certificate_is_trusted_for_itself() {
     let identity = Arc::new(Identity::new());
-    let server = try_tls(identity.clone());
     let provider = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
     let hash = provider
         .tls13()
         .expect("a suite of 1.3")
         .common
         .hash_provider;
-    let digest = hash.hash(&identity.certificate);
-    let digest = digest.as_ref().try_into().expect("32 bytes");
-    // No authority, and a name that the certificate does not have.
-    let builder = server.builder().transport(Transport::Tls);
-    connect(builder.pin_sha256([0; 32]).pin_sha256(digest)).expect("connected");
-    server.join();
+    let digest = |bytes: &[u8]| -> [u8; 32] {
+        let digest = hash.hash(bytes);
+        digest.as_ref().try_into().expect("32 bytes")
+    };
+    let (certificate, key) = (digest(&identity.certificate), digest(&identity.public_key));
+    for (pin, key_pin, trusted) in [
+        (certificate, [0; 32], true),
+        ([0; 32], key, true),
+        (key, certificate, false),
+    ] {
+        let server = try_tls(identity.clone());
+        // No authority, and a name that the certificate does not have.
+        let builder = server.builder().transport(Transport::Tls);
+        let builder = builder.pin_sha256(pin).pin_public_key_sha256(key_pin);
+        assert_eq!(connect(builder).is_ok(), trusted);
+        server.join();
+    }
 }
 
 #[test]

@@ -19,10 +19,10 @@ pub use self::replay::ReplayShard;
 use crate::connection::{Connection, Connections};
 use crate::handler::{Handler, Origin, Peer};
 use crate::limits::Overflow;
-use crate::options::Framing;
 use crate::router_id::RouterId;
 use crate::send_queue::{BufferPool, PARTS_MAX, SendQueue};
 use crate::sim::SimEngine;
+use crate::wire::Wire;
 
 /// One turn of one shard, without waiting. The virtual clock moves by what the turn costs
 /// ([`Costs`](crate::sim::Costs)).
@@ -116,7 +116,7 @@ impl Table {
             address: None,
             origin: Origin::Accepted { listener: 0 },
         };
-        let make = |id| Connection::new(id, Framing::Be32, Overflow::default(), peer);
+        let make = |id| Connection::new(id, Wire::Be32, Overflow::default(), peer);
         let slot = self.connections.insert(make);
         self.connections.get(slot).expect("just inserted").id
     }

@@ -106,6 +106,7 @@ pub struct Message<'a> {
     /// Of `chunk`.
     bytes: &'a [u8],
     lease: Lease,
+    text: bool,
 }
 
 /// How a message may be kept beyond the handler's call.
@@ -131,6 +132,7 @@ impl<'a> Message<'a> {
             chunk,
             bytes,
             lease,
+            text: false,
         }
     }
 
@@ -141,7 +143,15 @@ impl<'a> Message<'a> {
             chunk,
             bytes,
             lease,
+            text: false,
         }
+    }
+
+    /// The same message, as text if it is.
+    #[cfg(feature = "ws")]
+    #[inline]
+    pub(crate) fn as_text(self, text: bool) -> Self {
+        Self { text, ..self }
     }
 
     pub(crate) fn chunk(&self) -> &'a Rc<Chunk> {
@@ -172,6 +182,12 @@ impl<'a> Message<'a> {
     #[inline]
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Whether it came as a text message of a WebSocket: then it is UTF-8.
+    #[inline]
+    pub fn is_text(&self) -> bool {
+        self.text
     }
 
     /// Keeps the message beyond the call, without copying it as long as the shard has receive

@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use slab::Slab;
 
@@ -19,11 +20,11 @@ use crate::error::CloseReason;
 use crate::handler::Peer;
 use crate::layer::Layers;
 use crate::limits::{Limits, Overflow};
-use crate::options::Framing;
 use crate::router_id::RouterId;
 use crate::send_queue::{BufferPool, SendQueue};
 use crate::time::Time;
 use crate::timer::TimerKey;
+use crate::wire::{HEADER, Wire};
 
 /// "No slot" in the links between connections.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -108,7 +109,7 @@ impl Relay {
 pub(crate) struct Connection {
     pub(crate) id: RouterId,
     pub(crate) state: State,
-    pub(crate) framing: Framing,
+    pub(crate) wire: Wire,
     pub(crate) overflow: Overflow,
     pub(crate) pause: Pause,
     /// Whether the driver reads; follows `pause` at the end of the handler's call.
@@ -151,11 +152,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(id: RouterId, framing: Framing, overflow: Overflow, peer: Peer) -> Self {
+    pub(crate) fn new(id: RouterId, wire: Wire, overflow: Overflow, peer: Peer) -> Self {
         Self {
             id,
             state: State::Open,
-            framing,
+            wire,
             overflow,
             pause: Pause::default(),
             reading: true,
@@ -204,7 +205,7 @@ impl Connection {
 
     /// Where sends of this shard go: behind those that are still under way, if any.
     #[inline]
-    fn queue(&mut self) -> &mut SendQueue {
+    pub(crate) fn queue(&mut self) -> &mut SendQueue {
         match &mut self.held {
             None => &mut self.out,
             Some(held) => held,
@@ -215,10 +216,12 @@ impl Connection {
     #[inline]
     pub(crate) fn frame_of(&self, message: &Message<'_>) -> Option<Range<usize>> {
         let length = message.len() as u32;
-        match self.framing {
-            Framing::Be32 => message.with_header(length.to_be_bytes()),
-            Framing::Le32 => message.with_header(length.to_le_bytes()),
-            Framing::Raw => message.with_header([]),
+        match self.wire {
+            Wire::Be32 => message.with_header(length.to_be_bytes()),
+            Wire::Le32 => message.with_header(length.to_le_bytes()),
+            Wire::Raw => message.with_header([]),
+            #[cfg(feature = "ws")]
+            Wire::WebSocket(_) => None, // what was received stands in the peer's frames
         }
     }
 
@@ -253,31 +256,39 @@ impl Connection {
     }
 
     /// Queues a copy of `body` if that needs no memory, no decision and at most `most` bytes in
-    /// the queue; says whether it did.
+    /// the queue; returns the bytes queued, 0 if it did not.
     #[inline]
-    pub(crate) fn push_within(&mut self, body: &[u8], most: usize) -> bool {
+    pub(crate) fn push_within(&mut self, body: &[u8], most: usize) -> usize {
         if self.state != State::Open || self.held.is_some() || self.relay.is_some() {
-            return false;
+            return 0;
         }
         let length = body.len() as u32;
-        let header = match self.framing {
-            Framing::Be32 => length.to_be_bytes(),
-            Framing::Le32 => length.to_le_bytes(),
-            Framing::Raw => return false,
+        let header = match self.wire {
+            Wire::Be32 => length.to_be_bytes(),
+            Wire::Le32 => length.to_le_bytes(),
+            Wire::Raw => return 0,
+            #[cfg(feature = "ws")]
+            Wire::WebSocket(ws) => return self.push_message_within(ws, body, most),
         };
-        self.out.push_within(header, body, most)
+        if self.out.push_within(header, body, most) {
+            HEADER + body.len()
+        } else {
+            0
+        }
     }
 
     /// Queues a copy of `body` in the connection's framing; returns the bytes queued.
     #[inline]
     pub(crate) fn push(&mut self, body: &[u8], buffers: &mut BufferPool) -> usize {
         let length = body.len() as u32;
-        let framing = self.framing;
+        let wire = self.wire;
         let queue = self.queue();
-        match framing {
-            Framing::Be32 => queue.push(&length.to_be_bytes(), body, buffers),
-            Framing::Le32 => queue.push(&length.to_le_bytes(), body, buffers),
-            Framing::Raw => queue.push(&[], body, buffers),
+        match wire {
+            Wire::Be32 => queue.push(&length.to_be_bytes(), body, buffers),
+            Wire::Le32 => queue.push(&length.to_le_bytes(), body, buffers),
+            Wire::Raw => queue.push(&[], body, buffers),
+            #[cfg(feature = "ws")]
+            Wire::WebSocket(ws) => self.push_message(ws, false, body, buffers),
         }
     }
 
@@ -290,12 +301,14 @@ impl Connection {
         encode: impl FnOnce(&mut [u8]) -> usize,
         buffers: &mut BufferPool,
     ) -> (usize, usize) {
-        let framing = self.framing;
+        let wire = self.wire;
         let queue = self.queue();
-        match framing {
-            Framing::Be32 => queue.push_with(max, buffers, encode, u32::to_be_bytes),
-            Framing::Le32 => queue.push_with(max, buffers, encode, u32::to_le_bytes),
-            Framing::Raw => queue.push_with(max, buffers, encode, |_| []),
+        match wire {
+            Wire::Be32 => queue.push_with(max, buffers, encode, u32::to_be_bytes),
+            Wire::Le32 => queue.push_with(max, buffers, encode, u32::to_le_bytes),
+            Wire::Raw => queue.push_with(max, buffers, encode, |_| []),
+            #[cfg(feature = "ws")]
+            Wire::WebSocket(ws) => self.push_message_with(ws, max, encode, buffers),
         }
     }
 
@@ -312,6 +325,20 @@ impl Connection {
     /// Whether it is an attempt to connect, not yet a connection.
     pub(crate) fn is_attempt(&self) -> bool {
         matches!(self.state, State::Connecting | State::Handshaking)
+    }
+
+    /// When it is to be looked at whether a connection is idle from which nothing has come since
+    /// `since`; no later than that if it is to be asked by a ping before.
+    pub(crate) fn idle_due(&self, since: Time, now: Time, idle: Duration) -> Time {
+        #[cfg(feature = "ws")]
+        if let Some(ws) = self.layers.as_ref().and_then(|l| l.web_socket.as_ref())
+            && let Some(silence) = ws.end.common().ping_after
+        {
+            let from = if ws.pinged { now } else { since };
+            return (from + silence).min(since + idle);
+        }
+        let _ = now;
+        since + idle
     }
 
     /// Whether memory of the shard's bound for incomplete frames is leased for it.
@@ -583,7 +610,7 @@ mod tests {
             address: None,
             origin: Origin::Accepted { listener: 0 },
         };
-        Connection::new(id, Framing::Be32, Overflow::default(), peer)
+        Connection::new(id, Wire::Be32, Overflow::default(), peer)
     }
 
     #[test]

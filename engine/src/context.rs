@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(feature = "ws")]
+use proscenium_framing::websocket::CloseCode;
 
 use crate::body::{Body, Message};
 use crate::connection::{Pause, State};
@@ -88,7 +90,7 @@ impl<'a, P> Context<'a, P> {
     pub fn forward_body(&mut self, to: RouterId, body: &Body) -> Result<(), SendError> {
         match body.received() {
             Ok(message) => self.core.forward(to, &message),
-            Err(bytes) => self.core.send_shared(to, bytes),
+            Err(bytes) => self.core.send_shared(to, bytes, false),
         }
     }
 
@@ -117,7 +119,35 @@ impl<'a, P> Context<'a, P> {
     /// # Errors
     /// Those of [`send`](Self::send).
     pub fn send_shared(&mut self, to: RouterId, body: &Bytes) -> Result<(), SendError> {
-        self.core.send_shared(to, body)
+        self.core.send_shared(to, body, false)
+    }
+
+    /// Queues `text` as one text message to a WebSocket without framing; to everything else it is
+    /// sent as its bytes are by [`send`](Self::send).
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    #[cfg(feature = "ws")]
+    pub fn send_text(&mut self, to: RouterId, text: &str) -> Result<(), SendError> {
+        self.core.send_text(to, text.as_bytes())
+    }
+
+    /// Closes a WebSocket of this shard gracefully, as [`close`](Self::close) does, with `code`
+    /// and `reason` (at most 123 bytes of it) in the close frame. A code that may not be sent
+    /// (RFC 6455 §7.4.1) becomes 1000. Any other connection is closed without them.
+    #[cfg(feature = "ws")]
+    pub fn close_web_socket(&mut self, id: RouterId, code: CloseCode, reason: &str) {
+        self.core.set_farewell(id, code, reason);
+        self.close(id);
+    }
+
+    /// What the opening handshake of a connection of this shard agreed on; `None` if it is no
+    /// WebSocket, is gone or lives elsewhere.
+    #[cfg(feature = "ws")]
+    pub fn web_socket(&self, id: RouterId) -> Option<&crate::WebSocketInfo> {
+        let connection = self.core.connections.here(id)?;
+        let ws = connection.layers.as_ref()?.web_socket.as_ref()?;
+        ws.up.then_some(&ws.info)
     }
 
     /// Closes a connection gracefully: what is queued is written, then our side is finished, then

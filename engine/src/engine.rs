@@ -56,7 +56,7 @@ pub struct EngineBuilder {
     pub(crate) listeners: Vec<Listener>,
     cpus: Vec<usize>,
     name: String,
-    seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     stall: Duration,
     on_stall: Option<StallHook>,
 }

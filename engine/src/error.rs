@@ -5,6 +5,9 @@ use std::io;
 
 use proscenium_framing::FrameError;
 
+#[cfg(feature = "ws")]
+use proscenium_framing::websocket::ProtocolError;
+
 use crate::layer::error::{HandshakeError, TlsError};
 
 /// Why a connection ended. Every close has exactly one reason, which the handler is told and the
@@ -57,11 +60,22 @@ pub enum CloseReason {
     /// The peer's stream ended without TLS's own end (close_notify): anybody on the way can have
     /// cut it off.
     TlsTruncated,
+    /// The peer broke the WebSocket protocol or its limits.
+    #[cfg(feature = "ws")]
+    WebSocket(ProtocolError),
+    /// The peer closed the WebSocket.
+    WebSocketClosed {
+        /// The code of its close frame (RFC 6455 §7.4); 1005 if it had none, 1006 if the peer
+        /// ended the stream without a close frame.
+        code: u16,
+        /// The reason in its close frame, at most 123 bytes; what a peer says, for logs.
+        reason: String,
+    },
 }
 
 impl CloseReason {
     /// All names, in the order in which the statistics list them.
-    pub const NAMES: [&'static str; 16] = [
+    pub const NAMES: [&'static str; 18] = [
         "peer_closed",
         "peer_closed_mid_frame",
         "broken",
@@ -78,6 +92,8 @@ impl CloseReason {
         "handshake_failed",
         "tls",
         "tls_truncated",
+        "web_socket",
+        "web_socket_closed",
     ];
 
     pub(crate) const fn index(&self) -> usize {
@@ -98,6 +114,9 @@ impl CloseReason {
             Self::HandshakeFailed(_) => 13,
             Self::Tls(_) => 14,
             Self::TlsTruncated => 15,
+            #[cfg(feature = "ws")]
+            Self::WebSocket(_) => 16,
+            Self::WebSocketClosed { .. } => 17,
         }
     }
 
@@ -125,15 +144,29 @@ impl CloseReason {
             Self::HandshakeFailed(error) => Self::HandshakeFailed(error.clone()),
             Self::Tls(error) => Self::Tls(error.clone()),
             Self::TlsTruncated => Self::TlsTruncated,
+            #[cfg(feature = "ws")]
+            Self::WebSocket(error) => Self::WebSocket(*error),
+            Self::WebSocketClosed { code, reason } => Self::WebSocketClosed {
+                code: *code,
+                reason: reason.clone(),
+            },
         }
     }
 
     /// Whether the peer's bytes are why: then that stays the reason, however the close after it
     /// ends.
     pub(crate) const fn is_fault(&self) -> bool {
+        #[cfg(feature = "ws")]
+        if matches!(self, Self::WebSocket(_)) {
+            return true;
+        }
         matches!(
             self,
-            Self::BadFrame(_) | Self::HandshakeFailed(_) | Self::Tls(_) | Self::TlsTruncated
+            Self::BadFrame(_)
+                | Self::HandshakeFailed(_)
+                | Self::Tls(_)
+                | Self::TlsTruncated
+                | Self::WebSocketClosed { .. }
         )
     }
 
@@ -186,6 +219,15 @@ impl fmt::Display for CloseReason {
             Self::HandshakeFailed(error) => write!(f, "handshake failed: {error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::TlsTruncated => f.write_str("the TLS stream was cut off without its end"),
+            #[cfg(feature = "ws")]
+            Self::WebSocket(error) => write!(f, "WebSocket: {error}"),
+            Self::WebSocketClosed { code, reason } => {
+                write!(f, "the peer closed the WebSocket with code {code}")?;
+                if !reason.is_empty() {
+                    write!(f, " ({reason:?})")?;
+                }
+                Ok(())
+            }
         }
     }
 }

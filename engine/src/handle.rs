@@ -55,10 +55,10 @@ impl<P> Shared<P> {
         debug_assert!(before > 0, "a place of shard {shard} was freed twice");
     }
 
-    pub(crate) fn send(&self, to: RouterId, body: Bytes) -> Result<(), SendError> {
+    pub(crate) fn send(&self, to: RouterId, body: Bytes, text: bool) -> Result<(), SendError> {
         let mailbox = self.mailboxes.get(to.shard()).ok_or(SendError::Gone)?;
         mailbox
-            .try_push(Envelope::Send { to, body })
+            .try_push(Envelope::Send { to, body, text })
             .map_err(|error| refused(&error))
     }
 
@@ -173,7 +173,18 @@ impl<P> Handle<P> {
     /// (`sends_gone`, `refused_full`).
     pub fn send(&self, to: RouterId, body: impl Into<Bytes>) -> Result<(), SendError> {
         let body = self.checked(body.into())?;
-        self.shared.send(to, body)
+        self.shared.send(to, body, false)
+    }
+
+    /// Sends one text message to a WebSocket without framing; everything else is sent the bytes
+    /// of the text, as by [`send`](Self::send).
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    #[cfg(feature = "ws")]
+    pub fn send_text(&self, to: RouterId, text: impl Into<String>) -> Result<(), SendError> {
+        let body = self.checked(Bytes::from(text.into()))?;
+        self.shared.send(to, body, true)
     }
 
     /// Sends one message to a connection, and waits for room in the mailbox up to `timeout`. Not
@@ -193,8 +204,8 @@ impl<P> Handle<P> {
             .mailboxes
             .get(to.shard())
             .ok_or(SendError::Gone)?;
-        let deadline = deadline_in(timeout);
-        let pushed = mailbox.push_deadline(Envelope::Send { to, body }, deadline);
+        let (text, deadline) = (false, deadline_in(timeout));
+        let pushed = mailbox.push_deadline(Envelope::Send { to, body, text }, deadline);
         pushed.map_err(|error| refused(&error))
     }
 

@@ -47,6 +47,7 @@ mod stream_socket;
 mod time;
 pub mod timer;
 mod watchdog;
+mod wire;
 
 pub use body::{Body, Message};
 pub use context::Context;
@@ -60,6 +61,8 @@ pub use layer::tls::{
     ClientCertificates, HandshakeKind, Identity, Pin, TlsClient, TlsClientBuilder, TlsConfigError,
     TlsInfo, TlsServer, TlsServerBuilder, TlsVersion,
 };
+#[cfg(feature = "ws")]
+pub use layer::web_socket::{WebSocketClient, WebSocketInfo, WebSocketServer};
 pub use limits::{Limits, Overflow};
 pub use mailbox::ShardWaker;
 pub use messages::Messages;

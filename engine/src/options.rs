@@ -9,7 +9,11 @@ use std::time::Duration;
 
 use crate::Overflow;
 use crate::driver::socket::take_passed_listener;
-use crate::layer::LayerOptions;
+#[cfg(feature = "ws")]
+use crate::layer::web_socket::WebSocketEnd;
+use crate::layer::{LayerOptions, Layers};
+use crate::random::Random;
+use crate::wire::Wire;
 
 /// Where to listen or connect: a TCP address or the path of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -126,6 +130,22 @@ pub struct ConnectionOptions {
     pub socket: SocketOptions,
     /// What lies between the socket and the framing.
     pub(crate) layers: LayerOptions,
+}
+
+impl ConnectionOptions {
+    /// The layers of a new connection, `None` if there are none.
+    pub(crate) fn make_layers(
+        &self,
+        limits: &crate::Limits,
+        random: &mut Random,
+    ) -> Option<Box<Layers>> {
+        self.layers.make(self.framing, limits, random)
+    }
+
+    /// How bodies stand in the send queue of a connection.
+    pub(crate) fn wire(&self) -> Wire {
+        self.layers.wire(self.framing)
+    }
 }
 
 #[derive(Debug)]
@@ -276,6 +296,19 @@ impl Listener {
         self
     }
 
+    /// Speaks WebSocket on every connection: below the framing, above TLS if there is that too.
+    /// With [`Framing::Raw`] a message of the handler is one message of the WebSocket; with the
+    /// others the payload of the messages is a stream of packets, and each that is sent goes out
+    /// as one binary message. [`on_connect`](crate::Handler::on_connect) comes after the
+    /// handshake, which has [`Limits::handshake_timeout`](crate::Limits).
+    #[cfg(feature = "ws")]
+    #[must_use]
+    pub fn web_socket(mut self, web_socket: &crate::WebSocketServer) -> Self {
+        let end = WebSocketEnd::Server(web_socket.clone());
+        self.options.layers.web_socket = Some(end);
+        self
+    }
+
     /// Sets how connections are spread over the shards.
     #[must_use]
     pub fn balance(mut self, balance: Balance) -> Self {
@@ -384,6 +417,16 @@ impl Connector {
     pub fn tls(mut self, tls: &crate::TlsClient) -> Self {
         let end = crate::layer::tls::TlsEnd::Client(tls.clone());
         self.options.layers.tls = Some(end);
+        self
+    }
+
+    /// Speaks WebSocket, as [`Listener::web_socket`] says. The [`deadline`](Self::deadline) holds
+    /// for the handshake as well.
+    #[cfg(feature = "ws")]
+    #[must_use]
+    pub fn web_socket(mut self, web_socket: &crate::WebSocketClient) -> Self {
+        let end = WebSocketEnd::Client(web_socket.clone());
+        self.options.layers.web_socket = Some(end);
         self
     }
 

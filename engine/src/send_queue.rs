@@ -16,6 +16,8 @@ use std::io::IoSlice;
 use bytes::{Buf as _, Bytes};
 
 use crate::pool::{Pool, size_for};
+#[cfg(feature = "ws")]
+use crate::wire::{HEAD_MAX, Head};
 
 /// Shared bodies below this many bytes are copied: a segment of their own costs more.
 const SHARED_MIN: usize = 4096;
@@ -122,6 +124,69 @@ impl SendQueue {
             return true;
         }
         false
+    }
+
+    /// [`push_within`](Self::push_within) for a message of a WebSocket; returns how many bytes
+    /// were appended, 0 if none.
+    #[cfg(feature = "ws")]
+    #[inline]
+    pub(crate) fn push_head_within(&mut self, head: &Head, body: &[u8], most: usize) -> usize {
+        let need = head.len + body.len();
+        if self.bytes + need <= most
+            && let Some(main) = &mut self.main
+            // A little more than needed, so that the copy of the head has a fixed length.
+            && let Some(room) = main.bytes.get_mut(main.end..main.end + need.max(HEAD_MAX))
+            && let Some(front) = room.first_chunk_mut()
+        {
+            *front = head.bytes;
+            room[head.len..need].copy_from_slice(body);
+            head.mask(&mut room[..need]);
+            main.end += need;
+            self.bytes += need;
+            return need;
+        }
+        0
+    }
+
+    /// Appends a message of a WebSocket; returns how many bytes that are.
+    #[cfg(feature = "ws")]
+    pub(crate) fn push_head(&mut self, head: &Head, body: &[u8], pool: &mut BufferPool) -> usize {
+        let need = head.len + body.len();
+        let room = self.room_for(need, pool).take(need);
+        room[..head.len].copy_from_slice(&head.bytes[..head.len]);
+        room[head.len..].copy_from_slice(body);
+        head.mask(room);
+        self.bytes += need;
+        need
+    }
+
+    /// [`push_with`](Self::push_with) for a message of a WebSocket, whose head has at most
+    /// `head_max` bytes.
+    #[cfg(feature = "ws")]
+    pub(crate) fn push_head_with(
+        &mut self,
+        (head_max, max): (usize, usize),
+        pool: &mut BufferPool,
+        encode: impl FnOnce(&mut [u8]) -> usize,
+        head: impl FnOnce(usize) -> Head,
+    ) -> (usize, usize) {
+        let main = self.room_for(head_max + max, pool);
+        let room = main.take(head_max + max);
+        let length = encode(&mut room[head_max..]);
+        assert!(
+            length <= max,
+            "send_with: {length} bytes written into a room of {max}"
+        );
+        let head = head(length);
+        if head.len < head_max {
+            room.copy_within(head_max..head_max + length, head.len);
+        }
+        room[..head.len].copy_from_slice(&head.bytes[..head.len]);
+        let need = head.len + length;
+        head.mask(&mut room[..need]);
+        main.end -= head_max + max - need;
+        self.bytes += need;
+        (length, need)
     }
 
     /// Puts a copy of `bytes` before everything that waits. Nothing may be half written.

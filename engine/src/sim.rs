@@ -134,7 +134,9 @@ impl<H: Handler> SimTurn for Turn<H> {
 
 impl EngineBuilder {
     /// Puts the shards of the engine into a simulated world. `make` makes the handler of each.
-    /// CPU binding and thread names have no meaning here.
+    /// CPU binding and thread names have no meaning here. The shards' generators begin with the
+    /// seed of the network unless [`seed`](Self::seed) was called: engines of one network draw the
+    /// same numbers then.
     ///
     /// # Errors
     /// Contradicting limits, addresses that are taken, inherited descriptors.
@@ -146,6 +148,7 @@ impl EngineBuilder {
         let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
         self.limits.validate().map_err(invalid)?;
         let net = world.net().clone();
+        let seed = self.seed;
         let (mut mailboxes, mut parts) = (Vec::new(), Vec::new());
         for _ in 0..self.shards {
             let driver = net.driver();
@@ -184,7 +187,7 @@ impl EngineBuilder {
         for (number, (driver, mailbox)) in parts.into_iter().enumerate() {
             let handler = make(number);
             let listening = listening.clone();
-            let seed = net.seed();
+            let seed = seed.unwrap_or_else(|| net.seed());
             let shard = Shard::new(number, driver, handler, mailbox, &shared, listening, seed);
             let shard = Rc::new(RefCell::new(shard));
             world.add(Box::new(Turn(Rc::clone(&shard))));

@@ -141,6 +141,11 @@ typedef struct PscOptions {
    */
   const uint8_t *pin_sha256;
   /**
+   * Likewise, of the certificate's public key (SubjectPublicKeyInfo, DER), which outlives
+   * renewals, or null.
+   */
+  const uint8_t *pin_public_key_sha256;
+  /**
    * The name that the server's certificate has to have, or null for the host.
    */
   const char *server_name;
@@ -294,8 +299,8 @@ void psc_options_init(struct PscOptions *options);
  *
  * # Safety
  * `options` points to options that psc_options_init has filled, whose texts end with a zero byte
- * and whose pin has 32 bytes. `callbacks` is null or points to callbacks whose functions have the
- * declared types. `connector` points to writable memory for a pointer.
+ * and whose pins have 32 bytes. `callbacks` is null or points to callbacks whose functions have
+ * the declared types. `connector` points to writable memory for a pointer.
  */
 enum PscStatus psc_connector_new(const struct PscOptions *options,
                                  const struct PscCallbacks *callbacks,

@@ -40,6 +40,7 @@ pub unsafe extern "C" fn psc_options_init(options: *mut PscOptions) {
         path: std::ptr::null(),
         trust_pem: std::ptr::null(),
         pin_sha256: std::ptr::null(),
+        pin_public_key_sha256: std::ptr::null(),
         server_name: std::ptr::null(),
         length_big_endian: false,
         io_thread_callbacks: false,
@@ -67,8 +68,8 @@ pub unsafe extern "C" fn psc_options_init(options: *mut PscOptions) {
 ///
 /// # Safety
 /// `options` points to options that psc_options_init has filled, whose texts end with a zero byte
-/// and whose pin has 32 bytes. `callbacks` is null or points to callbacks whose functions have the
-/// declared types. `connector` points to writable memory for a pointer.
+/// and whose pins have 32 bytes. `callbacks` is null or points to callbacks whose functions have
+/// the declared types. `connector` points to writable memory for a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn psc_connector_new(
     options: *const PscOptions,
@@ -170,6 +171,11 @@ unsafe fn builder(options: &PscOptions) -> Result<Builder, PscStatus> {
         // SAFETY: not null, so 32 bytes by the caller's promise.
         let pin = unsafe { options.pin_sha256.cast::<[u8; 32]>().read() };
         builder = builder.pin_sha256(pin);
+    }
+    if !options.pin_public_key_sha256.is_null() {
+        // SAFETY: likewise.
+        let pin = unsafe { options.pin_public_key_sha256.cast::<[u8; 32]>().read() };
+        builder = builder.pin_public_key_sha256(pin);
     }
     Ok(builder)
 }

@@ -108,6 +108,9 @@ pub struct PscOptions {
     /// 32 bytes, the SHA-256 of the one server certificate (DER) that is trusted, or null. The
     /// authorities and the name then do not count.
     pub pin_sha256: *const u8,
+    /// Likewise, of the certificate's public key (SubjectPublicKeyInfo, DER), which outlives
+    /// renewals, or null.
+    pub pin_public_key_sha256: *const u8,
     /// The name that the server's certificate has to have, or null for the host.
     pub server_name: *const c_char,
     /// True if the length of a packet is big-endian. False.

@@ -1,8 +1,11 @@
-//! A C program, compiled with every warning an error, talks to a server through the library, both
-//! as shared and as static one. With `PROSCENIUM_VALGRIND` set it runs below valgrind.
+//! A C program, compiled with every warning an error, talks through the library, as shared and as
+//! static one, to a server written by hand and to a real Play server. With `PROSCENIUM_VALGRIND`
+//! set it runs below valgrind.
 
 #[path = "../../tests/support/layers.rs"]
 mod layers;
+#[path = "../../tests/support/room.rs"]
+mod room;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
@@ -73,7 +76,8 @@ fn serve(listener: &TcpListener, connections: usize, layers: impl Fn(Peer) -> Pe
                 "Echo" => peer.send(&packet("Echo", seq, stage, 0, 0, &received.payload)),
                 "Refuse" => peer.answer(&received, 1234, b"no"),
                 "PushMe" => peer.send(&push("News", b"pushed")),
-                "Never" | "@Heart@Beat@" => {}
+                "Never" => {}
+                "@Heart@Beat@" => peer.send(&packet("@Heart@Beat@", 0, 0, 0, 0, b"")),
                 other => panic!("{other}"),
             }
         }
@@ -123,6 +127,7 @@ fn a_c_program_plays_over_every_transport() {
     let with_shared = compile(&output, "client_shared", &link);
 
     let identity = Arc::new(Identity::new());
+    let play = room::start(&identity);
     let pem = output.join("authority.pem");
     fs::write(&pem, &identity.authority_pem).expect("a writable folder");
     for program in [with_static, with_shared] {
@@ -135,6 +140,10 @@ fn a_c_program_plays_over_every_transport() {
             let arguments = [port, number.to_string(), pem.display().to_string()];
             run(&program, &arguments);
             server.join();
+            let port = room::address(&play, number).port().to_string();
+            let arguments = [port, number.to_string(), pem.display().to_string()];
+            run(&program, &arguments);
         }
     }
+    play.shutdown(support::PATIENCE);
 }

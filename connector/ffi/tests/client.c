@@ -166,7 +166,7 @@ static void play(PscConnector *connector, struct game *game)
     pump(connector, &game->pushes, 1);
 
     for (i = 0; i < 100; i++)
-        CHECK(psc_request(connector, 7, "Echo", bytes("hello"), 5, on_answer, game) ==
+        CHECK(psc_request(connector, 1, "Echo", bytes("hello"), 5, on_answer, game) ==
               PSC_STATUS_OK);
     pump(connector, &game->answers, game->answers + 100);
     CHECK(game->code == 0 && strcmp(game->answer, "hello") == 0);
@@ -176,11 +176,11 @@ static void play(PscConnector *connector, struct game *game)
     CHECK(game->code == 1234 && strcmp(game->answer, "no") == 0);
     CHECK(psc_request(connector, 1, "Echo", NULL, 0, NULL, NULL) == PSC_STATUS_OK);
 
-    CHECK(psc_request_wait(connector, -7, "Echo", bytes("wait"), 4, &code, &response) ==
+    CHECK(psc_request_wait(connector, 1, "Echo", bytes("wait"), 4, &code, &response) ==
           PSC_STATUS_OK);
     CHECK(code == 0 && response);
     CHECK(psc_response_packet(response, &packet) == PSC_STATUS_OK);
-    CHECK(strcmp(packet.msg_id, "Echo") == 0 && packet.stage_id == -7);
+    CHECK(strcmp(packet.msg_id, "Echo") == 0 && packet.stage_id == 1);
     CHECK(packet.payload_len == 4 && memcmp(packet.payload, "wait", 4) == 0);
     psc_response_free(response);
     CHECK(psc_request_wait(connector, 1, "Refuse", NULL, 0, &code, &response) == PSC_STATUS_OK);

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use proscenium_connector::{Builder, Transport};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tungstenite::{Message, WebSocket};
@@ -25,6 +25,10 @@ pub(crate) const TRANSPORTS: [Transport; 4] = [
 pub(crate) struct Identity {
     pub(crate) authority_pem: String,
     pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
+    /// The SubjectPublicKeyInfo, in DER.
+    pub(crate) public_key: Vec<u8>,
     config: Arc<ServerConfig>,
 }
 
@@ -41,7 +45,10 @@ impl Identity {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(vec!["play.test".to_owned()]).expect("parameters");
         let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+        let certificate_pem = certificate.pem();
         let certificate = certificate.der().clone();
+        let key_pem = key.serialize_pem();
+        let public_key = key.subject_public_key_info();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
@@ -53,6 +60,9 @@ impl Identity {
         Self {
             authority_pem,
             certificate,
+            certificate_pem,
+            key_pem,
+            public_key,
             config: Arc::new(config),
         }
     }

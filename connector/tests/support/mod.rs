@@ -152,8 +152,13 @@ impl<T: Send + 'static> Server<T> {
         }
     }
 
+    /// Patient, and without heartbeats, which on a slow machine would come among what is counted.
     pub(crate) fn builder(&self) -> Builder {
         Connector::builder("127.0.0.1", self.address.port())
+            .connect_timeout(PATIENCE)
+            .request_timeout(PATIENCE)
+            .dead_after(Duration::ZERO)
+            .heartbeat(Duration::ZERO)
     }
 
     /// Connected and authenticated, with default options.

@@ -8,6 +8,9 @@ use std::fmt;
 pub enum HandshakeError {
     /// That of TLS.
     Tls(TlsError),
+    /// That of WebSocket: what was wrong with the request, or why the server refused.
+    #[cfg(feature = "ws")]
+    WebSocket(proscenium_framing::websocket::handshake::HandshakeError),
     /// The peer closed the connection before the handshake was over.
     PeerClosed,
 }
@@ -16,6 +19,8 @@ impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tls(error) => write!(f, "TLS: {error}"),
+            #[cfg(feature = "ws")]
+            Self::WebSocket(error) => write!(f, "WebSocket: {error}"),
             Self::PeerClosed => f.write_str("the peer closed before the handshake was over"),
         }
     }

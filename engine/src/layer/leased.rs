@@ -67,6 +67,7 @@ impl LeasedBytes {
     }
 
     /// Forgets everything; returns how much that was.
+    #[cfg(any(feature = "tls", test))]
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) -> usize {
         let length = self.len();
         self.give_back(pool);

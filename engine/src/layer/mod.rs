@@ -18,18 +18,27 @@
 //! [`Connection::layers`]: crate::connection::Connection
 
 pub(crate) mod error;
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "ws"))]
 pub(crate) mod leased;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+#[cfg(feature = "ws")]
+pub(crate) mod web_socket;
 
 use std::fmt;
+
+use crate::limits::Limits;
+use crate::options::Framing;
+use crate::random::Random;
+use crate::wire::Wire;
 
 /// The layers of a connection. They move along when it does.
 #[derive(Default)]
 pub(crate) struct Layers {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<tls::TlsLayer>,
+    #[cfg(feature = "ws")]
+    pub(crate) web_socket: Option<web_socket::WebSocketLayer>,
 }
 
 const _: () = {
@@ -42,6 +51,10 @@ impl Layers {
     pub(crate) fn are_up(&self) -> bool {
         #[cfg(feature = "tls")]
         if self.tls.as_ref().is_some_and(|tls| !tls.is_up()) {
+            return false;
+        }
+        #[cfg(feature = "ws")]
+        if self.web_socket.as_ref().is_some_and(|ws| !ws.up) {
             return false;
         }
         true
@@ -77,8 +90,12 @@ impl Layers {
     /// Whether received bytes are held that are not decoded yet.
     pub(crate) fn holds_received(&self) -> bool {
         #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            return tls.input.memory() > 0;
+        if self.tls.as_ref().is_some_and(|tls| tls.input.memory() > 0) {
+            return true;
+        }
+        #[cfg(feature = "ws")]
+        if let Some(ws) = &self.web_socket {
+            return ws.input.memory() > 0;
         }
         false
     }
@@ -89,17 +106,40 @@ impl Layers {
 pub(crate) struct LayerOptions {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<tls::TlsEnd>,
+    #[cfg(feature = "ws")]
+    pub(crate) web_socket: Option<web_socket::WebSocketEnd>,
 }
 
 impl LayerOptions {
     /// The layers of a new connection, `None` if there are none.
-    pub(crate) fn make(&self) -> Option<Box<Layers>> {
+    pub(crate) fn make(
+        &self,
+        framing: Framing,
+        limits: &Limits,
+        random: &mut Random,
+    ) -> Option<Box<Layers>> {
+        let mut layers = None::<Box<Layers>>;
         #[cfg(feature = "tls")]
         if let Some(end) = &self.tls {
-            let tls = Some(tls::TlsLayer::new(end.clone()));
-            return Some(Box::new(Layers { tls }));
+            layers.get_or_insert_default().tls = Some(tls::TlsLayer::new(end.clone()));
         }
-        None
+        #[cfg(feature = "ws")]
+        if let Some(end) = &self.web_socket {
+            let ws = web_socket::WebSocketLayer::new(end.clone(), framing, limits, random.next());
+            layers.get_or_insert_default().web_socket = Some(ws);
+        }
+        let _ = (framing, limits, random, &mut layers);
+        layers
+    }
+
+    /// How bodies stand in the send queue of a connection with these layers.
+    pub(crate) fn wire(&self, framing: Framing) -> Wire {
+        #[cfg(feature = "ws")]
+        if let Some(end) = &self.web_socket {
+            let masks = end.role() == proscenium_framing::websocket::Role::Client;
+            return Wire::WebSocket(crate::wire::WsWire { framing, masks });
+        }
+        framing.into()
     }
 }
 

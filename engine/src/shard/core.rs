@@ -29,15 +29,13 @@ use crate::send_queue::BufferPool;
 use crate::stats::ShardStats;
 use crate::time::Time;
 use crate::timer::{TimerKey, TimerWheel};
+use crate::wire::{HEADER, Wire};
 
 /// Free buffers that a shard keeps, in bytes, of each kind.
 const FREE_BYTES_MAX: usize = 8 << 20;
 
 /// Shorter messages are cheaper to copy than to forward: 36 against 43 ns of the whole at 64 B.
 const FORWARD_MIN: usize = 256;
-
-/// Bytes of the length that precedes each body.
-const HEADER: usize = LengthPrefix::HEADER;
 
 /// What a shard's timer wheel holds.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +87,8 @@ pub(crate) struct Core<P> {
     pub(crate) tails: Pool<Rc<Chunk>>,
     #[cfg(feature = "tls")]
     pub(crate) tls: crate::layer::tls::ShardTls,
+    #[cfg(feature = "ws")]
+    pub(crate) web_socket: crate::layer::web_socket::ShardWebSocket,
     /// Ends of the list of connections with a tail.
     pub(crate) oldest: u32,
     pub(crate) newest: u32,
@@ -140,6 +140,8 @@ impl<P> Core<P> {
             tails: Pool::new(FREE_BYTES_MAX),
             #[cfg(feature = "tls")]
             tls: crate::layer::tls::ShardTls::new(FREE_BYTES_MAX),
+            #[cfg(feature = "ws")]
+            web_socket: crate::layer::web_socket::ShardWebSocket::new(FREE_BYTES_MAX),
             oldest: NONE,
             newest: NONE,
             dirty: Vec::new(),
@@ -182,15 +184,16 @@ impl<P> Core<P> {
     /// Queues a copy of `body`: the hot path of every send.
     #[inline]
     pub(crate) fn send(&mut self, to: RouterId, body: &[u8]) -> Result<(), SendError> {
-        if let Some((slot, connection)) = self.connections.find_mut(to)
-            && connection.push_within(body, self.send_within)
-        {
-            if !(connection.dirty | connection.blocked) {
-                connection.dirty = true;
-                self.add_dirty(slot);
+        if let Some((slot, connection)) = self.connections.find_mut(to) {
+            let queued = connection.push_within(body, self.send_within);
+            if queued > 0 {
+                if !(connection.dirty | connection.blocked) {
+                    connection.dirty = true;
+                    self.add_dirty(slot);
+                }
+                self.book(queued);
+                return Ok(());
             }
-            self.book(HEADER + body.len());
-            return Ok(());
         }
         self.send_first(to, body)
     }
@@ -198,6 +201,10 @@ impl<P> Core<P> {
     /// Sends a received message on, without copying it if that is possible and pays.
     #[inline]
     pub(crate) fn forward(&mut self, to: RouterId, message: &Message<'_>) -> Result<(), SendError> {
+        #[cfg(feature = "ws")]
+        if message.is_text() {
+            return self.send_text(to, message);
+        }
         if message.len() < FORWARD_MIN {
             return self.send(to, message);
         }
@@ -236,7 +243,7 @@ impl<P> Core<P> {
         let send_memory = self.send_memory();
         let Some((slot, connection)) = self.connections.find_mut(to) else {
             self.admit_elsewhere(to, body.len())?;
-            return self.send_elsewhere(to, Bytes::copy_from_slice(body));
+            return self.send_elsewhere(to, Bytes::copy_from_slice(body), false);
         };
         if !connection.takes(need, body.len(), send_memory, &self.limits) {
             return self.send_slowly(slot, body);
@@ -276,7 +283,8 @@ impl<P> Core<P> {
             let mut body = vec![0; max];
             let length = encode(&mut body);
             body.truncate(length);
-            return self.send_elsewhere(to, Bytes::from(body)).map(|()| length);
+            let sent = self.send_elsewhere(to, Bytes::from(body), false);
+            return sent.map(|()| length);
         };
         let need = HEADER + max;
         let takes = connection.takes(need, max, send_memory, &self.limits);
@@ -293,31 +301,37 @@ impl<P> Core<P> {
     }
 
     /// Queues a shared body; long ones are not copied.
-    pub(crate) fn send_shared(&mut self, to: RouterId, body: &Bytes) -> Result<(), SendError> {
-        let Some((slot, framing)) = self.admit(to, HEADER + body.len(), body.len())? else {
-            return self.send_elsewhere(to, body.clone());
+    /// `text`: as a text message, if it goes to a WebSocket.
+    pub(crate) fn send_shared(
+        &mut self,
+        to: RouterId,
+        body: &Bytes,
+        text: bool,
+    ) -> Result<(), SendError> {
+        let Some(slot) = self.admit(to, HEADER + body.len(), body.len())? else {
+            return self.send_elsewhere(to, body.clone(), text);
         };
-        self.push_shared(slot, framing, body, false);
+        self.push_shared(slot, body, text, false);
         Ok(())
     }
 
     /// `passed_on`: it came through the shard that the connection left, so it goes before what is
     /// held.
-    pub(crate) fn push_shared(
-        &mut self,
-        slot: u32,
-        framing: Framing,
-        body: &Bytes,
-        passed_on: bool,
-    ) {
+    pub(crate) fn push_shared(&mut self, slot: u32, body: &Bytes, text: bool, passed_on: bool) {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
+        let wire = connection.wire;
+        let _ = text; // of WebSockets only
         let length = body.len() as u32;
-        let (header, header_len) = match framing {
-            Framing::Be32 => (length.to_be_bytes(), HEADER),
-            Framing::Le32 => (length.to_le_bytes(), HEADER),
-            Framing::Raw => ([0; HEADER], 0),
+        let (header, header_len) = match wire {
+            Wire::Be32 => (length.to_be_bytes(), HEADER),
+            Wire::Le32 => (length.to_le_bytes(), HEADER),
+            Wire::Raw => ([0; HEADER], 0),
+            #[cfg(feature = "ws")]
+            Wire::WebSocket(ws) => {
+                return self.push_shared_message(slot, ws, text, body, passed_on);
+            }
         };
         let queue = match &mut connection.held {
             Some(held) if !passed_on => &mut **held,
@@ -330,26 +344,20 @@ impl<P> Core<P> {
 
     /// Whether `need` more bytes may be queued for a connection of this shard. `Ok(None)`: it is
     /// not here.
-    fn admit(
-        &mut self,
-        to: RouterId,
-        need: usize,
-        body: usize,
-    ) -> Result<Option<(u32, Framing)>, SendError> {
+    fn admit(&mut self, to: RouterId, need: usize, body: usize) -> Result<Option<u32>, SendError> {
         let send_memory = self.send_memory();
         let Some((slot, connection)) = self.connections.find_mut(to) else {
             return self.admit_elsewhere(to, body).map(|()| None);
         };
-        let framing = connection.framing;
         if !connection.takes(need, body, send_memory, &self.limits) {
             self.admit_slowly(slot, need, body)?;
         }
-        Ok(Some((slot, framing)))
+        Ok(Some(slot))
     }
 
     /// What is known here of a connection that is not here, before a body is copied for it.
     #[cold]
-    fn admit_elsewhere(&mut self, to: RouterId, body: usize) -> Result<(), SendError> {
+    pub(super) fn admit_elsewhere(&mut self, to: RouterId, body: usize) -> Result<(), SendError> {
         if to.shard() == self.shard && self.connections.moved_to(to).is_none() {
             self.stats.sends_gone += 1;
             return Err(SendError::Gone);
@@ -362,7 +370,12 @@ impl<P> Core<P> {
     }
 
     #[cold]
-    fn admit_slowly(&mut self, slot: u32, need: usize, body: usize) -> Result<(), SendError> {
+    pub(super) fn admit_slowly(
+        &mut self,
+        slot: u32,
+        need: usize,
+        body: usize,
+    ) -> Result<(), SendError> {
         let Some(connection) = self.connections.get_mut(slot) else {
             return Err(SendError::Gone);
         };
@@ -447,7 +460,7 @@ impl<P> Core<P> {
 
     /// Books a message of `bytes` that was queued.
     #[inline]
-    fn book(&mut self, bytes: usize) {
+    pub(super) fn book(&mut self, bytes: usize) {
         self.queued = self.queued.wrapping_add(bytes);
         self.stats.messages_out += 1;
     }
@@ -465,10 +478,15 @@ impl<P> Core<P> {
 
     /// The connection does not live here: to the shard where it was born, which knows more.
     #[cold]
-    fn send_elsewhere(&mut self, to: RouterId, body: Bytes) -> Result<(), SendError> {
+    pub(super) fn send_elsewhere(
+        &mut self,
+        to: RouterId,
+        body: Bytes,
+        text: bool,
+    ) -> Result<(), SendError> {
         match self.connections.moved_to(to) {
-            Some(there) => self.pass_on(to, there, body),
-            None => self.shared.send(to, body),
+            Some(there) => self.pass_on(to, there, body, text),
+            None => self.shared.send(to, body, text),
         }
     }
 
@@ -488,6 +506,7 @@ impl<P> Core<P> {
         to: RouterId,
         there: usize,
         body: Bytes,
+        text: bool,
     ) -> Result<(), SendError> {
         if self.connections.has_overflowed(to) {
             self.stats.refused_full += 1;
@@ -503,7 +522,7 @@ impl<P> Core<P> {
             }
             return Err(SendError::Full);
         }
-        mailbox.push_control(Envelope::Forward { to, body });
+        mailbox.push_control(Envelope::Forward { to, body, text });
         Ok(())
     }
 
@@ -611,10 +630,12 @@ impl<P> Core<P> {
 
     /// Memory leased for what was received and is not dispatched yet.
     pub(crate) fn reassembly_bytes(&self) -> usize {
+        let leased = self.tails.leased_bytes();
         #[cfg(feature = "tls")]
-        return self.tails.leased_bytes() + self.tls.received.leased_bytes();
-        #[cfg(not(feature = "tls"))]
-        self.tails.leased_bytes()
+        let leased = leased + self.tls.received.leased_bytes();
+        #[cfg(feature = "ws")]
+        let leased = leased + self.web_socket.received.leased_bytes();
+        leased
     }
 
     /// The shard's memory for unsent bytes ran out: ends the connection that has the most.

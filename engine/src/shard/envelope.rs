@@ -10,15 +10,21 @@ use crate::driver::RawSocket;
 use crate::handler::{ConnectId, Peer};
 use crate::layer::Layers;
 use crate::limits::Overflow;
-use crate::options::{Connector, Framing};
+use crate::options::Connector;
 use crate::router_id::RouterId;
 use crate::send_queue::SendQueue;
+use crate::wire::Wire;
 
 /// One mailbox item. The first group goes through the bounded lane, the second through the
 /// control lane, which never refuses and whose senders keep the bound.
 pub(crate) enum Envelope<P> {
     /// Send to a connection that was born on the receiving shard.
-    Send { to: RouterId, body: Bytes },
+    Send {
+        to: RouterId,
+        body: Bytes,
+        /// A text message, if it goes to a WebSocket.
+        text: bool,
+    },
     /// For `Handler::on_posted`.
     Post(P),
     /// Close a connection that was born on the receiving shard, gracefully.
@@ -40,7 +46,11 @@ pub(crate) enum Envelope<P> {
     /// A connection moves in.
     Adopt(Box<Moved>),
     /// A send that was passed on.
-    Forward { to: RouterId, body: Bytes },
+    Forward {
+        to: RouterId,
+        body: Bytes,
+        text: bool,
+    },
     /// A close that was passed on.
     ForwardClose(RouterId),
     /// Too many sends were passed on: the connection cannot be kept in order.
@@ -75,7 +85,7 @@ pub(crate) struct Moved {
     pub(crate) unread: Vec<u8>,
     pub(crate) unsent: SendQueue,
     pub(crate) layers: Option<Box<Layers>>,
-    pub(crate) framing: Framing,
+    pub(crate) wire: Wire,
     pub(crate) overflow: Overflow,
     pub(crate) peer: Peer,
     pub(crate) spoke: bool,
@@ -89,7 +99,7 @@ pub(crate) struct Moved {
 impl Moved {
     /// The connection as the new shard keeps it, and what it needs beside.
     pub(crate) fn into_connection(self) -> (Connection, RawSocket, Vec<u8>) {
-        let mut connection = Connection::new(self.id, self.framing, self.overflow, self.peer);
+        let mut connection = Connection::new(self.id, self.wire, self.overflow, self.peer);
         connection.announced = true;
         connection.out = self.unsent;
         connection.layers = self.layers;

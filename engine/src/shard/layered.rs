@@ -40,15 +40,19 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         #[cfg(feature = "tls")]
         self.start_tls(slot);
+        #[cfg(feature = "ws")]
+        self.start_web_socket(slot);
     }
 
     /// A layer made its handshake. If it was the last one, the connection is open, and the handler
     /// is told.
     #[cfg_attr(
-        not(feature = "tls"),
+        not(any(feature = "tls", feature = "ws")),
         allow(dead_code, reason = "no layer, no handshake")
     )]
     pub(super) fn layer_is_up(&mut self, slot: u32) {
+        #[cfg(feature = "ws")]
+        self.start_web_socket(slot);
         let core = &mut self.core;
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
@@ -72,7 +76,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// A layer's handshake failed. What it has to say about it is still written.
     #[cfg_attr(
-        not(feature = "tls"),
+        not(any(feature = "tls", feature = "ws")),
         allow(dead_code, reason = "no layer, no handshake")
     )]
     pub(super) fn handshake_failed(&mut self, slot: u32, error: HandshakeError) {
@@ -148,17 +152,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(connection) = self.core.connections.get(slot) else {
             return;
         };
+        #[cfg(feature = "ws")]
+        if connection.has_web_socket() {
+            return self.received_web_socket(slot, id, range);
+        }
         if connection.state == State::Open && connection.ending.is_none() {
             self.received_framed(slot, id, range);
         }
     }
 
     /// The same, when there is nothing but frames any more.
-    fn received_framed(&mut self, slot: u32, id: RouterId, range: Range<usize>) {
+    pub(super) fn received_framed(&mut self, slot: u32, id: RouterId, range: Range<usize>) {
         let Some(connection) = self.core.connections.get(slot) else {
             return;
         };
-        let (framing, has_tail) = (connection.framing, connection.tail.is_some());
+        let (framing, has_tail) = (connection.wire.framing(), connection.tail.is_some());
         let (at, end) = (range.start, range.end);
         match self.core.codec(framing) {
             Some(codec) => {
@@ -269,13 +277,15 @@ impl<P> Core<P> {
 
     /// Forgets what layers hold of what was received.
     pub(super) fn discard_input(&mut self, slot: u32) {
+        #[cfg(feature = "ws")]
+        self.discard_frames(slot);
         #[cfg(feature = "tls")]
         if let Some(connection) = self.connections.get_mut(slot)
             && let Some(tls) = connection.layers.as_mut().and_then(|l| l.tls.as_mut())
             && tls.input.memory() > 0
         {
             tls.input.clear(&mut self.tls.received);
-            if connection.tail.is_none() {
+            if !connection.holds_received() {
                 self.unlink(slot);
             }
         }
@@ -289,24 +299,39 @@ impl<P> Core<P> {
             self.buffers.export(tls.output.memory());
             self.tls.received.export(tls.input.memory());
         }
+        #[cfg(feature = "ws")]
+        if let Some(ws) = connection
+            .layers
+            .as_ref()
+            .and_then(|l| l.web_socket.as_ref())
+        {
+            self.web_socket.received.export(ws.input.memory());
+        }
         let _ = connection;
     }
 
     /// The memory of its layers came with a connection.
     pub(super) fn import_layers(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get(slot) else {
+            return;
+        };
         #[cfg(feature = "tls")]
-        if let Some(connection) = self.connections.get(slot)
-            && let Some(tls) = connection.layers.as_ref().and_then(|l| l.tls.as_ref())
-        {
-            let held = tls.input.memory();
+        if let Some(tls) = connection.layers.as_ref().and_then(|l| l.tls.as_ref()) {
             self.buffers.import(tls.output.memory());
-            self.tls.received.import(held);
-            if held > 0 {
-                self.link_newest(slot);
-                self.relieve_reassembly_pressure();
-            }
+            self.tls.received.import(tls.input.memory());
         }
-        let _ = slot;
+        #[cfg(feature = "ws")]
+        if let Some(ws) = connection
+            .layers
+            .as_ref()
+            .and_then(|l| l.web_socket.as_ref())
+        {
+            self.web_socket.received.import(ws.input.memory());
+        }
+        if connection.holds_received() {
+            self.link_newest(slot);
+            self.relieve_reassembly_pressure();
+        }
     }
 
     /// Whether handshakes wait for the next turn.

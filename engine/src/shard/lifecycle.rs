@@ -4,6 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+#[cfg(feature = "ws")]
+use proscenium_framing::websocket::CloseCode;
+
 use super::Shard;
 use super::core::Timer;
 use super::envelope::{Envelope, Lost};
@@ -73,7 +76,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         let options = &listening.options;
-        let layers = options.layers.make();
+        let layers = options.make_layers(&core.limits, &mut core.random);
         let peer = Peer {
             address,
             origin: Origin::Accepted {
@@ -82,7 +85,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         let slot = core
             .connections
-            .insert(|id| Connection::new(id, options.framing, options.overflow, peer));
+            .insert(|id| Connection::new(id, options.wire(), options.overflow, peer));
         if let Err(error) = self.driver.register(slot, socket, Some(&options.socket)) {
             // The peer may be gone already: setting an option says so.
             tracing::debug!(%error, "an accepted connection could not be set up");
@@ -107,9 +110,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         connection.announced = true;
         let (id, peer) = (connection.id, connection.peer);
         if !idle.is_zero() {
-            let timer = core
-                .timers
-                .insert((core.now + idle).as_nanos(), Timer::Connection(id));
+            let due = connection.idle_due(core.now, core.now, idle);
+            let timer = core.timers.insert(due.as_nanos(), Timer::Connection(id));
             connection.timer = Some(timer);
         }
         self.handler.on_connect(&mut Context::new(core), id, &peer);
@@ -135,6 +137,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let id = connection.id;
         match connection.state {
             State::Open if told => {} // before it moved here
+            #[cfg(feature = "ws")]
+            State::Open if connection.has_web_socket() => {
+                // No close frame came before: RFC 6455 §7.1.5.
+                let (code, reason) = (CloseCode::ABNORMAL.0, String::new());
+                core.close(slot, CloseReason::WebSocketClosed { code, reason });
+            }
             State::Open => {
                 if let Some(tail) = &connection.tail {
                     // Reads are on, so what is kept is an incomplete frame.
@@ -187,6 +195,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             connection.reading = true;
             self.driver.set_reading(slot, true);
         }
+        #[cfg(feature = "ws")]
+        core.say_close(slot);
+        let Some(connection) = core.connections.get_mut(slot) else {
+            return;
+        };
         // A shutdown has a deadline of its own for what is queued.
         let is_shutdown = matches!(connection.ending, Some(CloseReason::Shutdown));
         let timer = (!is_shutdown).then(|| {
@@ -239,11 +252,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 } else {
                     core.now
                 };
-                let due = since + idle;
-                if due <= core.swept {
+                if since + idle <= core.swept {
                     core.kill(slot, CloseReason::IdleTimeout);
                 } else {
-                    let due = due.max(core.now + IDLE_RECHECK);
+                    #[cfg(feature = "ws")]
+                    core.ping_if_silent(slot, since);
+                    let Some(connection) = core.connections.get_mut(slot) else {
+                        return;
+                    };
+                    let due = connection
+                        .idle_due(since, core.now, idle)
+                        .max(core.now + IDLE_RECHECK);
                     let timer = core.timers.insert(due.as_nanos(), Timer::Connection(id));
                     connection.timer = Some(timer);
                 }

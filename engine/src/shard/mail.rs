@@ -46,9 +46,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn open_envelope(&mut self, envelope: Envelope<H::Post>) {
         match envelope {
-            Envelope::Send { to, body } => {
+            Envelope::Send { to, body, text } => {
                 // What became of it is counted; the sender has long gone on.
-                let _ = self.core.send_shared(to, &body);
+                let _ = self.core.send_shared(to, &body, text);
             }
             Envelope::Post(posted) => {
                 self.handler
@@ -74,7 +74,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.keep_accepted(listener, socket, peer);
             }
             Envelope::Adopt(moved) => self.adopt(*moved),
-            Envelope::Forward { to, body } => self.forwarded(to, &body),
+            Envelope::Forward { to, body, text } => self.forwarded(to, &body, text),
             Envelope::ForwardClose(id) => self.forwarded_close(id),
             Envelope::ForwardOverflow(id) => match self.core.connections.find(id) {
                 Some(slot) => self.core.kill(slot, CloseReason::ForwardOverflow),
@@ -92,7 +92,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// A send that its birth shard passed on to us.
-    fn forwarded(&mut self, to: RouterId, body: &bytes::Bytes) {
+    fn forwarded(&mut self, to: RouterId, body: &bytes::Bytes, text: bool) {
         let core = &mut self.core;
         let Some(slot) = core.connections.find(to) else {
             return self.back_to_birth_shard(
@@ -100,13 +100,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Envelope::Forward {
                     to,
                     body: body.clone(),
+                    text,
                 },
             );
         };
         let Some(connection) = core.connections.get(slot) else {
             return;
         };
-        let framing = connection.framing;
         if connection.state != State::Open {
             core.stats.sends_gone += 1;
             return;
@@ -116,7 +116,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .make_room(slot, LengthPrefix::HEADER + body.len())
             .is_ok()
         {
-            core.push_shared(slot, framing, body, true);
+            core.push_shared(slot, body, text, true);
         }
     }
 

@@ -22,6 +22,8 @@ mod shutdown;
 mod sweep;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "ws")]
+mod web_socket;
 
 use std::io;
 use std::rc::Rc;

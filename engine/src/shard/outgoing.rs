@@ -98,7 +98,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         let options = &connector.options;
         let slot = self.core.connections.insert(|id| {
-            let mut connection = Connection::new(id, options.framing, options.overflow, peer);
+            let mut connection = Connection::new(id, options.wire(), options.overflow, peer);
             connection.state = State::Connecting;
             connection
         });
@@ -135,7 +135,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return self.connect_failed(connect, ConnectError::Io(error));
         }
         let outgoing = self.core.outgoing.get(&connect);
-        if let Some(layers) = outgoing.and_then(|o| o.connector.options.layers.make()) {
+        let (limits, random) = (&self.core.limits, &mut self.core.random);
+        let layers = outgoing.and_then(|o| o.connector.options.make_layers(limits, random));
+        if let Some(layers) = layers {
             return self.begin_handshake(slot, layers); // the deadline holds for that too
         }
         self.made(slot, connect);

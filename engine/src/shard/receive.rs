@@ -72,7 +72,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if connection.state != State::Open || connection.ending.is_some() {
             return; // closing: what still comes is discarded
         }
-        let (id, framing) = (connection.id, connection.framing);
+        let (id, framing) = (connection.id, connection.wire.framing());
         let has_tail = connection.tail.is_some();
         core.current = slot;
         core.stop_dispatch.set(false);
@@ -216,8 +216,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 connection.last_read = now;
             }
             // Also if it was paused and resumed in one call, before the driver heard of it.
-            let (framing, is_layered) = (connection.framing, connection.layers.is_some());
-            if connection.tail.is_some() {
+            let (framing, is_layered) = (connection.wire.framing(), connection.layers.is_some());
+            #[cfg(feature = "ws")]
+            let is_web_socket = connection.has_web_socket();
+            #[cfg(not(feature = "ws"))]
+            let is_web_socket = false;
+            if is_web_socket {
+                core.current = slot;
+                core.stop_dispatch.set(false);
+                self.received_plain(slot, id, 0..0);
+                self.core.current = NONE;
+            } else if connection.tail.is_some() {
                 core.current = slot;
                 core.stop_dispatch.set(false);
                 match core.codec(framing) {

@@ -118,7 +118,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             unread,
             unsent: std::mem::take(&mut connection.out),
             layers: connection.layers.take(),
-            framing: connection.framing,
+            wire: connection.wire,
             overflow: connection.overflow,
             peer: connection.peer,
             spoke: connection.spoke,
@@ -182,7 +182,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         connection.last_read = core.now;
         if !idle.is_zero() {
-            let due = (core.now + idle).as_nanos();
+            let due = connection.idle_due(core.now, core.now, idle).as_nanos();
             connection.timer = Some(core.timers.insert(due, Timer::Connection(id)));
         }
     }

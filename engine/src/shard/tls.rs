@@ -314,11 +314,20 @@ impl<P> Core<P> {
         }
     }
 
-    /// Keeps plaintext in the connection's tail.
+    /// Keeps plaintext in the connection's tail, or for the layer above.
     fn keep_plain(&mut self, slot: u32, plain: &[u8]) {
-        if !plain.is_empty() {
-            self.keep(slot, plain);
+        if plain.is_empty() {
+            return;
         }
+        #[cfg(feature = "ws")]
+        if self
+            .connections
+            .get(slot)
+            .is_some_and(Connection::has_web_socket)
+        {
+            return self.hold_frames(slot, plain);
+        }
+        self.keep(slot, plain);
     }
 
     /// Encrypts what is to be sent, up to one output; false if there is nothing.

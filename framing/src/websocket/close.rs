@@ -17,6 +17,10 @@ impl CloseCode {
     pub const PROTOCOL_ERROR: Self = Self(1002);
     /// A kind of message that is not served here.
     pub const UNSUPPORTED: Self = Self(1003);
+    /// Never sent: the close frame said nothing (RFC 6455 §7.1.5).
+    pub const NO_STATUS: Self = Self(1005);
+    /// Never sent: the connection ended without a close frame (RFC 6455 §7.1.5).
+    pub const ABNORMAL: Self = Self(1006);
     /// A message whose bytes do not fit its kind, such as text that is not UTF-8.
     pub const INVALID_DATA: Self = Self(1007);
     /// Against a rule for which there is no better code.

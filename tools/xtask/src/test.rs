@@ -14,10 +14,17 @@ const SEEDS_ALL: u32 = 10_000;
 const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
 /// How many parts a short run has, and how many a long one has besides, without the fuzzers.
-const PARTS: usize = 11;
-const PARTS_ALL: usize = 6;
+const PARTS: usize = 12;
+const PARTS_ALL: usize = 7;
 /// What is fuzzed, below `framing/fuzz/fuzz_targets/`.
-const FUZZ_TARGETS: [&str; 4] = ["length_prefix", "packet", "lz4", "websocket"];
+const FUZZ_TARGETS: [&str; 6] = [
+    "length_prefix",
+    "packet",
+    "lz4",
+    "websocket",
+    "zmtp",
+    "route",
+];
 /// How long the fuzzer looks for new inputs of each target, in seconds.
 const FUZZ_SECONDS: &str = "60";
 /// The oldest compiler we promise, as in the workspace's manifest.
@@ -35,6 +42,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     };
     println!("{parts} parts, about {time} on two CPUs with everything to build");
     let mut steps = Steps::new(parts);
+    zeromq(&mut steps);
     workspace(&mut steps, all);
     stages(&mut steps, all);
     loom(&mut steps);
@@ -95,6 +103,33 @@ fn cargo_of(toolchain: &str, folder: &str, args: &[&str]) -> Command {
         .env("RUSTUP_TOOLCHAIN", toolchain)
         .env("CARGO_TARGET_DIR", tree::target().join(folder));
     command
+}
+
+/// pyzmq, the foreign peer of the node link's tests, which pass over it where it is missing.
+fn zeromq(steps: &mut Steps) {
+    let imports = |python: &str| {
+        let mut command = Command::new(python);
+        command.args(["-c", "import zmq"]);
+        command.stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let has = || imports("python3") || imports("/usr/bin/python3");
+    if !has()
+        && let Err(reason) = system::install(&["python3-zmq"])
+    {
+        steps.skip("zeromq", &format!("python3-zmq: {reason}"));
+        return;
+    }
+    let python = if imports("python3") {
+        "python3"
+    } else {
+        "/usr/bin/python3"
+    };
+    let mut command = Command::new(python);
+    steps.run(
+        "zeromq",
+        command.args(["-c", "import zmq; print(zmq.zmq_version())"]),
+    );
 }
 
 /// Unit, behaviour, simulation and documentation tests, the fuzzer's corpus among them.
@@ -173,6 +208,19 @@ fn many_seeds(steps: &mut Steps, seeds: u32) {
     let mut command = cargo(&args);
     command.env("PROSCENIUM_SEEDS", seeds.to_string());
     steps.run("seeds", &mut command);
+    // A mesh of nodes takes ten times as long as a server with its clients.
+    let args = [
+        "test",
+        "--release",
+        "-p",
+        "proscenium-nodelink",
+        "--features",
+        "sim",
+    ];
+    let mut command = cargo(&args);
+    command.args(["--no-fail-fast", "--test", "sim_*"]);
+    command.env("PROSCENIUM_SEEDS", (seeds / 10).max(1).to_string());
+    steps.run("seeds of nodes", &mut command);
 }
 
 /// Every benchmark runs, once and without measuring.

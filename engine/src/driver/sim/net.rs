@@ -235,6 +235,31 @@ impl SimNet {
         self.shared.borrow().clock.is_quiet()
     }
 
+    /// Lets every present connection to the listener at `address` deliver nothing for a while:
+    /// neither what its clients send (`to_listener`) nor what they are sent (`from_listener`), or
+    /// only one of them, which makes half-open connections. Then everything arrives.
+    pub fn stall(
+        &self,
+        address: &Address,
+        to_listener: bool,
+        from_listener: bool,
+        time: std::time::Duration,
+    ) {
+        let mut network = self.shared.borrow_mut();
+        network.settle();
+        let until = network.clock.now() + time;
+        for (_, link) in &mut network.links {
+            if link.ends[1].address == *address {
+                for (side, stalls) in [to_listener, from_listener].into_iter().enumerate() {
+                    let pipe = &mut link.pipes[side];
+                    if stalls {
+                        pipe.stalled_until = pipe.stalled_until.max(until);
+                    }
+                }
+            }
+        }
+    }
+
     /// How many connections exist, including those that one end has closed: zero at the end of a
     /// test that leaks none.
     pub fn connections(&self) -> usize {

@@ -84,6 +84,12 @@ impl Opening {
         })
     }
 
+    /// What is asked for: the path, and perhaps a query.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
     /// Offers this subprotocol too, the one that is liked best first.
     ///
     /// # Errors

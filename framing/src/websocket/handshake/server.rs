@@ -207,6 +207,12 @@ impl Policy {
         }
     }
 
+    /// Accepts requests for this path only; for any, if there is none.
+    #[must_use]
+    pub fn with_path(self, path: Option<String>) -> Self {
+        Self { path, ..self }
+    }
+
     /// Which pages may connect.
     #[must_use]
     pub fn origins(self, origins: Origins) -> Self {

@@ -1,0 +1,90 @@
+//! A real Play server with a room that does what the tests ask for.
+#![allow(dead_code)] // each test binary uses its part
+
+use std::net::SocketAddr;
+
+use proscenium_connector::Transport;
+use proscenium_engine::{Address, Identity, Listener, TlsServer, WebSocketServer};
+use proscenium_play::{
+    Actor, ActorCx, Failure, LateReply, Member, Packet, PlayListener, PlayServer, PlayStage,
+    Result, StageCx, StageKind, Verdict,
+};
+
+use crate::layers;
+
+/// Lets everybody in whose credentials are not `wrong`, as the account that they say.
+#[derive(Default)]
+struct Player;
+
+impl Actor for Player {
+    async fn on_authenticate(
+        &mut self,
+        cx: &mut ActorCx<'_>,
+        packet: Packet<'_>,
+    ) -> Result<Verdict> {
+        if packet.payload() == b"wrong" {
+            return Ok(Verdict::refuse().with("Answer", "who?"));
+        }
+        cx.set_account_id(std::str::from_utf8(packet.payload())?);
+        Ok(Verdict::accept().with("Answer", "welcome"))
+    }
+}
+
+/// Answers `Echo`, refuses `Refuse`, pushes on `PushMe`, says to all on `Say`, throws out on
+/// `Kick`, and keeps `Never` waiting.
+#[derive(Default)]
+struct Room {
+    waiting: Vec<LateReply>,
+}
+
+impl PlayStage for Room {
+    type Actor = Player;
+
+    async fn on_dispatch(
+        &mut self,
+        cx: &mut StageCx<'_, Self>,
+        actor: &mut Member<'_, Player>,
+        packet: Packet<'_>,
+    ) -> Result {
+        match packet.msg_id() {
+            "Echo" => cx.reply("Echo", packet.payload())?,
+            "Refuse" => return Err(Failure::code(1234).with("Answer", "no")),
+            "PushMe" => cx.send(actor.id(), "News", "pushed")?,
+            "Say" => drop(cx.broadcast("Said", packet.payload())?),
+            "Kick" => drop(cx.kick(actor.id())),
+            "Never" => self.waiting.extend(cx.defer_reply()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The server, listening on every transport; see [`address`].
+pub(crate) fn start(identity: &layers::Identity) -> PlayServer {
+    let (certificate, key) = (&identity.certificate_pem, &identity.key_pem);
+    let identity = Identity::from_pem(certificate.as_bytes(), key.as_bytes());
+    let tls = TlsServer::builder(identity.expect("a certificate and its key")).build();
+    let tls = tls.expect("TLS");
+    let web_socket = WebSocketServer::new();
+    let rooms = StageKind::new("room", |_id| Room::default(), Player::default);
+    let mut server = PlayServer::builder().stage(rooms).default_stage("room");
+    for transport in layers::TRANSPORTS {
+        let listener = Listener::tcp("127.0.0.1:0").expect("an address");
+        let listener = match transport {
+            Transport::Tls => listener.tls(&tls),
+            Transport::Ws => listener.web_socket(&web_socket),
+            Transport::Wss => listener.tls(&tls).web_socket(&web_socket),
+            _ => listener,
+        };
+        server = server.listen(PlayListener::new(listener).compress());
+    }
+    server.start().expect("a server")
+}
+
+/// Where the server listens, for the transport of that number in `TRANSPORTS`.
+pub(crate) fn address(server: &PlayServer, transport: usize) -> SocketAddr {
+    match &server.local_addrs()[transport] {
+        Address::Tcp(address) => *address,
+        other => panic!("{other:?}"),
+    }
+}

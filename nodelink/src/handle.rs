@@ -1,0 +1,389 @@
+//! [`NodeHandle`]: what other threads hold of a node.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+use proscenium_engine::ShardWaker;
+use proscenium_framing::route::RouteHeader;
+
+use crate::commands::Command;
+use crate::completion::{Completion, Filler, ReplyRef, Request, slot};
+use crate::dial::Endpoint;
+use crate::error::{RequestError, SendError};
+use crate::message::{ReplyTo, encode_rest};
+use crate::outbox::Outbox;
+use crate::stats::NodeStats;
+use crate::{Nid, NodeOptions};
+
+/// How a request is treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestOptions {
+    /// When it fails without a reply; `None`: as the node's options say (30 s).
+    pub deadline: Option<Duration>,
+}
+
+impl RequestOptions {
+    /// With that deadline.
+    pub fn within(deadline: Duration) -> Self {
+        Self {
+            deadline: Some(deadline),
+        }
+    }
+}
+
+/// What other threads see of a peer, so that they are told `Unroutable` and `Full` at once.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    up: AtomicBool,
+    /// What waits for its links.
+    queued_messages: AtomicUsize,
+    queued_bytes: AtomicUsize,
+    /// What handles have asked for and the shard has not begun.
+    asked_messages: AtomicUsize,
+    asked_bytes: AtomicUsize,
+    pending: AtomicUsize,
+}
+
+// All orderings are relaxed: the numbers decide about bounds, nothing is published by them. The
+// shard judges once more.
+impl Gauge {
+    pub(crate) fn set_up(&self, up: bool) {
+        self.up.store(up, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_pending(&self, pending: usize) {
+        self.pending.store(pending, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_queued(&self, outbox: &Outbox) {
+        self.queued_messages
+            .store(outbox.messages(), Ordering::Relaxed);
+        self.queued_bytes.store(outbox.bytes(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn clear_queued(&self) {
+        self.queued_messages.store(0, Ordering::Relaxed);
+        self.queued_bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// The shard begins what a handle asked for.
+    pub(crate) fn begun(&self, bytes: usize) {
+        self.asked_messages.fetch_sub(1, Ordering::Relaxed);
+        self.asked_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn ask(&self, bytes: usize, options: &NodeOptions) -> Result<(), SendError> {
+        if !self.up.load(Ordering::Relaxed) {
+            return Err(SendError::Unroutable);
+        }
+        let asked = self.asked_messages.fetch_add(1, Ordering::Relaxed);
+        let messages = asked + self.queued_messages.load(Ordering::Relaxed);
+        let asked = self.asked_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let waiting = asked + self.queued_bytes.load(Ordering::Relaxed);
+        let has_room = waiting == 0
+            || (messages < options.queue_messages_max
+                && waiting + bytes <= options.queue_bytes_max);
+        if !has_room {
+            self.begun(bytes);
+            return Err(SendError::Full);
+        }
+        Ok(())
+    }
+}
+
+/// What a node shares with its handles.
+pub(crate) struct Shared {
+    pub(crate) options: Arc<NodeOptions>,
+    pub(crate) queue: ArrayQueue<Command>,
+    waker: OnceLock<ShardWaker>,
+    gauges: RwLock<HashMap<Nid, Arc<Gauge>>>,
+    stopped: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(options: Arc<NodeOptions>) -> Self {
+        Self {
+            queue: ArrayQueue::new(options.commands_max.max(1)),
+            options,
+            waker: OnceLock::new(),
+            gauges: RwLock::default(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn start(&self, waker: ShardWaker) {
+        // What was asked for before is waiting.
+        waker.wake();
+        let _ = self.waker.set(waker);
+        self.wake();
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn add(&self, nid: &Nid, gauge: &Arc<Gauge>) {
+        let mut gauges = self.gauges.write().unwrap_or_else(PoisonError::into_inner);
+        gauges.insert(nid.clone(), Arc::clone(gauge));
+    }
+
+    pub(crate) fn remove(&self, nid: &Nid) {
+        let mut gauges = self.gauges.write().unwrap_or_else(PoisonError::into_inner);
+        gauges.remove(nid);
+    }
+
+    fn gauge(&self, nid: &str) -> Option<Arc<Gauge>> {
+        let gauges = self.gauges.read().unwrap_or_else(PoisonError::into_inner);
+        gauges.get(nid).cloned()
+    }
+
+    /// The node is gone: what was asked for fails, and what will be.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.fail_all();
+    }
+
+    fn fail_all(&self) {
+        while let Some(command) = self.queue.pop() {
+            command.fail(SendError::Stopped);
+        }
+    }
+
+    #[allow(
+        clippy::result_large_err,
+        reason = "the command is given back as it came"
+    )]
+    fn push(&self, command: Command) -> Result<(), (SendError, Command)> {
+        if self.stopped.load(Ordering::SeqCst) {
+            return Err((SendError::Stopped, command));
+        }
+        self.queue
+            .push(command)
+            .map_err(|command| (SendError::Full, command))?;
+        if self.stopped.load(Ordering::SeqCst) {
+            // It stopped meanwhile and may not have seen this one.
+            self.fail_all();
+        }
+        self.wake();
+        Ok(())
+    }
+}
+
+/// A handle to a node: cloneable, usable from any thread. It does not keep the node running.
+///
+/// Messages from one thread to one node arrive in order. Of the headers that are given here,
+/// `msg_seq`, `from`, `is_reply` and `payload_size` are filled in, whatever they are.
+#[derive(Clone)]
+pub struct NodeHandle {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeHandle")
+            .field("nid", &self.shared.options.nid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeHandle {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// The node's name.
+    pub fn nid(&self) -> &Nid {
+        &self.shared.options.nid
+    }
+
+    /// Whether messages can be sent to a node now.
+    pub fn is_routable(&self, to: &str) -> bool {
+        let gauge = self.shared.gauge(to);
+        gauge.is_some_and(|gauge| gauge.up.load(Ordering::Relaxed))
+    }
+
+    /// Requests to a node that are not answered; 0 if it is not known.
+    pub fn pending(&self, to: &str) -> usize {
+        let gauge = self.shared.gauge(to);
+        gauge.map_or(0, |gauge| gauge.pending.load(Ordering::Relaxed))
+    }
+
+    /// Sends a message that wants no answer.
+    ///
+    /// # Errors
+    /// A [`SendError`]. If the peer is lost between this call and the shard's turn, the message is
+    /// as lost as if it had been under way, and counted (`unroutable`).
+    pub fn send(
+        &self,
+        to: &str,
+        header: &RouteHeader<'_>,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), SendError> {
+        let payload = payload.into();
+        let (gauge, head) = self.ask(to, header, &payload)?;
+        let command = Command::Send {
+            to: Nid::new(to).map_err(|_| SendError::Unroutable)?,
+            gauge,
+            head,
+            payload,
+        };
+        self.shared.push(command).map_err(|(error, command)| {
+            command.fail(error);
+            error
+        })
+    }
+
+    /// Sends a request. The future is ready within the deadline, whatever happens.
+    pub fn request(
+        &self,
+        to: &str,
+        header: &RouteHeader<'_>,
+        payload: impl Into<Bytes>,
+        options: RequestOptions,
+    ) -> Request {
+        let (filler, awaited) = slot();
+        match self.request_to(
+            to,
+            header,
+            payload.into(),
+            options,
+            Completion::Slot(filler),
+        ) {
+            Ok(()) => Request::sent(awaited),
+            Err((error, _)) => Request::refused(error.into()),
+        }
+    }
+
+    /// Sends a request and calls `call` with what became of it, on the node's shard.
+    ///
+    /// # Errors
+    /// A [`SendError`]; then `call` is not called.
+    pub fn request_with(
+        &self,
+        to: &str,
+        header: &RouteHeader<'_>,
+        payload: impl Into<Bytes>,
+        options: RequestOptions,
+        call: impl FnOnce(Result<ReplyRef<'_>, RequestError>) + Send + 'static,
+    ) -> Result<(), SendError> {
+        let completion = Completion::Call(Box::new(call));
+        let sent = self.request_to(to, header, payload.into(), options, completion);
+        sent.map_err(|(error, _)| error)
+    }
+
+    fn request_to(
+        &self,
+        to: &str,
+        header: &RouteHeader<'_>,
+        payload: Bytes,
+        options: RequestOptions,
+        completion: Completion,
+    ) -> Result<(), (SendError, Completion)> {
+        let (gauge, head) = match self.ask(to, header, &payload) {
+            Ok(asked) => asked,
+            Err(error) => return Err((error, completion)),
+        };
+        let Ok(to) = Nid::new(to) else {
+            return Err((SendError::Unroutable, completion));
+        };
+        let command = Command::Request {
+            to,
+            gauge,
+            head,
+            payload,
+            deadline: options.deadline,
+            completion,
+        };
+        self.shared
+            .push(command)
+            .map_err(|(error, command)| match command {
+                Command::Request {
+                    gauge,
+                    payload,
+                    completion,
+                    ..
+                } => {
+                    gauge.begun(payload.len());
+                    (error, completion)
+                }
+                _ => unreachable!("the queue gives back what it was given"),
+            })
+    }
+
+    /// Answers a request. `error_code` of the header says how it went.
+    ///
+    /// # Errors
+    /// `Full`, `Stopped`. That the link of the request is gone is found later, and counted
+    /// (`replies_refused`).
+    pub fn reply(
+        &self,
+        to: ReplyTo,
+        header: &RouteHeader<'_>,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), SendError> {
+        let payload = payload.into();
+        let head = self.encode(header, &payload, true);
+        let command = Command::Reply { to, head, payload };
+        self.shared.push(command).map_err(|(error, _)| error)
+    }
+
+    /// Connects to another node, and again whenever the link is lost.
+    ///
+    /// # Errors
+    /// `Full`, `Stopped`.
+    pub fn connect(&self, endpoint: Endpoint) -> Result<(), SendError> {
+        let command = Command::Connect(endpoint);
+        self.shared.push(command).map_err(|(error, _)| error)
+    }
+
+    /// Ends the links to endpoints at that address, and does not connect there again.
+    ///
+    /// # Errors
+    /// `Full`, `Stopped`.
+    pub fn disconnect(&self, endpoint: Endpoint) -> Result<(), SendError> {
+        let command = Command::Disconnect(endpoint);
+        self.shared.push(command).map_err(|(error, _)| error)
+    }
+
+    /// The statistics, as of the shard's next turn; blocks until then, at most for `timeout`. Not
+    /// for threads of shards.
+    pub fn stats(&self, timeout: Duration) -> Option<NodeStats> {
+        let (filler, awaited): (Filler<NodeStats>, _) = slot();
+        self.shared.push(Command::Stats(filler)).ok()?;
+        awaited.wait(timeout)
+    }
+
+    fn ask(
+        &self,
+        to: &str,
+        header: &RouteHeader<'_>,
+        payload: &Bytes,
+    ) -> Result<(Arc<Gauge>, Vec<u8>), SendError> {
+        let options = &self.shared.options;
+        let limit = options.zmtp.frame_max.min(options.zmtp.message_max);
+        if payload.len() > limit {
+            let length = payload.len();
+            return Err(SendError::TooLong { length, limit });
+        }
+        let gauge = self.shared.gauge(to).ok_or(SendError::Unroutable)?;
+        gauge.ask(payload.len(), options)?;
+        Ok((gauge, self.encode(header, payload, false)))
+    }
+
+    fn encode(&self, header: &RouteHeader<'_>, payload: &Bytes, is_reply: bool) -> Vec<u8> {
+        encode_rest(RouteHeader {
+            from: self.nid(),
+            is_reply,
+            payload_size: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            ..*header
+        })
+    }
+}

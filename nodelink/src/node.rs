@@ -1,0 +1,265 @@
+//! [`Node`]: a node with an engine of its own.
+
+use std::io;
+use std::time::Duration;
+
+use proscenium_engine::{
+    Address, CloseReason, ConnectError, ConnectId, Context, DrainReport, Engine, EngineBuilder,
+    Handler, Limits, Listener, Message, Peer, RouterId,
+};
+
+use crate::context::NodeHandler;
+use crate::dial::Endpoint;
+use crate::handle::NodeHandle;
+use crate::node_link::NodeLink;
+use crate::{Nid, NodeOptions};
+
+/// A [`NodeLink`] and the handler of its messages, as the handler of an engine.
+#[derive(Debug)]
+pub struct NodeShard<H> {
+    link: NodeLink,
+    handler: H,
+}
+
+impl<H> NodeShard<H> {
+    /// Of these two.
+    pub fn new(link: NodeLink, handler: H) -> Self {
+        Self { link, handler }
+    }
+
+    /// The links.
+    pub fn link(&self) -> &NodeLink {
+        &self.link
+    }
+
+    /// Both parts, for calls from outside.
+    pub fn parts(&mut self) -> (&mut NodeLink, &mut H) {
+        (&mut self.link, &mut self.handler)
+    }
+}
+
+impl<H: NodeHandler<()> + 'static> Handler for NodeShard<H> {
+    type Post = ();
+
+    fn on_start(&mut self, cx: &mut Context<'_, ()>) {
+        self.link.on_start(cx);
+    }
+
+    fn on_connect(&mut self, cx: &mut Context<'_, ()>, id: RouterId, peer: &Peer) {
+        self.link.on_connect(cx, id, peer);
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
+        self.link.on_message(cx, &mut self.handler, from, &message);
+    }
+
+    fn on_drained(&mut self, cx: &mut Context<'_, ()>, id: RouterId) {
+        self.link.on_drained(cx, &mut self.handler, id);
+    }
+
+    fn on_read_closed(&mut self, cx: &mut Context<'_, ()>, id: RouterId) {
+        if !self.link.on_read_closed(cx, id) {
+            cx.close(id);
+        }
+    }
+
+    fn on_disconnect(&mut self, cx: &mut Context<'_, ()>, id: RouterId, reason: &CloseReason) {
+        self.link.on_disconnect(cx, &mut self.handler, id, reason);
+    }
+
+    fn on_connect_failed(
+        &mut self,
+        cx: &mut Context<'_, ()>,
+        connect: ConnectId,
+        error: &ConnectError,
+        _retry: Option<Duration>,
+    ) {
+        self.link.on_connect_failed(cx, connect, error);
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, ()>, token: u64) {
+        self.link.on_timer(cx, &mut self.handler, token);
+    }
+
+    fn on_wake(&mut self, cx: &mut Context<'_, ()>, token: u64) {
+        self.link.on_wake(cx, &mut self.handler, token);
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_, ()>) {
+        self.link.on_shutdown(cx);
+    }
+
+    fn pending_work(&self) -> usize {
+        self.link.pending_work()
+    }
+}
+
+/// Prepares a [`Node`].
+#[derive(Debug)]
+#[must_use]
+pub struct NodeBuilder {
+    options: NodeOptions,
+    limits: Limits,
+    listeners: Vec<Listener>,
+    addresses: Vec<Address>,
+    endpoints: Vec<Endpoint>,
+}
+
+impl NodeBuilder {
+    /// Sets the bounds of the engine.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Listens for other nodes there. An address beyond loopback needs an allow-list that says who
+    /// may come: [`NodeOptions::allow`].
+    pub fn bind(mut self, address: impl Into<Address>) -> Self {
+        let address = address.into();
+        let listener = Listener::at(address.clone());
+        self.listeners
+            .push(NodeLink::listener(&self.options, listener));
+        self.addresses.push(address);
+        self
+    }
+
+    /// Connects to another node, and again whenever the link is lost.
+    pub fn connect(mut self, endpoint: Endpoint) -> Self {
+        self.endpoints.push(endpoint);
+        self
+    }
+
+    /// The engine to be and the links for its only shard: for hosting it or simulating it.
+    ///
+    /// # Errors
+    /// An address beyond loopback without an allow-list.
+    pub fn prepare(self) -> io::Result<(EngineBuilder, NodeLink)> {
+        for address in &self.addresses {
+            if let Address::Tcp(address) = address
+                && !address.ip().is_loopback()
+                && self.options.allow.is_loopback()
+            {
+                let nid = &self.options.nid;
+                let text = format!(
+                    "{nid}: {address} is beyond loopback: an allow-list has to say who may come"
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+        }
+        let mut builder = Engine::builder()
+            .name(format!("node {}", self.options.nid))
+            .limits(self.limits);
+        let listeners: Vec<usize> = (0..self.listeners.len()).collect();
+        for listener in self.listeners {
+            builder = builder.listen(listener);
+        }
+        let mut link = NodeLink::new(self.options, &listeners);
+        for endpoint in self.endpoints {
+            link.add_endpoint(endpoint);
+        }
+        Ok((builder, link))
+    }
+
+    /// Binds, and starts the node on a thread of its own.
+    ///
+    /// # Errors
+    /// Those of [`prepare`](Self::prepare) and of the engine: addresses that cannot be bound, no
+    /// more descriptors or threads, contradicting limits.
+    pub fn start<H>(self, handler: H) -> io::Result<Node>
+    where
+        H: NodeHandler<()> + Send + 'static,
+    {
+        let (builder, link) = self.prepare()?;
+        let handle = link.handle();
+        let shard = std::sync::Mutex::new(Some(NodeShard::new(link, handler)));
+        let engine = builder.start(move |_| {
+            let mut shard = shard
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            // An engine of one shard makes one handler.
+            shard.take().expect("the only shard takes the only node")
+        })?;
+        Ok(Node { engine, handle })
+    }
+}
+
+/// A node that runs on a thread of its own. Dropping it shuts it down.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use std::time::Duration;
+/// use proscenium_nodelink::{
+///     Endpoint, Nid, Node, NodeContext, NodeHandler, NodeMessage, NodeOptions, RequestOptions,
+///     RouteHeader,
+/// };
+///
+/// struct Greeter;
+/// impl NodeHandler<()> for Greeter {
+///     fn on_message(&mut self, cx: &mut NodeContext<'_, '_, ()>, message: NodeMessage<'_>) {
+///         if let Some(reply_to) = message.reply_to {
+///             let header = RouteHeader { msg_id: "Hello", ..Default::default() };
+///             let _ = cx.reply(reply_to, &header, message.payload);
+///         }
+///     }
+/// }
+///
+/// let any: SocketAddr = "127.0.0.1:0".parse()?;
+/// let play = Node::builder(NodeOptions::new(Nid::new("play-1")?)).bind(any).start(Greeter)?;
+/// let endpoint = Endpoint::new(play.local_addrs()[0].clone());
+/// let api = Node::builder(NodeOptions::new(Nid::new("api-1")?))
+///     .connect(endpoint)
+///     .start(Greeter)?;
+/// let api = api.handle();
+/// while !api.is_routable("play-1") {
+///     std::thread::sleep(Duration::from_millis(1));
+/// }
+/// let header = RouteHeader { msg_id: "Greet", ..Default::default() };
+/// let reply = api.request("play-1", &header, "world", RequestOptions::default());
+/// // … .await it, or, where nothing else is to be done:
+/// # let reply = reply;
+/// # drop(play);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropping a node shuts it down"]
+#[derive(Debug)]
+pub struct Node {
+    engine: Engine<()>,
+    handle: NodeHandle,
+}
+
+impl Node {
+    /// Begins to prepare a node.
+    pub fn builder(options: NodeOptions) -> NodeBuilder {
+        NodeBuilder {
+            options,
+            limits: Limits::default(),
+            listeners: Vec::new(),
+            addresses: Vec::new(),
+            endpoints: Vec::new(),
+        }
+    }
+
+    /// The node's name.
+    pub fn nid(&self) -> &Nid {
+        self.handle.nid()
+    }
+
+    /// A handle for any thread.
+    pub fn handle(&self) -> NodeHandle {
+        self.handle.clone()
+    }
+
+    /// Where it listens, in the order of the calls to `bind`, with real ports.
+    pub fn local_addrs(&self) -> &[Address] {
+        self.engine.local_addrs()
+    }
+
+    /// Shuts the node down: no further links, requests are awaited and queues written, all within
+    /// `deadline`.
+    ///
+    /// # Panics
+    /// If the handler panicked.
+    pub fn shutdown(self, deadline: Duration) -> DrainReport {
+        self.engine.shutdown(deadline)
+    }
+}

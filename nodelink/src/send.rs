@@ -1,0 +1,331 @@
+//! Sends, requests and replies: which link, which number, which queue.
+
+use std::time::Duration;
+
+use proscenium_engine::{Context, SendError as EngineError};
+use proscenium_framing::route::RouteHeader;
+
+use crate::completion::Completion;
+use crate::context::{NodeContext, NodeHandler};
+use crate::error::SendError;
+use crate::link::{Link, LinkKey, Stage};
+use crate::message::{Head, LONG, Outgoing, Payload, ReplyTo};
+use crate::node_link::NodeLink;
+use crate::options::NodeOptions;
+use crate::peer::PeerId;
+use crate::requests::Pending;
+
+/// Longer messages are queued in pieces rather than written into the engine's buffer at once.
+const DIRECT_MAX: usize = 2 * LONG;
+
+impl NodeLink {
+    pub(crate) fn send<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        to: PeerId,
+        header: &RouteHeader<'_>,
+        payload: Payload<'_>,
+    ) -> Result<(), SendError> {
+        let key = self.route(to)?;
+        let header = RouteHeader {
+            msg_seq: 0,
+            is_reply: false,
+            ..*header
+        };
+        self.transmit_header(cx, key, to, header, payload)
+    }
+
+    /// On failure the completion is given back, unused.
+    pub(crate) fn request<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        to: PeerId,
+        header: &RouteHeader<'_>,
+        payload: Payload<'_>,
+        deadline: Option<Duration>,
+        completion: Completion,
+    ) -> Result<(), (SendError, Completion)> {
+        let (key, seq) = match self.number(to) {
+            Ok(numbered) => numbered,
+            Err(error) => return Err((error, completion)),
+        };
+        let header = RouteHeader {
+            msg_seq: seq,
+            is_reply: false,
+            ..*header
+        };
+        if let Err(error) = self.transmit_header(cx, key, to, header, payload) {
+            return Err((error, completion));
+        }
+        self.await_reply(cx, to, key, seq, deadline, completion);
+        Ok(())
+    }
+
+    /// The link and the number of a request to `to`. The number is taken by
+    /// [`await_reply`](Self::await_reply).
+    pub(crate) fn number(&mut self, to: PeerId) -> Result<(LinkKey, u32), SendError> {
+        let key = self.route(to)?;
+        let wide = self.link_at(key).is_some_and(Link::is_wide);
+        let most = self.options.requests_max;
+        let peer = self.peer_mut(to).ok_or(SendError::Unroutable)?;
+        if peer.requests.len() >= most {
+            peer.counters.refused_full += 1;
+            return Err(SendError::Full);
+        }
+        match peer.requests.number(wide) {
+            Some(seq) => Ok((key, seq)),
+            None => {
+                peer.counters.refused_full += 1;
+                Err(SendError::Full)
+            }
+        }
+    }
+
+    /// A request is on its way.
+    pub(crate) fn await_reply<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        to: PeerId,
+        link: LinkKey,
+        seq: u32,
+        deadline: Option<Duration>,
+        completion: Completion,
+    ) {
+        let now = cx.now();
+        let at = now + deadline.unwrap_or(self.options.request_deadline);
+        let deadline = self.deadlines.insert(at.as_nanos(), (to, seq));
+        let wide = self.link_at(link).is_some_and(Link::is_wide);
+        let pending = Pending {
+            completion,
+            link,
+            wide,
+            deadline,
+            sent_ns: now.as_nanos(),
+        };
+        if let Some(peer) = self.peer_mut(to) {
+            peer.counters.requests += 1;
+            peer.requests.insert(seq, pending);
+            peer.gauge.set_pending(peer.requests.len());
+        }
+        self.arm(cx);
+    }
+
+    pub(crate) fn reply<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        to: &ReplyTo,
+        header: &RouteHeader<'_>,
+        payload: Payload<'_>,
+    ) -> Result<(), SendError> {
+        let key = self.reply_route(to)?;
+        let header = RouteHeader {
+            msg_seq: to.seq,
+            is_reply: true,
+            ..*header
+        };
+        self.transmit_header(cx, key, to.peer, header, payload)
+    }
+
+    /// The link for a reply. Who asked fails the request when its link ends, so a reply after that
+    /// could only meet another request of the same number.
+    pub(crate) fn reply_route(&mut self, to: &ReplyTo) -> Result<LinkKey, SendError> {
+        let asked_by = self.link_at(to.link);
+        let alive = asked_by.is_some_and(|link| matches!(link.stage, Stage::Up(_)));
+        let route = if alive {
+            self.route(to.peer)
+        } else {
+            Err(SendError::LinkGone)
+        };
+        let same_run = |key: &LinkKey| {
+            let link = self.link_at(*key);
+            link.is_some_and(|link| to.run == 0 || link.run == to.run)
+        };
+        match route {
+            Ok(key) if same_run(&key) => Ok(key),
+            Ok(_) => {
+                self.replies_refused += 1;
+                Err(SendError::LinkGone)
+            }
+            Err(error) => {
+                self.replies_refused += 1;
+                Err(error)
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn route(&self, to: PeerId) -> Result<LinkKey, SendError> {
+        let peer = self.peer_at(to).ok_or(SendError::Unroutable)?;
+        peer.current.ok_or(SendError::Unroutable)
+    }
+
+    fn transmit_header<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        key: LinkKey,
+        to: PeerId,
+        header: RouteHeader<'_>,
+        payload: Payload<'_>,
+    ) -> Result<(), SendError> {
+        let length = match &payload {
+            Payload::Borrowed(bytes) => bytes.len(),
+            Payload::Shared(bytes) => bytes.len(),
+        };
+        let options = std::sync::Arc::clone(&self.options);
+        let header = RouteHeader {
+            from: &options.nid,
+            payload_size: u32::try_from(length).unwrap_or(u32::MAX), // too long then, told below
+            ..header
+        };
+        let outgoing = Outgoing::new(Head::Route(header), payload);
+        self.transmit(cx, key, to, &outgoing, length)
+    }
+
+    /// Puts a message into the engine's send queue, or behind those that wait.
+    pub(crate) fn transmit<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        key: LinkKey,
+        to: PeerId,
+        outgoing: &Outgoing<'_>,
+        payload: usize,
+    ) -> Result<(), SendError> {
+        let limits = &self.options.zmtp;
+        let total = outgoing.len();
+        if payload > limits.frame_max.min(u32::MAX as usize) || total > limits.message_max {
+            let limit = limits.frame_max.min(limits.message_max);
+            return Err(SendError::TooLong {
+                length: total,
+                limit,
+            });
+        }
+        let Some(link) = self.links.get_mut(key.slot as usize) else {
+            return Err(SendError::Unroutable);
+        };
+        let sent = push(cx, link, &self.options, outgoing, total);
+        let Some(peer) = self.peers.get_mut(to.slot as usize) else {
+            return sent;
+        };
+        match sent {
+            Ok(()) => {
+                peer.counters.messages_out += 1;
+                peer.counters.bytes_out += total as u64;
+            }
+            Err(SendError::Full) => peer.counters.refused_full += 1,
+            Err(_) => {}
+        }
+        if !link.outbox.is_empty() {
+            peer.gauge.set_queued(&link.outbox);
+        }
+        sent
+    }
+
+    /// Moves what waits for a link into the engine's send queue, as far as there is room.
+    pub(crate) fn pump<P>(&mut self, cx: &mut Context<'_, P>, slot: u32) {
+        let Some(link) = self.links.get_mut(slot as usize) else {
+            return;
+        };
+        pump(cx, link);
+        let (outbox, peer) = (&link.outbox, link.peer());
+        if let Some(peer) = peer.and_then(|peer| self.peers.get(peer.slot as usize)) {
+            peer.gauge.set_queued(outbox);
+        }
+    }
+
+    /// Tells the handler once that a queue which was full has room.
+    pub(crate) fn tell_room<P, H: NodeHandler<P>>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        handler: &mut H,
+        slot: u32,
+    ) {
+        let Some(link) = self.links.get_mut(slot as usize) else {
+            return;
+        };
+        let (options, outbox) = (&self.options, &link.outbox);
+        let has_room = outbox.messages() <= options.queue_messages_max / 2
+            && outbox.bytes() <= options.queue_bytes_max / 2;
+        if !link.told_full || !has_room {
+            return;
+        }
+        link.told_full = false;
+        if let Some(peer) = link.peer().and_then(|peer| self.peer_at(peer)) {
+            let (id, nid) = (peer.id, peer.nid.clone());
+            handler.on_room(&mut NodeContext::new(self, cx), id, &nid);
+        }
+    }
+
+    /// Queues bytes of ours, which must not be refused: commands.
+    pub(crate) fn transmit_command<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        key: LinkKey,
+        bytes: &[u8],
+    ) -> bool {
+        let most = self.options.queue_bytes_max + (64 << 10);
+        let Some(link) = self.link_mut(key) else {
+            return false;
+        };
+        link.bytes_out += bytes.len() as u64;
+        if link.outbox.is_empty() && cx.send(link.id, bytes).is_ok() {
+            return true;
+        }
+        if link.outbox.bytes() > most {
+            return false;
+        }
+        link.outbox
+            .push_with(bytes.len(), 0, |room| room.copy_from_slice(bytes));
+        true
+    }
+}
+
+/// Puts a message of `total` bytes into the engine's send queue, or behind those that wait.
+#[inline]
+fn push<P>(
+    cx: &mut Context<'_, P>,
+    link: &mut Link,
+    options: &NodeOptions,
+    outgoing: &Outgoing<'_>,
+    total: usize,
+) -> Result<(), SendError> {
+    if link.outbox.is_empty() && total <= DIRECT_MAX && !link.held {
+        match cx.send_with(link.id, total, |room| outgoing.write(room)) {
+            Ok(_) => {
+                link.messages_out += 1;
+                link.bytes_out += total as u64;
+                return Ok(());
+            }
+            Err(EngineError::Gone) => return Err(SendError::Unroutable),
+            // Full: it waits here. Too long for the engine: it goes in pieces.
+            Err(_) => {}
+        }
+    }
+    let (messages_max, bytes_max) = (options.queue_messages_max, options.queue_bytes_max);
+    if !link.outbox.has_room(total, messages_max, bytes_max) {
+        link.told_full = true;
+        return Err(SendError::Full);
+    }
+    let was_empty = link.outbox.is_empty();
+    outgoing.queue(&mut link.outbox);
+    link.messages_out += 1;
+    link.bytes_out += total as u64;
+    if was_empty {
+        pump(cx, link);
+    }
+    Ok(())
+}
+
+/// See [`NodeLink::pump`].
+fn pump<P>(cx: &mut Context<'_, P>, link: &mut Link) {
+    if link.held {
+        return;
+    }
+    while let Some(segment) = link.outbox.front() {
+        match cx.send_shared(link.id, &segment.bytes) {
+            Ok(()) => link.outbox.pop(),
+            Err(EngineError::TooLong { limit, .. }) if limit > 0 => link.outbox.split_front(limit),
+            // Full: `on_drained` or the next tick goes on. Gone: its end is about to be told.
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Nodes and libzmq: pyzmq peers that bind, connect, have one socket or two.
+//!
+//! They need a Python with pyzmq: `python3`, or what `PROSCENIUM_PYTHON` names. Without it the
+//! tests say so and pass, unless `PROSCENIUM_PYTHON` is set.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use proscenium_engine::{Address, Backoff};
+use proscenium_nodelink::{
+    Endpoint, LinkEnd, Node, NodeHandle, NodeOptions, RequestError, RequestOptions,
+};
+use support::{Echo, PATIENCE, any, header, options, wait_routable, wait_until};
+
+/// The Python to use, or why there is none.
+fn python() -> &'static Result<String, String> {
+    static PYTHON: OnceLock<Result<String, String>> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let named = std::env::var("PROSCENIUM_PYTHON").ok();
+        let candidates = match &named {
+            Some(named) => vec![named.as_str()],
+            None => vec!["python3", "/usr/bin/python3"],
+        };
+        for python in candidates {
+            let mut imports = Command::new(python);
+            imports.args(["-c", "import zmq"]).stderr(Stdio::null());
+            if imports.status().is_ok_and(|status| status.success()) {
+                return Ok(python.to_owned());
+            }
+        }
+        assert!(named.is_none(), "{named:?} has no pyzmq");
+        Err("no python3 with pyzmq (Debian: python3-zmq)".to_owned())
+    })
+}
+
+/// A process that runs `zmq_peer.py`; it ends with this.
+struct ZmqPeer {
+    child: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl ZmqPeer {
+    /// `None`, and a line that says why, where there is no pyzmq.
+    fn start(arguments: &[&str]) -> Option<Self> {
+        let python = match python() {
+            Ok(python) => python,
+            Err(reason) => {
+                let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+                return None;
+            }
+        };
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zmq_peer.py");
+        let mut child = Command::new(python)
+            .arg(script)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = child.stdout.take().unwrap();
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Some(Self {
+            child,
+            input,
+            lines,
+        })
+    }
+
+    /// One that listens, and where.
+    fn bind(arguments: &[&str]) -> Option<(Self, Endpoint)> {
+        let mut peer = Self::start(arguments)?;
+        let line = peer.line();
+        let port = line.strip_prefix("port ").unwrap().parse().unwrap();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        Some((peer, Endpoint::new(address)))
+    }
+
+    fn ask(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        self.lines
+            .recv_timeout(PATIENCE)
+            .expect("a line of the peer")
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for ZmqPeer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn port(address: &Address) -> String {
+    let Address::Tcp(address) = address else {
+        panic!("{address} has no port");
+    };
+    address.port().to_string()
+}
+
+fn quick(nid: &str) -> NodeOptions {
+    let millis = Duration::from_millis;
+    options(nid).backoff(Backoff {
+        first: millis(20),
+        max: millis(200),
+    })
+}
+
+/// Payloads of all lengths there and back, errors, and numbers that fit into 16 bits.
+fn converse(node: &NodeHandle, peer: &mut ZmqPeer, name: &str) {
+    wait_routable(node, name);
+    for length in [0, 1, 255, 256, 70_000, 3_000_000] {
+        let payload = vec![7; length];
+        let options = RequestOptions::within(PATIENCE);
+        let reply = node.request(name, &header("Echo"), payload.clone(), options);
+        let reply = reply.wait().unwrap();
+        assert!(reply.payload == payload && reply.error_code == 0);
+        let line = peer.line();
+        let words: Vec<_> = line.split(' ').collect();
+        assert_eq!(words[..2], ["request", node.nid().as_str()]);
+        let number: u32 = words[2].parse().unwrap();
+        assert!((1..=65_535).contains(&number), "{line}");
+        assert_eq!(words[5], length.to_string());
+    }
+    let failed = node.request(name, &header("Fail"), "", RequestOptions::default());
+    assert_eq!(failed.wait().unwrap().error_code, 1234);
+    assert!(peer.line().starts_with("request"));
+    node.send(name, &header("Note"), "hello").unwrap();
+    assert_eq!(peer.line(), format!("message {} 0 Note 0 5", node.nid()));
+    let stats = node.stats(PATIENCE).unwrap();
+    let stats = stats.peer(name).unwrap();
+    assert!(!stats.proscenium && stats.counters.late_replies == 0);
+    assert_eq!(stats.counters.size_mismatches, 0);
+}
+
+#[test]
+fn a_peer_that_binds() {
+    let Some((mut peer, endpoint)) = ZmqPeer::bind(&["zmq-1", "bind=0"]) else {
+        return;
+    };
+    let node = Node::builder(quick("node-1")).connect(endpoint);
+    let node = node.start(Echo::default()).unwrap();
+    converse(&node.handle(), &mut peer, "zmq-1");
+    for length in [0, 300, 2_000_000] {
+        peer.ask(&format!("request node-1 77 {length}"));
+        assert_eq!(peer.line(), format!("reply node-1 77 Echo 0 {length}"));
+    }
+}
+
+#[test]
+fn a_peer_that_connects() {
+    let (seen, arrived) = channel();
+    let node = Node::builder(quick("node-1")).bind(any());
+    let node = node.start(Echo { seen: Some(seen) }).unwrap();
+    let connect = format!("connect={}", port(&node.local_addrs()[0]));
+    let Some(mut peer) = ZmqPeer::start(&["zmq-1", &connect]) else {
+        return;
+    };
+    converse(&node.handle(), &mut peer, "zmq-1");
+    peer.ask("send node-1 hello");
+    let (from, id, payload) = arrived.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(
+        (from.as_str(), id.as_str(), &payload[..]),
+        ("zmq-1", "Send", &b"hello"[..])
+    );
+}
+
+#[test]
+fn peers_that_dial_each_other_in_both_directions() {
+    let node = Node::builder(quick("node-1")).bind(any());
+    let node = node.start(Echo::default()).unwrap();
+    let connect = format!("connect={}", port(&node.local_addrs()[0]));
+    let Some((mut peer, endpoint)) = ZmqPeer::bind(&["zmq-1", "bind=0", &connect, "split"]) else {
+        return;
+    };
+    node.handle().connect(endpoint).unwrap();
+    let handle = node.handle();
+    wait_until("both links are up", || {
+        let stats = handle.stats(PATIENCE).unwrap();
+        stats
+            .peer("zmq-1")
+            .is_some_and(|peer| peer.dialled && peer.accepted)
+    });
+    // It answers by the socket that dials; we ask by the link that we dialled.
+    converse(&handle, &mut peer, "zmq-1");
+    peer.ask("request node-1 5 10");
+    assert_eq!(peer.line(), "reply node-1 5 Echo 0 10");
+}
+
+#[test]
+fn a_split_mesh_sends_on_dialled_links_only() {
+    let node = Node::builder(quick("node-1").split(true))
+        .bind(any())
+        .start(Echo::default())
+        .unwrap();
+    let connect = format!("connect={}", port(&node.local_addrs()[0]));
+    let Some((mut peer, endpoint)) = ZmqPeer::bind(&["zmq-1", "bind=0", &connect, "split"]) else {
+        return;
+    };
+    node.handle().connect(endpoint).unwrap();
+    wait_until("its link is there", || {
+        let stats = node.handle().stats(PATIENCE).unwrap();
+        stats.peer("zmq-1").is_some_and(|peer| peer.accepted)
+    });
+    converse(&node.handle(), &mut peer, "zmq-1");
+}
+
+#[test]
+fn a_dealer_is_a_peer_too() {
+    let node = Node::builder(quick("node-1"))
+        .bind(any())
+        .start(Echo::default())
+        .unwrap();
+    let connect = format!("connect={}", port(&node.local_addrs()[0]));
+    let Some(mut peer) = ZmqPeer::start(&["zmq-1", &connect, "dealer"]) else {
+        return;
+    };
+    wait_routable(&node.handle(), "zmq-1");
+    peer.ask("request - 9 100");
+    assert_eq!(peer.line(), "reply - 9 Echo 0 100");
+}
+
+#[test]
+fn messages_of_other_than_two_parts_cost_the_link() {
+    let node = Node::builder(quick("node-1"))
+        .bind(any())
+        .start(Echo::default())
+        .unwrap();
+    let connect = format!("connect={}", port(&node.local_addrs()[0]));
+    let Some(mut peer) = ZmqPeer::start(&["zmq-1", &connect]) else {
+        return;
+    };
+    let handle = node.handle();
+    wait_routable(&handle, "zmq-1");
+    for (round, parts) in [1, 3, 20].into_iter().enumerate() {
+        peer.ask(&format!("parts node-1 {parts}"));
+        wait_until("the link is closed", || {
+            let ended = handle.stats(PATIENCE).unwrap().ended(LinkEnd::Protocol);
+            ended == round as u64 + 1
+        });
+        // libzmq connects again.
+        wait_routable(&handle, "zmq-1");
+        peer.ask("request node-1 3 3");
+        assert_eq!(peer.line(), "reply node-1 3 Echo 0 3");
+    }
+}
+
+#[test]
+fn a_second_peer_of_the_same_name_takes_over() {
+    let node = Node::builder(quick("node-1"))
+        .bind(any())
+        .start(Echo::default())
+        .unwrap();
+    let connect = format!("connect={}", port(&node.local_addrs()[0]));
+    let Some(first) = ZmqPeer::start(&["zmq-1", &connect]) else {
+        return;
+    };
+    let handle = node.handle();
+    wait_routable(&handle, "zmq-1");
+    first.signal("-STOP");
+    let mut second = ZmqPeer::start(&["zmq-1", &connect]).unwrap();
+    wait_until("the second one has the name", || {
+        handle.stats(PATIENCE).unwrap().ended(LinkEnd::Handover) == 1
+    });
+    converse(&handle, &mut second, "zmq-1");
+}
+
+#[test]
+fn a_peer_that_comes_back_is_found_again() {
+    let Some((mut peer, endpoint)) = ZmqPeer::bind(&["zmq-1", "bind=0"]) else {
+        return;
+    };
+    let bind = format!("bind={}", port(&endpoint.address));
+    let node = Node::builder(quick("node-1")).connect(endpoint);
+    let node = node.start(Echo::default()).unwrap();
+    let handle = node.handle();
+    converse(&handle, &mut peer, "zmq-1");
+    let pending = handle.request(
+        "zmq-1",
+        &header("Keep"),
+        "",
+        RequestOptions::within(PATIENCE),
+    );
+    assert!(peer.line().starts_with("request"));
+    drop(peer);
+    assert_eq!(pending.wait(), Err(RequestError::LinkLost));
+    let mut again = ZmqPeer::start(&["zmq-1", &bind]).unwrap();
+    assert!(again.line().starts_with("port"));
+    converse(&handle, &mut again, "zmq-1");
+}
+
+#[test]
+fn heartbeats_keep_a_link_up_and_find_a_peer_that_has_stopped() {
+    let Some((mut peer, endpoint)) = ZmqPeer::bind(&["zmq-1", "bind=0", "heartbeat=50"]) else {
+        return;
+    };
+    let beating = quick("node-1")
+        .heartbeat(Duration::from_millis(100))
+        .dead_after(Duration::from_millis(2000));
+    let node = Node::builder(beating)
+        .connect(endpoint)
+        .start(Echo::default())
+        .unwrap();
+    let handle = node.handle();
+    converse(&handle, &mut peer, "zmq-1");
+    let before = handle
+        .stats(PATIENCE)
+        .unwrap()
+        .peer("zmq-1")
+        .unwrap()
+        .counters;
+    wait_until("heartbeats arrive", || {
+        let stats = handle.stats(PATIENCE).unwrap();
+        let counters = stats.peer("zmq-1").unwrap().counters;
+        counters.bytes_in > before.bytes_in + 200 && counters.messages_in == before.messages_in
+    });
+    let stats = handle.stats(PATIENCE).unwrap();
+    assert_eq!(
+        stats.peer("zmq-1").unwrap().counters.links_up,
+        1,
+        "{stats:?}"
+    );
+    // Its kernel goes on accepting and acknowledging; nothing answers.
+    peer.signal("-STOP");
+    let requests: Vec<_> = (0..10)
+        .map(|_| {
+            handle.request(
+                "zmq-1",
+                &header("Echo"),
+                "",
+                RequestOptions::within(PATIENCE),
+            )
+        })
+        .collect();
+    for request in requests {
+        assert_eq!(request.wait(), Err(RequestError::LinkLost));
+    }
+    assert!(handle.stats(PATIENCE).unwrap().ended(LinkEnd::Dead) >= 1);
+    peer.signal("-CONT");
+    wait_routable(&handle, "zmq-1");
+}
+
+#[test]
+fn another_mechanism_is_refused() {
+    let node = Node::builder(quick("node-1"))
+        .bind(any())
+        .start(Echo::default())
+        .unwrap();
+    let connect = format!("connect={}", port(&node.local_addrs()[0]));
+    let Some(_peer) = ZmqPeer::start(&["zmq-1", &connect, "plain"]) else {
+        return;
+    };
+    // Whoever sees the other's greeting first gives up.
+    wait_until("it is refused", || {
+        let stats = node.handle().stats(PATIENCE).unwrap();
+        stats.ended(LinkEnd::Protocol) + stats.ended(LinkEnd::Closed) >= 1
+    });
+    assert!(!node.handle().is_routable("zmq-1"));
+}
