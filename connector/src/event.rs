@@ -57,6 +57,16 @@ impl Event {
 }
 
 impl Packet {
+    /// A packet that nobody sent, without an error: for tests of what takes packets.
+    pub fn new(stage_id: i64, msg_id: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
+        Self {
+            msg_id: msg_id.into(),
+            stage_id,
+            error: ErrorCode::SUCCESS,
+            payload: payload.into(),
+        }
+    }
+
     pub(crate) fn size(&self) -> usize {
         self.msg_id.len() + self.payload.len()
     }

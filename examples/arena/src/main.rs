@@ -2,7 +2,11 @@
 //! `world.rs` (the rules), `messages.rs`, `server.rs`, `client.rs`, `bot.rs`, in this order.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is its purpose"
+)]
 
 mod bot;
 mod client;
@@ -19,6 +23,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use endpoint::Endpoint;
 
@@ -105,6 +111,8 @@ fn main() -> ExitCode {
 }
 
 fn run_server(serve: Serve) -> Result<(), Box<dyn Error>> {
+    // Before anybody can know of the server and end it.
+    let signals = Signals::new([SIGTERM, SIGINT])?;
     let certificate = serve.cert.zip(serve.key);
     let mut listeners = Vec::new();
     for endpoint in &serve.listen {
@@ -115,7 +123,7 @@ fn run_server(serve: Serve) -> Result<(), Box<dyn Error>> {
     for (endpoint, address) in serve.listen.iter().zip(server.local_addrs()) {
         println!("listening on {}://{address}", endpoint.scheme);
     }
-    server::run_until_signal(server)?;
+    println!("{}", server::run_until(signals, server));
     Ok(())
 }
 

@@ -9,7 +9,6 @@ use proscenium::play::{
     Actor, ActorCx, ActorId, ErrorCode, Failure, Leave, Member, Packet, PlayListener, PlayServer,
     PlayStage, Result, StageCx, StageKind, Tick, Verdict,
 };
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::messages::{self, PlayerId, Steer};
@@ -39,7 +38,12 @@ pub(crate) fn start(
         .shards(shards)
         .messages_per_second(100)
         // A client that does not read misses views; nothing piles up for it.
-        .limits(|limits| limits.frame_max(32 << 10).send_high(32 << 10).send_low(8 << 10))
+        .limits(|limits| {
+            limits
+                .frame_max(32 << 10)
+                .send_high(32 << 10)
+                .send_low(8 << 10)
+        })
         .limits(|limits| limits.send_queue_max(64 << 10));
     for listener in listeners {
         server = server.listen(listener);
@@ -47,17 +51,11 @@ pub(crate) fn start(
     server.start()
 }
 
-/// Runs until SIGTERM or Ctrl-C; then every arena tells its players, and the connections are
-/// flushed and closed.
-///
-/// # Errors
-/// When the system refuses the signal handler.
-pub(crate) fn run_until_signal(server: PlayServer) -> io::Result<DrainReport> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+/// Waits for a signal; then every arena tells its players, and the connections are flushed and
+/// closed.
+pub(crate) fn run_until(mut signals: Signals, server: PlayServer) -> DrainReport {
     signals.forever().next();
-    let report = server.shutdown(DRAIN);
-    println!("{report}");
-    Ok(report)
+    server.shutdown(DRAIN)
 }
 
 /// What stands for one account in an arena; what it is in the game, the [`World`] keeps.

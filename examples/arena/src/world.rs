@@ -118,7 +118,7 @@ impl World {
     /// Time goes on by one tick.
     pub(crate) fn step(&mut self) {
         self.tick = self.tick.wrapping_add(1);
-        if self.tick % STEP_TICKS != 0 {
+        if !self.tick.is_multiple_of(STEP_TICKS) {
             return;
         }
         let walking = self.players.iter();
@@ -291,8 +291,7 @@ impl Area {
 
     fn cells(self) -> impl Iterator<Item = Position> {
         let (left, top) = (self.column * AREA.0, self.row * AREA.1);
-        (top..top + AREA.1)
-            .flat_map(move |y| (left..left + AREA.0).map(move |x| Position { x, y }))
+        (top..top + AREA.1).flat_map(move |y| (left..left + AREA.0).map(move |x| Position { x, y }))
     }
 }
 
