@@ -101,4 +101,7 @@ mod pages {
     #[cfg(feature = "sim")]
     #[doc = include_str!("../docs/guide/simulation.md")]
     struct Simulation;
+    #[cfg(feature = "tls")]
+    #[doc = include_str!("../docs/guide/tls.md")]
+    struct Tls;
 }

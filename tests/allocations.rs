@@ -1,68 +1,24 @@
 //! No heap allocation per message: the framed echo path is counted, on the shard's thread.
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
+#[cfg(feature = "tls")]
+#[path = "support/tls.rs"]
+mod tls;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::io::{BufReader, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proscenium::{Context, Engine, Handler, Message, RouterId, Shard};
-use support::{connect, frame, loopback, tcp_address, try_read_frame};
-
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    COUNT.with(|count| count.set(count.get() + 1));
-}
-
-/// Allocations of this thread so far.
-fn allocations() -> u64 {
-    COUNT.with(Cell::get)
-}
-
-// SAFETY: everything is passed on to the system's allocator as it came; counting touches a
-// thread-local cell without a destructor and allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(old, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(old, layout) }
-    }
-}
+use counting::{Counting, counted};
+use proscenium::{Context, Engine, Handler, Listener, Message, RouterId};
+use support::{ask_in_batches, connect, loopback, tcp_address};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const MESSAGES: u64 = 100_000;
-const WARM_UP: u64 = 20_000;
-/// Stretches of [`MESSAGES`] among which one must be without an allocation.
-const WINDOWS_MAX: usize = 5;
-/// Requests that a client has under way.
-const IN_FLIGHT: usize = 30;
 const CLIENTS: usize = 4;
 
 #[derive(Clone, Copy)]
@@ -100,56 +56,38 @@ impl Handler for Echo {
     }
 }
 
-/// Sends batches of messages of mixed lengths, each when the last one has been answered, until
-/// the server closes.
-fn client(address: SocketAddr) {
-    let mut stream = connect(address);
-    let lengths = [0, 1, 64, 1000, 1024, 4000];
-    let batch: Vec<u8> = (0..IN_FLIGHT)
-        .flat_map(|n| frame(&vec![n as u8; lengths[n % lengths.len()]]))
-        .collect();
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    while stream.write_all(&batch).is_ok() {
-        for _ in 0..IN_FLIGHT {
-            let Ok(Some(_)) = try_read_frame(&mut reader) else {
-                return;
-            };
-        }
-    }
-}
-
-fn turn_until(shard: &mut Shard<Echo>, messages: u64) {
-    while shard.handler().messages < messages {
-        shard.turn(Duration::from_millis(100)).unwrap();
-    }
-}
-
 /// Messages handled and allocations meanwhile, after a warm-up, in the best of a few windows.
 fn measure(way: Way, answer: Bytes) -> (u64, u64) {
+    measure_with(way, answer, loopback(), |address| {
+        ask_in_batches(connect(address))
+    })
+}
+
+fn measure_with(
+    way: Way,
+    answer: Bytes,
+    listener: Listener,
+    client: impl Fn(SocketAddr) + Clone + Send + 'static,
+) -> (u64, u64) {
     let echo = Echo {
         way,
         answer,
         messages: 0,
     };
-    let mut shard = Engine::builder().listen(loopback()).host(echo).unwrap();
+    let mut shard = Engine::builder().listen(listener).host(echo).unwrap();
     let address = tcp_address(&shard.local_addrs()[0]);
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| std::thread::spawn(move || client(address)))
+        .map(|_| {
+            let client = client.clone();
+            std::thread::spawn(move || client(address))
+        })
         .collect();
-    turn_until(&mut shard, WARM_UP);
-    // The pools grow until they have seen the most that is ever under way at once. A window in
-    // which that happens is followed by another; one that allocates by the message never ends.
-    let mut window = || {
-        let (before, from) = (allocations(), shard.handler().messages);
-        turn_until(&mut shard, from + MESSAGES);
-        (shard.handler().messages - from, allocations() - before)
-    };
-    let mut best = window();
-    for _ in 1..WINDOWS_MAX {
-        if best.1 > 0 {
-            best = std::cmp::min_by_key(best, window(), |(_, counted)| *counted);
+    let best = counted(MESSAGES, |messages| {
+        while shard.handler().messages < messages {
+            shard.turn(Duration::from_millis(100)).unwrap();
         }
-    }
+        shard.handler().messages
+    });
     shard.handle().shutdown(Duration::from_millis(10));
     while shard.stopped().is_none() {
         shard.turn(Duration::from_millis(10)).unwrap();
@@ -199,4 +137,29 @@ fn long_shared_bodies_allocate_by_the_batch_at_most() {
         counted < handled,
         "{counted} allocations in {handled} messages"
     );
+}
+
+#[cfg(feature = "tls")]
+fn measure_tls(way: Way) -> (u64, u64) {
+    let authority = tls::Authority::new();
+    let listener = loopback().tls(&authority.server().build().unwrap());
+    let config = std::sync::Arc::new(authority.foreign());
+    measure_with(
+        way,
+        Bytes::from_static(&[1; 1023]),
+        listener,
+        move |address| {
+            ask_in_batches(tls::foreign(address, &config, tls::NAME));
+        },
+    )
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn echoing_over_tls_allocates_nothing() {
+    for way in [Way::Copied, Way::Forwarded, Way::Encoded, Way::Shared] {
+        let (handled, counted) = measure_tls(way);
+        assert!(handled >= MESSAGES);
+        assert_eq!(counted, 0, "allocations in {handled} messages");
+    }
 }

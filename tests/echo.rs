@@ -1,13 +1,11 @@
 //! Echo over real sockets: every split, every framing, every size.
 
+mod support;
+
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
 
 use proscenium::{Address, Context, Engine, Framing, Handler, Listener, Message, RouterId};
-
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+use support::{PATIENCE, connect, frame};
 
 struct Echo;
 
@@ -26,19 +24,6 @@ fn serve(framing: Framing) -> (Engine<()>, std::net::SocketAddr) {
         panic!("not TCP")
     };
     (engine, address)
-}
-
-fn connect(address: std::net::SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-fn frame(body: &[u8]) -> Vec<u8> {
-    let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
-    bytes.extend_from_slice(body);
-    bytes
 }
 
 #[test]

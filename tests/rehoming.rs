@@ -379,7 +379,9 @@ fn peers_that_close_while_they_are_moved_end_once() {
             let mut step = 0;
             while !stop.load(Ordering::Relaxed) {
                 step += 1;
-                for id in moving.lock().unwrap().clone() {
+                // Locked only for this line: who waits for the lock might not get it for long.
+                let ids = moving.lock().unwrap().clone();
+                for id in ids {
                     for shard in 0..SHARDS {
                         on_shard(&handle, shard, move |cx| {
                             let _ = cx.rehome(id, (shard + step) % SHARDS);
@@ -394,6 +396,11 @@ fn peers_that_close_while_they_are_moved_end_once() {
         *moving.lock().unwrap() = vec![id];
         ids.push(id);
         client.write_all(&frame(b"on the move")).unwrap();
+        // Most are moving by then, and go on moving.
+        let adopted = |seen: &Seen| matches!(seen, Seen::Adopted { id: moved, .. } if *moved == id);
+        eventually("it moves", || {
+            (server.log.count(adopted) >= round % 4).then_some(())
+        });
         match round % 3 {
             0 => drop(client),
             1 => reset(client),

@@ -1,30 +1,23 @@
 //! No heap allocation per message: counted on the shard's thread, for framed echo through stages
 //! and for what stages of one shard tell each other.
 
-#[path = "support/counting.rs"]
+#[path = "../../tests/support/counting.rs"]
 mod counting;
 mod support;
 
-use std::io::{BufReader, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use counting::{Counting, allocations};
+use counting::{Counting, counted};
 use proscenium_engine::{Body, Engine, RouterId, Shard};
 use proscenium_stages::{Cx, Stage, StageRef, StageShard, StageType, Stages};
-use support::{connect, frame, loopback, read_frame, tcp};
+use support::{ask_in_batches, connect, loopback, tcp};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const MESSAGES: u64 = 100_000;
-const WARM_UP: u64 = 20_000;
-/// Stretches of [`MESSAGES`] among which one must be without an allocation.
-const WINDOWS_MAX: usize = 5;
-/// Requests that a client has under way.
-const IN_FLIGHT: usize = 30;
 const CLIENTS: usize = 4;
 
 type Count = Arc<AtomicU64>;
@@ -70,47 +63,14 @@ impl Stage for Echo {
     }
 }
 
-/// Sends batches of messages of mixed lengths, each when the last one has been answered, until
-/// the server closes.
-fn client(address: SocketAddr) {
-    let mut stream = connect(address);
-    let lengths = [0, 1, 64, 1000, 1024, 4000];
-    let batch: Vec<u8> = (0..IN_FLIGHT)
-        .flat_map(|n| frame(&vec![n as u8; lengths[n % lengths.len()]]))
-        .collect();
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    while stream.write_all(&batch).is_ok() {
-        for _ in 0..IN_FLIGHT {
-            let Ok(Some(_)) = read_frame(&mut reader) else {
-                return;
-            };
-        }
-    }
-}
-
-fn turn_until(shard: &mut Shard<StageShard>, count: &Count, messages: u64) {
-    while count.load(Ordering::Relaxed) < messages {
-        shard.turn(Duration::from_millis(100)).unwrap();
-    }
-}
-
-/// Messages handled and allocations meanwhile, after a warm-up, in the best of a few windows.
+/// Messages handled and allocations meanwhile, in the best of a few stretches.
 fn measure(shard: &mut Shard<StageShard>, count: &Count, messages: u64) -> (u64, u64) {
-    turn_until(shard, count, messages / 5);
-    // The pools grow until they have seen the most that is ever under way at once. A window in
-    // which that happens is followed by another; one that allocates by the message never ends.
-    let mut window = || {
-        let (before, from) = (allocations(), count.load(Ordering::Relaxed));
-        turn_until(shard, count, from + messages);
-        (count.load(Ordering::Relaxed) - from, allocations() - before)
-    };
-    let mut best = window();
-    for _ in 1..WINDOWS_MAX {
-        if best.1 > 0 {
-            best = std::cmp::min_by_key(best, window(), |(_, counted)| *counted);
+    counted(messages, |messages| {
+        while count.load(Ordering::Relaxed) < messages {
+            shard.turn(Duration::from_millis(100)).unwrap();
         }
-    }
-    best
+        count.load(Ordering::Relaxed)
+    })
 }
 
 fn end(mut shard: Shard<StageShard>) {
@@ -134,7 +94,7 @@ fn echo(way: Way, messages: u64) {
     let mut shard = engine.host(stages.shards()(0)).unwrap();
     let address = tcp(&shard.local_addrs()[0]);
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| std::thread::spawn(move || client(address)))
+        .map(|_| std::thread::spawn(move || ask_in_batches(connect(address))))
         .collect();
     let (handled, counted) = measure(&mut shard, &count, messages);
     assert!(handled >= messages);
@@ -157,7 +117,7 @@ fn echo_that_suspends_allocates_nothing() {
 
 #[test]
 fn echo_that_sleeps_allocates_nothing() {
-    echo(Way::Sleep, WARM_UP);
+    echo(Way::Sleep, MESSAGES / 5);
 }
 
 /// Sends what it gets on to the next.

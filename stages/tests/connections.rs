@@ -13,7 +13,9 @@ use std::time::Instant;
 use desk::{Book, Desk, Order, Ref, What, desks};
 use proscenium_engine::{Engine, RouterId};
 use proscenium_stages::{StagePost, Stages, TellError};
-use support::{PATIENCE, address_of, connect, eventually, frame, loopback, read_frame, receive};
+use support::{
+    PATIENCE, address_of, connect, eventually, frame, loopback, read_frame, try_read_frame,
+};
 
 /// Desks, and connections that are bound to the first of them.
 struct Office {
@@ -77,7 +79,7 @@ fn write_numbers(stream: &mut TcpStream, range: std::ops::Range<u32>) {
 #[track_caller]
 fn read_numbers(stream: &mut TcpStream, range: std::ops::Range<u32>) {
     for number in range {
-        assert_eq!(receive(stream), number.to_string().as_bytes());
+        assert_eq!(read_frame(stream), number.to_string().as_bytes());
     }
 }
 
@@ -95,7 +97,7 @@ fn connections_of_all_shards_come_to_their_stage_and_both_ends_are_told_of_the_e
                 .all(|(desk, shard, _)| (*desk, *shard) == (0, 0))
         );
         stream.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(read_frame(&mut stream).unwrap(), None);
+        assert_eq!(try_read_frame(&mut stream).unwrap(), None);
         assert_eq!(office.until_ended(id), (0, "peer_closed"));
     }
     assert_eq!(office.stages.total().panics, 0);
@@ -122,11 +124,11 @@ fn a_connection_that_goes_round_loses_nothing() {
         }
         while written as usize - seen.len() > IN_FLIGHT {
             // Order between desks is not promised: each handles what came to it.
-            seen.push(String::from_utf8(receive(&mut stream)).unwrap());
+            seen.push(String::from_utf8(read_frame(&mut stream)).unwrap());
         }
     }
     while seen.len() < written as usize {
-        seen.push(String::from_utf8(receive(&mut stream)).unwrap());
+        seen.push(String::from_utf8(read_frame(&mut stream)).unwrap());
     }
     let mut numbers: Vec<u32> = seen.iter().map(|text| text.parse().unwrap()).collect();
     numbers.sort_unstable();
@@ -183,7 +185,11 @@ fn the_end_of_a_stage_is_the_end_of_its_connections() {
             office.desks[0].tell(Order::Panic).unwrap();
         }
         for (mut stream, id) in connected {
-            assert_eq!(read_frame(&mut stream).unwrap(), None, "the peer is told");
+            assert_eq!(
+                try_read_frame(&mut stream).unwrap(),
+                None,
+                "the peer is told"
+            );
             assert_eq!(office.book.ends(id), [], "the stage was gone before");
         }
         assert!(office.engine.shutdown(PATIENCE).is_clean());

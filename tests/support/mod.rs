@@ -8,8 +8,11 @@
     reason = "every test binary uses a part of it"
 )]
 
+mod clients;
+pub use clients::*;
+
 use std::fmt::Debug;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -19,27 +22,6 @@ use proscenium::{
     Address, CloseReason, ConnectError, ConnectId, Context, DrainReport, Engine, EngineBuilder,
     Handle, Handler, Limits, Listener, Message, Origin, Peer, RouterId, ShardStats,
 };
-
-/// How long anything may take before a test fails. No test passes or fails by being fast.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// True if the long form of the tests was asked for (`PROSCENIUM_ALL=1`).
-pub fn run_all() -> bool {
-    std::env::var_os("PROSCENIUM_ALL").is_some_and(|value| value == "1")
-}
-
-/// Asks until the answer is there, and fails the test if that never happens.
-#[track_caller]
-pub fn eventually<R>(what: &str, mut ask: impl FnMut() -> Option<R>) -> R {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
 
 type Work = dyn FnOnce(&mut Context<'_, Job>) + Send;
 
@@ -430,20 +412,6 @@ pub fn tcp_address(address: &Address) -> SocketAddr {
     }
 }
 
-/// A blocking client that gives up after [`PATIENCE`].
-#[track_caller]
-pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("the server takes connections");
-    prepare(&stream);
-    stream
-}
-
-pub fn prepare(stream: &TcpStream) {
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-}
-
 /// A client whose kernel takes no more than about `bytes` that it does not read.
 #[track_caller]
 pub fn connect_narrow(address: SocketAddr, bytes: usize) -> TcpStream {
@@ -467,36 +435,6 @@ pub fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// `body` with its length in front, big-endian.
-pub fn frame(body: &[u8]) -> Vec<u8> {
-    let mut bytes = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-/// Reads one frame; `None` at the end of the stream.
-pub fn try_read_frame(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut header = [0; 4];
-    let mut have = 0;
-    while have < 4 {
-        match stream.read(&mut header[have..])? {
-            0 if have == 0 => return Ok(None),
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => have += n,
-        }
-    }
-    let mut body = vec![0; u32::from_be_bytes(header) as usize];
-    stream.read_exact(&mut body)?;
-    Ok(Some(body))
-}
-
-#[track_caller]
-pub fn read_frame(stream: &mut impl Read) -> Vec<u8> {
-    try_read_frame(stream)
-        .expect("a frame arrives")
-        .expect("a frame, not the end")
-}
-
 /// Sends one message and expects it back.
 #[track_caller]
 pub fn ask(stream: &mut TcpStream, body: &[u8]) {
@@ -510,7 +448,7 @@ pub fn expect_end(stream: &mut TcpStream) {
     let mut byte = [0; 1];
     match stream.read(&mut byte) {
         Ok(0) => {}
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
         other => panic!("expected the end, not {other:?}"),
     }
 }

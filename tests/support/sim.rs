@@ -3,12 +3,12 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "every test binary uses a part of it"
 )]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,53 +18,18 @@ use proscenium::{
     Address, Body, CloseReason, Context, EngineStats, Handler, Limits, Message, Peer, RouterId, Run,
 };
 
+#[path = "frames.rs"]
+mod frames;
+#[path = "seeds.rs"]
+mod seeds;
+pub use frames::*;
+pub use seeds::*;
+
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const HOUR: Duration = Duration::from_secs(3600);
 
 /// Where the engines of these tests listen.
 pub const ADDRESS: &str = "10.0.0.1:7000";
-
-/// Runs `run` on a network of its own for each seed, with the faults of the seed. A seed that
-/// fails is named, with how to replay it and its last events.
-///
-/// `PROSCENIUM_SEEDS` sets the number of seeds, `PROSCENIUM_SEED` replays one.
-pub fn for_seeds(test: &str, seeds: u64, run: impl Fn(&SimNet)) {
-    let number = |name: &str| {
-        std::env::var(name).ok().map(|text| {
-            text.parse::<u64>()
-                .unwrap_or_else(|_| panic!("{name} is not a number: {text}"))
-        })
-    };
-    let seeds = match (number("PROSCENIUM_SEED"), number("PROSCENIUM_SEEDS")) {
-        (Some(one), _) => one..=one,
-        (None, many) => 0..=many.unwrap_or(seeds).saturating_sub(1),
-    };
-    for seed in seeds {
-        run_seed(test, seed, &run);
-    }
-}
-
-/// Runs one seed, as [`for_seeds`] does: for seeds that failed once.
-pub fn run_seed(test: &str, seed: u64, run: impl Fn(&SimNet)) {
-    let net = SimNet::from_seed(seed);
-    net.keep_last_events(60);
-    let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&net))) else {
-        return;
-    };
-    let text = panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-    let events: Vec<String> = net.last_events().iter().map(|e| e.to_string()).collect();
-    panic!(
-        "seed {seed} failed: {}\nfaults: {:?}\nlast events:\n{}\n\
-         replay: PROSCENIUM_SEED={seed} cargo test --features sim --test {} {test}",
-        text.unwrap_or_default(),
-        Faults::from_seed(seed),
-        events.join("\n"),
-        env!("CARGO_CRATE_NAME"),
-    );
-}
 
 /// Where a connection is, by what handlers were told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,13 +282,6 @@ impl Handler for Echo {
     }
 }
 
-/// A frame as the wire has it.
-pub fn frame(body: &[u8]) -> Vec<u8> {
-    let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
-    bytes.extend_from_slice(body);
-    bytes
-}
-
 /// A body in which every position differs from its neighbourhood and from other bodies.
 pub fn body(mark: u64, length: usize) -> Vec<u8> {
     let mut random = SimRandom::new(mark);
@@ -333,21 +291,6 @@ pub fn body(mark: u64, length: usize) -> Vec<u8> {
     }
     bytes.truncate(length);
     bytes
-}
-
-/// Takes the whole frames off the front of `bytes`.
-pub fn take_frames(bytes: &mut Vec<u8>) -> Vec<Vec<u8>> {
-    let (mut frames, mut at) = (Vec::new(), 0);
-    while let Some(header) = bytes.get(at..at + 4) {
-        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let Some(body) = bytes.get(at + 4..at + 4 + length) else {
-            break;
-        };
-        frames.push(body.to_vec());
-        at += 4 + length;
-    }
-    bytes.drain(..at);
-    frames
 }
 
 /// How a client ends.

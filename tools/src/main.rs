@@ -7,6 +7,7 @@ mod cli;
 mod compare;
 mod echo;
 mod errno;
+mod layers;
 mod load;
 mod machine;
 mod metrics;
@@ -48,7 +49,8 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Echo(args) => echo::run(args).map(|()| true),
         Command::Load(load) => match &load.kind {
-            LoadKind::Stream(args) => load::run(args),
+            LoadKind::Stream(args) => load::stream(args),
+            LoadKind::Play(args) => load::play(args),
         },
         Command::Compare(args) => compare::run(args).map(|()| true),
     };

@@ -18,7 +18,7 @@ use crate::machine::Machine;
 pub(crate) struct StreamRow {
     /// `s0`, `s1` or `s2`.
     pub(crate) scenario_id: String,
-    /// `tcp` or `unix`.
+    /// `tcp`, `unix`, `tls`, `ws` or `wss`.
     pub(crate) transport: String,
     /// Connections asked for.
     pub(crate) ccu: u64,
@@ -58,6 +58,10 @@ pub(crate) struct StreamRow {
     pub(crate) max: f64,
     /// Time to make the connections, in seconds.
     pub(crate) connect_seconds: f64,
+    /// Clients that were authenticated and joined their stage; empty where there is no such thing.
+    pub(crate) join_success: Option<u64>,
+    /// Time to let all of them in, in seconds.
+    pub(crate) join_seconds: Option<f64>,
     /// Length of the warm-up, in seconds.
     pub(crate) warmup_seconds: f64,
     /// Length of the measuring window, in seconds.
@@ -70,6 +74,8 @@ pub(crate) struct StreamRow {
     pub(crate) server_cpu_share: Option<f64>,
     /// Peak resident memory of the server since it started, in bytes.
     pub(crate) server_rss_peak_bytes: Option<u64>,
+    /// CPU time of the server for each connection that was made, its handshakes included, in µs.
+    pub(crate) server_cpu_us_per_connect: Option<f64>,
     /// Share of its cores that the client used inside the measuring window.
     pub(crate) client_cpu_share: f64,
     /// True if a client thread used 95 % of its core or more: the client was the limit.

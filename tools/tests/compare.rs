@@ -101,6 +101,44 @@ fn a_small_comparison_measures_skips_and_writes_its_files() {
 }
 
 #[test]
+fn the_profiles_of_layers_and_play_run_their_own_stacks() {
+    for (profile, stack, transport, shapes) in [
+        ("tls", "proscenium-tls", "tls", &["tls", "handshakes"][..]),
+        ("ws", "proscenium-ws", "ws", &["ws-64x1", "ws-1024x30"]),
+        (
+            "play",
+            "proscenium-play",
+            "tcp",
+            &["play", "play-open-loop"],
+        ),
+        ("play", "play-broadcast", "tcp", &["broadcast"]),
+    ] {
+        let out = Folder::new(stack);
+        let output = proscenium()
+            .args(["compare", "--profile", profile, "--stacks", stack])
+            .args(["--shapes", &shapes.join(","), "--runs", "1", "--ccu", "20"])
+            .args(["--warmup", "100ms", "--measure", "200ms", "--rate", "20000"])
+            .arg("--out")
+            .arg(&out.0)
+            .output()
+            .expect("the command starts");
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{printed}");
+        let json: Value = serde_json::from_str(&out.text("results.json")).expect("JSON");
+        let runs = json["runs"].as_array().expect("runs");
+        let passed = runs.iter().filter(|run| run["status"] == "pass").count();
+        // Each shape has the stack and its twin.
+        assert_eq!(
+            (runs.len(), passed),
+            (2 * shapes.len(), 2 * shapes.len()),
+            "{printed}"
+        );
+        assert_eq!(runs[0]["record"]["transport"], transport, "{printed}");
+        assert!(!out.0.join("key.pem").exists(), "the key is left behind");
+    }
+}
+
+#[test]
 fn a_server_that_does_not_start_fails_its_row_only() {
     use std::os::unix::fs::PermissionsExt;
     let (peers, out) = (Folder::new("broken-peer"), Folder::new("broken-results"));

@@ -44,19 +44,25 @@ impl Metrics {
     }
 }
 
-#[test]
-fn sigterm_drains_and_prints_a_summary() {
-    let echo = Echo::start(&["--shards", "2"]);
+/// Ends a server that has served one message of 14 bytes, and whose peer leaves when told, so that
+/// nothing is cut; what it printed.
+fn terminate_while_connected(echo: Echo) -> String {
     let mut stream = TcpStream::connect(&echo.address).unwrap();
     write_frame(&mut stream, b"before the end").unwrap();
     assert_eq!(read_frame(&mut stream).unwrap(), b"before the end");
-    // The peer leaves when told, so that nothing is cut.
     let peer = thread::spawn(move || {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).map(|_| rest)
     });
     let summary = echo.terminate();
     assert_eq!(peer.join().unwrap().unwrap(), b"");
+    summary
+}
+
+#[test]
+fn sigterm_drains_and_prints_a_summary() {
+    let echo = Echo::start(&["--shards", "2"]);
+    let summary = terminate_while_connected(echo);
     for part in [
         "messages     1 in (18 B), 1 out (18 B)",
         "1 accepted",
@@ -196,15 +202,7 @@ fn stages_are_in_the_metrics_one_for_each_connection() {
 #[test]
 fn sigterm_drains_stages_and_their_connections() {
     let echo = Echo::start(&["--mode", "stage", "--shards", "2"]);
-    let mut stream = TcpStream::connect(&echo.address).unwrap();
-    write_frame(&mut stream, b"before the end").unwrap();
-    assert_eq!(read_frame(&mut stream).unwrap(), b"before the end");
-    let peer = thread::spawn(move || {
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).map(|_| rest)
-    });
-    let summary = echo.terminate();
-    assert_eq!(peer.join().unwrap().unwrap(), b"");
+    let summary = terminate_while_connected(echo);
     for part in [
         "1 in (18 B), 1 out (18 B)",
         "1 ended, 0 live",

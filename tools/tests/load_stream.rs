@@ -94,7 +94,20 @@ fn s2_passes_in_every_shape() {
         ),
         (&["--framing", "le32"], &["--framing", "le32"]),
         (&["--framing", "raw"], &["--size", "0", "--inflight", "100"]),
-        (&[], &["--size", "256KiB", "--inflight", "20", "--ccu", "4"]),
+        // 16 MiB under way: a slow machine has to get an answer into the window.
+        (
+            &[],
+            &[
+                "--size",
+                "256KiB",
+                "--inflight",
+                "16",
+                "--ccu",
+                "4",
+                "--measure",
+                "2s",
+            ],
+        ),
         (&["--overflow", "pause"], &["--threads", "8", "--ccu", "3"]),
     ] {
         let echo = Echo::start(server);
@@ -176,7 +189,11 @@ fn at_a_fixed_rate_a_stall_is_in_the_latency_of_all_that_were_due_meanwhile() {
 
 #[test]
 fn what_could_not_be_sent_at_a_fixed_rate_is_shown() {
-    let (run, stalled_at) = paced_with_a_stall(Duration::from_secs(3));
+    // On a busy machine the client may be behind already when the window begins, and the message
+    // at which the server stalls one that was due before it, whose latency does not count.
+    let due_inside = |(run, _): &(Loaded, u64)| run.number("max") > 0.0;
+    let mut tries = (0..10).map(|_| paced_with_a_stall(Duration::from_secs(3)));
+    let (run, stalled_at) = tries.find(due_inside).expect("the client is in time once");
     run.assert_pass();
     // That one waits for its answer beyond the end of the window, and nothing else is sent.
     assert_eq!(run.number("sent"), stalled_at as f64, "{run}");

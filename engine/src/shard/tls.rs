@@ -130,7 +130,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let Some(tls) = connection.and_then(Connection::tls) else {
                 return;
             };
+            let was_up = tls.is_up();
             let read = tls.read_held(&mut core.tls, &mut core.buffers);
+            let came_up = tls.is_up() && !was_up;
             let mut plain = std::mem::take(&mut core.tls.plain);
             plain.clear();
             if let Ok(Event::Plain(range)) = &read.event {
@@ -148,9 +150,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.core.tls.plain = plain;
             match read.event {
                 Ok(Event::Plain(_)) => {}
+                Ok(Event::Nothing) if came_up => {} // what is left is no handshake any more
                 Ok(Event::Nothing) => return,
                 Ok(Event::Closed) => {
-                    return self.core.discard_input(slot);
+                    self.core.discard_input(slot);
+                    return self.handshake_failed(slot, HandshakeError::PeerClosed);
                 }
                 Err(error) => {
                     let state = self.core.connections.get(slot).map(|c| c.state);
@@ -277,7 +281,11 @@ impl<P> Core<P> {
         if !matches!(state, State::Handshaking | State::Open) || connection.ending.is_some() {
             return None;
         }
-        let input = &connection.tls()?.input;
+        let tls = connection.tls()?;
+        if tls.has_ended() {
+            return None; // nothing counts behind the end
+        }
+        let input = &tls.input;
         let missing = (!input.is_empty()).then(|| missing(input.bytes()));
         Some((state, missing))
     }

@@ -9,14 +9,21 @@ export const BACKLOG = 4096; // connections waiting for accept
 const SHARDS_MAX = 64;
 const USAGE = 2; // exit code: the command line is wrong
 
-/** Reads the flags; a wrong command line ends the process. */
-export function parse(name, args = process.argv.slice(2)) {
-  const options = { name, host: undefined, port: undefined, shards: 1 };
+/** Reads the flags, and those in `switches`, which have no value. A wrong command line ends the
+ * process. */
+export function parse(name, switches = []) {
+  const args = process.argv.slice(2);
+  const options = { name, host: undefined, port: undefined, shards: 1, on: new Set() };
   const wrong = (message) => {
-    process.stderr.write(`${name}: ${message}\nusage: ${name} --listen ADDR [--shards N]\n`);
+    const more = switches.map((flag) => ` [${flag}]`).join("");
+    process.stderr.write(`${name}: ${message}\nusage: ${name} --listen ADDR [--shards N]${more}\n`);
     process.exit(USAGE);
   };
   for (let i = 0; i < args.length; i++) {
+    if (switches.includes(args[i])) {
+      options.on.add(args[i]);
+      continue;
+    }
     const [, flag, given] = /^([^=]*)(?:=(.*))?$/s.exec(args[i]);
     if (flag !== "--listen" && flag !== "--shards") wrong(`unknown flag ${args[i]}`);
     const value = given ?? args[++i] ?? "";

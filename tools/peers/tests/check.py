@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Does a peer echo what the wire format says, and behave as a peer has to?
 
-    check.py [--transport tcp|tls|ws] [--byte-echo] [--framing be32|le32] [--shards N] BINARY...
+    check.py [--transport tcp|tls|ws] [--byte-echo] [--framing be32|le32] [--shards N]
+             [--with=FLAG] BINARY...
 
 Starts each binary on a free port of the loopback and checks: the line it prints when ready, the
 echo of frames (or WebSocket messages) split at awkward points, half close, back-pressure with a
@@ -51,6 +52,8 @@ def main():
                         help="the server echoes bytes and does not look at frames")
     parser.add_argument("--framing", choices=("be32", "le32"), default="be32")
     parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--with", dest="more", action="append", default=[], metavar="FLAG",
+                        help="a further flag for the server, written --with=--flag")
     options = parser.parse_args()
     options.certificate = Certificate() if options.transport == "tls" else None
     failures = 0

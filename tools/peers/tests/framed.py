@@ -19,7 +19,7 @@ class Framed(Server):
         self.byte_echo = options.byte_echo
         self.order = ">" if options.framing == "be32" else "<"
         self.certificate = options.certificate
-        arguments = ["--shards", str(options.shards), "--framing", options.framing]
+        arguments = ["--shards", str(options.shards), "--framing", options.framing, *options.more]
         if self.certificate:
             arguments += self.certificate.arguments
         super().__init__(binary, arguments)

@@ -35,7 +35,7 @@ class Messages(Server):
     """An echo server of WebSocket messages."""
 
     def __init__(self, binary, options):
-        super().__init__(binary, ["--shards", str(options.shards)])
+        super().__init__(binary, ["--shards", str(options.shards), *options.more])
 
     def connect(self, receive_bytes=None):
         return WebSocket(self.connect_tcp(receive_bytes), self.address)

@@ -1,14 +1,16 @@
 // A WebSocket echo on Node with the `ws` package and its native masking, bufferutil.
 //
-// `ws` writes each answer by itself. The socket is corked from the first message of a read until
-// the messages of that read are handled, so that their answers leave by one system call. A peer
-// that does not read its answers is read no more until they are sent. Further shards are processes.
+// `ws` writes each answer by itself. With --cork the socket beneath it is corked from the first
+// message of a read until the messages of that read are handled, so that their answers leave by one
+// system call: nothing that the package offers, but Node does. A peer that does not read its
+// answers is read no more until they are sent. Further shards are processes.
 import cluster from "node:cluster";
 import { once } from "node:events";
 import { WebSocketServer } from "ws";
 import { BACKLOG, FRAME_MAX, QUEUED_MAX, announce, endOnSignal, parse, sum } from "./options.mjs";
 
-async function serve({ host, port }) {
+async function serve({ host, port, on }) {
+  const corks = on.has("--cork");
   const counters = { accepted: 0, messages: 0, bytes: 0 };
   const server = new WebSocketServer({
     host,
@@ -23,17 +25,21 @@ async function serve({ host, port }) {
     const uncork = () => {
       corked = false;
       socket.uncork();
+      rest();
+    };
+    const rest = () => {
       if (ws.bufferedAmount > QUEUED_MAX) ws.pause();
     };
     ws.on("message", (message, isBinary) => {
       counters.messages++;
       counters.bytes += message.length;
-      if (!corked) {
+      if (corks && !corked) {
         corked = true;
         socket.cork();
         process.nextTick(uncork);
       }
       ws.send(message, { binary: isBinary });
+      if (!corks) rest();
     });
     socket.on("drain", () => ws.resume());
     ws.on("error", () => {}); // broken frames and resets cost the connection only
@@ -48,7 +54,7 @@ function end(server) {
   server.close();
 }
 
-const options = parse("peer-ws-node");
+const options = parse("peer-ws-node", ["--cork"]);
 if (options.shards === 1) {
   const { server, counters } = await serve(options);
   endOnSignal(options, () => {

@@ -20,6 +20,7 @@ Examples:
   proscenium compare --profile full --out results
   proscenium compare --stacks proscenium,raw --shapes s2-quota --runs 7 --measure 10s
   proscenium compare --profile full --shapes client
+  proscenium compare --profile ws
   proscenium compare --ccu 100 --size 64 --inflight 1000 --scenarios s2 --rate 0
   proscenium compare --sweep --stacks proscenium,asio,raw
 
@@ -32,6 +33,13 @@ pub(crate) enum Profile {
     Default,
     /// Every shape that has a goal, seven runs of whoever it speaks of, in under half an hour
     Full,
+    /// TLS 1.3: throughput, memory, and what a full handshake costs; in some minutes
+    Tls,
+    /// WebSocket: 64 B and 1 KiB, one and thirty in flight; in some twenty minutes
+    Ws,
+    /// A Play server: what authentication, join and actors cost beside bare stages, its latency
+    /// and its broadcasts; in some ten minutes
+    Play,
 }
 
 impl Profile {
@@ -40,6 +48,9 @@ impl Profile {
         match self {
             Self::Default => "default",
             Self::Full => "full",
+            Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Play => "play",
         }
     }
 }
@@ -65,7 +76,7 @@ pub(crate) struct CompareArgs {
     /// Run a sweep over sizes, messages in flight and connections instead of a profile
     #[arg(long, conflicts_with = "profile")]
     pub(crate) sweep: bool,
-    /// Servers to compare; default proscenium,asio,tokio,tokio-codec,raw
+    /// Servers to compare; default proscenium,asio,tokio,tokio-codec,raw, or those of the profile
     #[arg(long, value_name = "NAME,NAME", value_delimiter = ',',
           value_parser = stacks::by_name)]
     pub(crate) stacks: Vec<&'static stacks::Stack>,

@@ -1,14 +1,17 @@
-//! The project's goals, each judged by the shape that measures it.
+//! The project's goals, each judged by the shape that measures it; the list is in [`table`].
+
+mod table;
 
 use std::fmt;
 
 use serde::Serialize;
 
+use super::args::Profile;
 use super::plan::Metric;
 use super::runs::Run;
-use super::stacks::{ASIO, BARE_CLIENT, PROSCENIUM, RAW, SOCKET, STAGE, TOKIO_CODEC, TWO_SHARDS};
 use super::statistics::{Spread, paired_ratio};
 use super::summary::{Summary, series};
+use crate::record::StreamRow;
 
 /// What is compared with a bound.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +20,8 @@ enum Measure {
     Ratio(&'static str, &'static str),
     /// Peak memory of a stack in MB; the greatest of all runs counts.
     Memory(&'static str),
+    /// Peak memory of a stack relative to that of another, paired by rounds.
+    MemoryRatio(&'static str, &'static str),
     /// The share of runs that passed.
     Passed(&'static str),
     /// The 99th percentile of a stack's latency in ms; nothing if it did not hold the rate.
@@ -40,152 +45,6 @@ struct Goal {
     bound: Bound,
     /// Not the goal, but good enough with an explanation.
     acceptable: Option<f64>,
-}
-
-const S2: (u32, usize, u32) = (10_000, 1024, 30);
-const SMALL: (u32, usize, u32) = (10_000, 64, 1);
-const DEEP: (u32, usize, u32) = (100, 64, 1000);
-
-/// Without a quota the unthrottled shape is the next best.
-const AT_S2: &[&str] = &["s2-quota", "s2"];
-const AT_SMALL: &[&str] = &["small-quota", "small"];
-const AT_DEEP: &[&str] = &["deep-quota", "deep"];
-
-const fn goal(
-    what: &'static str,
-    shapes: &'static [&'static str],
-    load: (u32, usize, u32),
-    measure: Measure,
-    bound: Bound,
-) -> Goal {
-    Goal {
-        what,
-        shapes,
-        load,
-        rate: None,
-        measure,
-        bound,
-        acceptable: None,
-    }
-}
-
-fn goals() -> Vec<Goal> {
-    use Bound::{AtLeast, AtMost};
-    use Measure::{Memory, Passed, Ratio, Tail};
-    let (ours, raw, asio) = (PROSCENIUM, RAW, ASIO);
-    vec![
-        Goal {
-            acceptable: Some(0.95),
-            ..goal(
-                "s2: throughput, × raw",
-                AT_S2,
-                S2,
-                Ratio(ours, raw),
-                AtLeast(1.0),
-            )
-        },
-        goal(
-            "s2: throughput, × asio",
-            AT_S2,
-            S2,
-            Ratio(ours, asio),
-            AtLeast(1.4),
-        ),
-        goal(
-            "s2: share of runs passed",
-            AT_S2,
-            S2,
-            Passed(ours),
-            AtLeast(1.0),
-        ),
-        goal("s2: peak memory, MB", AT_S2, S2, Memory(ours), AtMost(64.0)),
-        Goal {
-            rate: Some(1e6),
-            ..goal(
-                "1 M/s offered: CPU per message, × raw",
-                &["cpu-1m"],
-                S2,
-                Ratio(ours, raw),
-                AtMost(1.05),
-            )
-        },
-        goal(
-            "10,000 × 64 B × 1: throughput, × raw",
-            AT_SMALL,
-            SMALL,
-            Ratio(ours, raw),
-            AtLeast(0.97),
-        ),
-        goal(
-            "10,000 × 64 B × 1: throughput, × asio",
-            AT_SMALL,
-            SMALL,
-            Ratio(ours, asio),
-            AtLeast(1.05),
-        ),
-        goal(
-            "100 × 64 B × 1000: throughput, × asio",
-            AT_DEEP,
-            DEEP,
-            Ratio(ours, asio),
-            AtLeast(0.9),
-        ),
-        goal(
-            "100 × 64 B × 1000: throughput, × tokio-codec",
-            AT_DEEP,
-            DEEP,
-            Ratio(ours, TOKIO_CODEC),
-            AtLeast(4.0),
-        ),
-        goal(
-            "10,000 idle connections: peak memory, MB",
-            &["s1"],
-            S2,
-            Memory(ours),
-            AtMost(16.0),
-        ),
-        goal(
-            "s2: StreamSocket, × callback",
-            AT_S2,
-            S2,
-            Ratio(SOCKET, ours),
-            AtLeast(0.8),
-        ),
-        goal(
-            "client: throughput, × bare client",
-            &["client"],
-            S2,
-            Ratio(raw, BARE_CLIENT),
-            AtLeast(0.95),
-        ),
-        goal(
-            "s2: stages, × callback",
-            AT_S2,
-            S2,
-            Ratio(STAGE, ours),
-            AtLeast(0.97),
-        ),
-        Goal {
-            rate: Some(1e5),
-            ..goal(
-                "0.1 M/s offered: p99 through stages, ms",
-                &["open-loop"],
-                S2,
-                Tail(STAGE),
-                AtMost(5.0),
-            )
-        },
-        Goal {
-            rate: Some(2e5),
-            ..goal(
-                "0.2 M/s offered: CPU per message on two shards, × one",
-                &["two-shards"],
-                S2,
-                Ratio(TWO_SHARDS, ours),
-                AtMost(1.05),
-            )
-        },
-    ]
 }
 
 /// How a goal was met.
@@ -221,9 +80,9 @@ pub(crate) struct Judged {
     pub(crate) verdict: Verdict,
 }
 
-/// Judges every goal by these results.
-pub(crate) fn judge(summaries: &[Summary], runs: &[Run]) -> Vec<Judged> {
-    goals()
+/// Judges every goal of a profile by these results.
+pub(crate) fn judge(profile: Profile, summaries: &[Summary], runs: &[Run]) -> Vec<Judged> {
+    table::goals(profile)
         .iter()
         .map(|goal| goal.judge(summaries, runs))
         .collect()
@@ -252,7 +111,7 @@ impl Goal {
 
     fn is_load_of(&self, summary: &Summary) -> bool {
         let shape = &summary.shape;
-        let only_connects = summary.metric == Metric::ConnectTime;
+        let only_connects = matches!(summary.metric, Metric::ConnectTime | Metric::CpuPerConnect);
         shape.ccu == self.load.0
             && (only_connects || (shape.size, shape.inflight) == (self.load.1, self.load.2))
             && shape.rate == self.rate
@@ -285,6 +144,11 @@ impl Measure {
                 let values = |stack| series(runs, &summary.id, stack, |row| summary.metric.of(row));
                 paired_ratio(&values(stack), &values(base))
             }
+            Self::MemoryRatio(stack, base) => {
+                let peak = |row: &StreamRow| Some(row.server_rss_peak_bytes? as f64);
+                let values = |stack| series(runs, &summary.id, stack, peak);
+                paired_ratio(&values(stack), &values(base))
+            }
             Self::Memory(stack) => {
                 let peak = summary.line(stack)?.rss_peak_bytes?;
                 Spread::of([peak.min, peak.median, peak.max].map(|bytes| bytes / 1e6))
@@ -305,6 +169,7 @@ impl Measure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stacks::{PROSCENIUM, RAW, STAGE};
     use super::super::summary::tests::{run, shape};
     use super::*;
 
@@ -321,7 +186,7 @@ mod tests {
             Summary::of(&shape("s2", None, &stacks), &runs),
             Summary::of(&shape("cpu-1m", Some(1e6), &stacks), &runs),
         ];
-        judge(&summaries, &runs)
+        judge(Profile::Full, &summaries, &runs)
     }
 
     fn verdict(judged: &[Judged], goal: &str) -> Verdict {
@@ -361,7 +226,7 @@ mod tests {
         let row = &mut run.record.as_mut().unwrap().row;
         (row.p99, row.rate) = (p99 * 1e3, Some(1e5));
         let runs = [run];
-        let judged = judge(&[Summary::of(&shape, &runs)], &runs);
+        let judged = judge(Profile::Full, &[Summary::of(&shape, &runs)], &runs);
         verdict(&judged, "0.1 M/s offered: p99 through stages, ms")
     }
 
@@ -379,37 +244,58 @@ mod tests {
             run("s2", PROSCENIUM, 0, Some((100.0, 1.0))),
             run("s2", PROSCENIUM, 1, None),
         ];
-        let all = judge(&[Summary::of(&small, &runs)], &runs);
+        let all = judge(Profile::Full, &[Summary::of(&small, &runs)], &runs);
         assert_eq!(verdict(&all, "s2: share of runs passed"), Verdict::Missed);
         small.ccu = 20;
-        let all = judge(&[Summary::of(&small, &runs)], &runs);
+        let all = judge(Profile::Full, &[Summary::of(&small, &runs)], &runs);
         assert!(all.iter().all(|one| one.verdict == Verdict::NotMeasured));
     }
 
     #[test]
-    fn every_goal_has_a_shape_in_the_full_profile() {
-        use crate::cli::{Cli, Command};
-        use clap::Parser;
-        let line = ["proscenium", "compare", "--profile", "full"];
-        let Command::Compare(args) = Cli::parse_from(line).command else {
-            unreachable!("the arguments say compare")
+    fn memory_is_compared_within_a_round() {
+        let shape = shape("s2", None, &[PROSCENIUM, RAW]);
+        let of = |stack, round, bytes| {
+            let mut run = run("s2", stack, round, Some((1.0, 1.0)));
+            run.record.as_mut().unwrap().row.server_rss_peak_bytes = Some(bytes);
+            run
         };
-        let shapes = super::super::plan::shapes(&args, Ok(())).unwrap();
-        for goal in goals() {
-            let found = shapes.iter().find(|shape| goal.shapes[0] == shape.id);
-            let shape = found.unwrap_or_else(|| panic!("{}", goal.what));
-            assert!(goal.is_load_of(&Summary::of(shape, &[])), "{}", goal.what);
-            let stacks = match goal.measure {
-                Measure::Ratio(stack, base) => vec![stack, base],
-                Measure::Memory(stack) | Measure::Passed(stack) | Measure::Tail(stack) => {
-                    vec![stack]
-                }
+        let runs = [of(PROSCENIUM, 0, 10), of(RAW, 0, 40), of(RAW, 1, 1)];
+        let summary = Summary::of(&shape, &runs);
+        let ratio = Measure::MemoryRatio(PROSCENIUM, RAW).of(&summary, &runs);
+        assert_eq!(ratio.unwrap().median, 0.25);
+    }
+
+    #[test]
+    fn every_goal_has_a_shape_in_its_profile() {
+        use crate::cli::{Cli, Command};
+        use clap::{Parser, ValueEnum};
+        for &profile in Profile::value_variants() {
+            if profile == Profile::Default {
+                continue; // it is not what goals are judged by in earnest
+            }
+            let line = ["proscenium", "compare", "--profile", profile.name()];
+            let Command::Compare(args) = Cli::parse_from(line).command else {
+                unreachable!("the arguments say compare")
             };
-            for stack in stacks {
-                // Seven alternating runs of whoever a goal speaks of.
-                let last = shape.turn(6);
-                let takes_part = last.iter().any(|one| one.to_string() == stack);
-                assert!(takes_part, "{}: {stack}", goal.what);
+            let shapes = super::super::plan::shapes(&args, Ok(())).unwrap();
+            for goal in table::goals(profile) {
+                let found = shapes.iter().find(|shape| goal.shapes[0] == shape.id);
+                let shape = found.unwrap_or_else(|| panic!("{}", goal.what));
+                assert!(goal.is_load_of(&Summary::of(shape, &[])), "{}", goal.what);
+                let stacks = match goal.measure {
+                    Measure::Ratio(stack, base) | Measure::MemoryRatio(stack, base) => {
+                        vec![stack, base]
+                    }
+                    Measure::Memory(stack) | Measure::Passed(stack) | Measure::Tail(stack) => {
+                        vec![stack]
+                    }
+                };
+                for stack in stacks {
+                    // Seven alternating runs of whoever a goal speaks of.
+                    let last = shape.turn(6);
+                    let takes_part = last.iter().any(|one| one.to_string() == stack);
+                    assert!(takes_part, "{}: {stack}", goal.what);
+                }
             }
         }
     }

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use args::CompareArgs;
 
+use crate::layers::OwnCertificate;
 use crate::machine::{self, Machine};
 use crate::{signals, utc};
 use args::Pin;
@@ -33,7 +34,7 @@ use progress::Progress;
 use quota::Quota;
 use report::{Note, Report};
 use runs::{Run, Runner, Status};
-use stacks::Contender;
+use stacks::{CertificateFiles, Contender};
 use summary::Summary;
 
 /// A contender that gave no result so often in a shape is not tried there again.
@@ -66,6 +67,10 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
         server_cpus,
         client_cpus,
         quota: quota.ok(),
+        certificate: CertificateFiles {
+            certificate: out.join("certificate.pem"),
+            key: out.join("key.pem"),
+        },
         shards: args.shards,
         drain: args.drain,
         interrupted,
@@ -85,12 +90,45 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
         goals: Vec::new(),
         runs: Vec::new(),
     };
-    let whole = go(&runner, &shapes, &mut report, &out);
+    let certificate = Certificate::write(&runner.certificate, &shapes)?;
+    let whole = go(args, &runner, &shapes, &mut report, &out);
+    drop(certificate);
     print!("{}", report.text());
     for file in report::FILES {
         println!("{}", out.join(file).display());
     }
     whole
+}
+
+/// The certificate in its files, where somebody needs one; gone at the end.
+struct Certificate(CertificateFiles);
+
+impl Certificate {
+    fn write(files: &CertificateFiles, shapes: &[Shape]) -> Result<Option<Self>, String> {
+        let mut all = shapes.iter().flat_map(|shape| &shape.contenders);
+        if !all.any(|who| who.stack.has_certificate()) {
+            return Ok(None);
+        }
+        let made = OwnCertificate::make()?;
+        let written = Self(files.clone());
+        for (file, text) in [
+            (&files.certificate, made.certificate),
+            (&files.key, made.key),
+        ] {
+            fs::write(file, text)
+                .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+        }
+        Ok(Some(written))
+    }
+}
+
+impl Drop for Certificate {
+    fn drop(&mut self) {
+        for file in [&self.0.certificate, &self.0.key] {
+            // Left behind it would be of no use to anybody.
+            let _ = fs::remove_file(file);
+        }
+    }
 }
 
 /// A command line that names its program only: where it lay says nothing to a reader.
@@ -104,7 +142,13 @@ fn without_folder(mut command: Vec<String>) -> Vec<String> {
 }
 
 /// Goes through the shapes; what is measured is written after each.
-fn go(runner: &Runner, shapes: &[Shape], report: &mut Report, out: &Path) -> Result<(), String> {
+fn go(
+    args: &CompareArgs,
+    runner: &Runner,
+    shapes: &[Shape],
+    report: &mut Report,
+    out: &Path,
+) -> Result<(), String> {
     for note in &report.notes {
         eprintln!("{}: {}", note.name, note.text);
     }
@@ -119,7 +163,7 @@ fn go(runner: &Runner, shapes: &[Shape], report: &mut Report, out: &Path) -> Res
             None => alternate(runner, shape, &mut report.runs, &mut progress),
         }
         report.summaries.push(Summary::of(shape, &report.runs));
-        report.goals = goals::judge(&report.summaries, &report.runs);
+        report.goals = goals::judge(args.profile, &report.summaries, &report.runs);
         report
             .write(out)
             .map_err(|error| format!("cannot write results to {}: {error}", out.display()))?;

@@ -29,6 +29,8 @@ pub(crate) enum Metric {
     TailLatency,
     /// Time to make all connections in seconds; less is better.
     ConnectTime,
+    /// Server CPU time for each connection made, handshakes included, in µs; less is better.
+    CpuPerConnect,
 }
 
 /// One shape of load, run by every contender in turn.
@@ -46,6 +48,10 @@ pub(crate) struct Shape {
     /// Messages are due one by one, so that latency is the server's; else in bursts that fill a
     /// window, so that CPU time is that of a busy server.
     pub(crate) one_by_one: bool,
+    /// What is compared is what a connection costs the server, not how long it takes.
+    pub(crate) connect_cost: bool,
+    /// Whose numbers the others' are related to.
+    pub(crate) against: &'static [&'static str],
     /// Rounds in which contenders take turns.
     pub(crate) runs: usize,
     /// Stacks that take part in the first rounds only, and in how many: no goal speaks of them.
@@ -63,6 +69,7 @@ impl Shape {
     pub(crate) fn metric(&self) -> Metric {
         match self.scenario {
             Scenario::S0 => Metric::Latency,
+            Scenario::S1 if self.connect_cost => Metric::CpuPerConnect,
             Scenario::S1 => Metric::ConnectTime,
             Scenario::S2 if self.one_by_one => Metric::TailLatency,
             Scenario::S2 if self.rate.is_some() => Metric::CpuPerMessage,
@@ -227,6 +234,8 @@ impl Draft {
             quota: self.throttled.then_some(args.quota),
             rate: self.rate.map(|rate| args.rate.unwrap_or(rate)),
             one_by_one: self.one_by_one,
+            connect_cost: self.connect_cost,
+            against: self.against,
             runs: runs.unwrap_or(self.runs),
             beside: (self.beside.0, runs.unwrap_or(self.beside.1)),
             warmup: args.warmup.unwrap_or(self.warmup),
@@ -249,7 +258,7 @@ fn contenders(args: &CompareArgs, who: Who) -> Vec<Contender> {
     let mut chosen = match who {
         Who::OnlyAndTwinOf(names, _) => named(names),
         _ if !args.stacks.is_empty() => args.stacks.clone(),
-        Who::These(names) => named(names),
+        Who::These(names) | Who::TheseAndTwin(names) => named(names),
         Who::UsualAnd(more) | Who::UsualTwinAnd(more) => {
             let mut stacks = named(&USUAL);
             stacks.splice(1..1, named(more));
@@ -271,6 +280,7 @@ fn contenders(args: &CompareArgs, who: Who) -> Vec<Contender> {
         Who::Usual | Who::UsualAnd(_) | Who::These(_) => return list,
         Who::UsualAndTwin | Who::UsualTwinAnd(_) => RAW,
         Who::OnlyAndTwinOf(_, name) => name,
+        Who::TheseAndTwin(names) => names[0],
     };
     let at = list.iter().position(|one| one.stack.name == twin_of);
     let stack = list[at.unwrap_or(0)].stack;
@@ -301,6 +311,8 @@ fn sweep(args: &CompareArgs, quota_works: bool, points: &profiles::Sweep) -> Vec
                     quota: (quota_works && args.quota > 0).then_some(args.quota),
                     rate: None,
                     one_by_one: false,
+                    connect_cost: false,
+                    against: profiles::AGAINST,
                     runs: args.runs.map_or(1, usize::from),
                     beside: (&[], 0),
                     warmup: args.warmup.unwrap_or(points.warmup),
@@ -392,6 +404,48 @@ mod tests {
         assert_eq!(names(client), ["raw", "bare-client", "raw (A/A)"]);
         assert_eq!((client.runs, client.quota), (7, None));
         assert!(shapes.last().unwrap().sweep);
+    }
+
+    #[test]
+    fn the_profile_of_tls_has_its_stacks_and_the_cost_of_a_handshake() {
+        let shapes = shapes(&args(&["--profile", "tls"]), Ok(())).unwrap();
+        assert_eq!(ids(&shapes), ["tls-quota", "tls", "handshakes"]);
+        let stacks = ["proscenium-tls", "asio-tls", "proscenium-tls (A/A)"];
+        assert!(shapes.iter().all(|shape| names(shape) == stacks));
+        assert_eq!(found(&shapes, "handshakes").metric(), Metric::CpuPerConnect);
+        assert!(time_of(&shapes) < Duration::from_secs(5 * 60));
+        let chosen = ["--profile", "tls", "--stacks", "proscenium,proscenium-tls"];
+        let shapes = super::shapes(&args(&chosen), Ok(())).unwrap();
+        let stacks = ["proscenium", "proscenium-tls", "proscenium-tls (A/A)"];
+        assert_eq!(names(&shapes[0]), stacks);
+    }
+
+    #[test]
+    fn the_profiles_of_web_socket_and_play_have_their_stacks_and_end_in_time() {
+        let ws = shapes(&args(&["--profile", "ws"]), Ok(())).unwrap();
+        assert_eq!(ids(&ws)[..2], ["ws-64x1-quota", "ws-64x30-quota"]);
+        let stacks = ["proscenium-ws", "uws", "bun", "node-ws", "node-ws-corked"];
+        assert!(ws.iter().all(|shape| names(shape)[..5] == stacks));
+        assert!(
+            time_of(&ws) < Duration::from_secs(30 * 60),
+            "{:?}",
+            time_of(&ws)
+        );
+        let play = shapes(&args(&["--profile", "play"]), Ok(())).unwrap();
+        assert_eq!(
+            ids(&play),
+            ["play-quota", "play", "play-open-loop", "broadcast"]
+        );
+        assert_eq!(
+            names(&play[0])[..2],
+            ["proscenium-play", "proscenium-stage"]
+        );
+        assert_eq!(found(&play, "broadcast").metric(), Metric::CpuPerMessage);
+        assert!(
+            time_of(&play) < Duration::from_secs(10 * 60),
+            "{:?}",
+            time_of(&play)
+        );
     }
 
     #[test]

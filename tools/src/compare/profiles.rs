@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::args::Profile;
 use super::stacks::{
-    ASIO, BARE_CLIENT, PROSCENIUM, RAW, SOCKET, STAGE, TOKIO, TOKIO_CODEC, TWO_SHARDS, USUAL,
+    ASIO, ASIO_TLS, BARE_CLIENT, BROADCAST, BUN, EACH, NODE_WS, NODE_WS_CORKED, PLAY, PROSCENIUM,
+    RAW, SOCKET, STAGE, TLS, TOKIO, TOKIO_CODEC, TWO_SHARDS, USUAL, UWS, WS,
 };
 use crate::load::Scenario;
 
@@ -22,6 +23,10 @@ pub(super) struct Draft {
     /// Offered rate in messages per second.
     pub(super) rate: Option<f64>,
     pub(super) one_by_one: bool,
+    /// It is about what a connection costs.
+    pub(super) connect_cost: bool,
+    /// Whose numbers the others' are related to.
+    pub(super) against: &'static [&'static str],
     pub(super) who: Who,
     pub(super) runs: usize,
     /// Stacks that no goal speaks of here, and how many runs these have.
@@ -46,6 +51,8 @@ pub(super) enum Who {
     UsualAndTwin,
     UsualTwinAnd(&'static [&'static str]),
     These(&'static [&'static str]),
+    /// These, and the first of them twice.
+    TheseAndTwin(&'static [&'static str]),
     /// These, whatever the command line says, and one of them twice.
     OnlyAndTwinOf(&'static [&'static str], &'static str),
 }
@@ -83,9 +90,19 @@ pub(super) fn sweep_of(profile: Profile) -> Option<&'static Sweep> {
     (profile == Profile::Full).then_some(&SWEEP_OF_FULL)
 }
 
+/// What the others are related to unless a shape says something else.
+pub(super) const AGAINST: &[&str] = &[RAW, ASIO];
+
 const S2: (u32, usize, u32) = (10_000, 1024, 30);
 const SMALL: (u32, usize, u32) = (10_000, 64, 1);
 const DEEP: (u32, usize, u32) = (100, 64, 1000);
+
+/// A thousand connections: what layers are compared at.
+const THOUSAND: (u32, usize, u32) = (1_000, 1024, 30);
+const OVER_TLS: &[&str] = &[TLS, ASIO_TLS];
+const OVER_WS: &[&str] = &[WS, UWS, BUN, NODE_WS, NODE_WS_CORKED];
+/// One stage of a thousand clients, who hear what one of them says.
+const CROWD: (u32, usize, u32) = (1_000, 256, 30);
 
 /// Runs, and seconds of warm-up and measuring.
 type Time = (usize, u64, u64);
@@ -105,6 +122,8 @@ const fn closed(
         throttled,
         rate: None,
         one_by_one: false,
+        connect_cost: false,
+        against: AGAINST,
         who,
         runs,
         beside: (&[], runs),
@@ -137,6 +156,11 @@ const fn short(id: &'static str, scenario: Scenario, runs: usize) -> Draft {
     }
 }
 
+/// The same, related to these.
+const fn against(draft: Draft, against: &'static [&'static str]) -> Draft {
+    Draft { against, ..draft }
+}
+
 /// The same with these stacks run three times only.
 const fn beside(draft: Draft, names: &'static [&'static str]) -> Draft {
     Draft {
@@ -147,7 +171,7 @@ const fn beside(draft: Draft, names: &'static [&'static str]) -> Draft {
 
 /// The shapes of a profile, besides its sweep.
 pub(super) fn drafts(profile: Profile) -> Vec<Draft> {
-    use Who::{OnlyAndTwinOf, Usual, UsualAnd, UsualAndTwin, UsualTwinAnd};
+    use Who::{OnlyAndTwinOf, TheseAndTwin, Usual, UsualAnd, UsualAndTwin, UsualTwinAnd};
     match profile {
         // Under four minutes. The peers fault their memory in during the first three seconds.
         Profile::Default => vec![
@@ -201,6 +225,48 @@ pub(super) fn drafts(profile: Profile) -> Vec<Draft> {
                     OnlyAndTwinOf(&[RAW, BARE_CLIENT], RAW),
                 ),
             ]
+        }
+        Profile::Ws => {
+            let (who, quota, open) = (TheseAndTwin(OVER_WS), (7, 3, 3), (3, 2, 2));
+            let shapes = [
+                closed("ws-64x1-quota", (1_000, 64, 1), true, quota, who),
+                closed("ws-64x30-quota", (1_000, 64, 30), true, quota, who),
+                closed("ws-1024x1-quota", (1_000, 1024, 1), true, quota, who),
+                closed("ws-1024x30-quota", THOUSAND, true, quota, who),
+                closed("ws-64x1", (1_000, 64, 1), false, open, who),
+                closed("ws-64x30", (1_000, 64, 30), false, open, who),
+                closed("ws-1024x1", (1_000, 1024, 1), false, open, who),
+                closed("ws-1024x30", THOUSAND, false, open, who),
+            ];
+            let related = |draft| beside(against(draft, &[UWS, BUN, NODE_WS]), &[NODE_WS_CORKED]);
+            shapes.map(related).into()
+        }
+        Profile::Play => {
+            let (who, goal) = (TheseAndTwin(&[PLAY, STAGE]), (7, 2, 3));
+            let crowd = TheseAndTwin(&[BROADCAST, EACH]);
+            let broadcast = Draft {
+                rate: Some(1e6),
+                ..closed("broadcast", CROWD, false, (7, 1, 3), crowd)
+            };
+            vec![
+                against(closed("play-quota", S2, true, goal, who), &[STAGE]),
+                against(closed("play", S2, false, (3, 2, 3), who), &[STAGE]),
+                against(latency("play-open-loop", 1e5, goal, who), &[STAGE]),
+                against(broadcast, &[BROADCAST]),
+            ]
+        }
+        Profile::Tls => {
+            let who = TheseAndTwin(OVER_TLS);
+            let shapes = [
+                closed("tls-quota", THOUSAND, true, (7, 2, 3), who),
+                closed("tls", THOUSAND, false, (3, 2, 3), who),
+                Draft {
+                    scenario: Scenario::S1,
+                    connect_cost: true,
+                    ..closed("handshakes", THOUSAND, false, (7, 0, 0), who)
+                },
+            ];
+            shapes.map(|draft| against(draft, &[ASIO_TLS])).into()
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::plan::Shape;
 use super::processes::{self, Launch, Server};
 use super::quota::Quota;
-use super::stacks::{Client, Contender};
+use super::stacks::{CertificateFiles, Client, Contender};
 use crate::load::{CLIENT_BOUND, Scenario};
 use crate::machine;
 use crate::record::{StreamRecord, StreamRow};
@@ -105,6 +105,8 @@ pub(crate) struct Runner {
     pub(crate) server_cpus: Vec<usize>,
     pub(crate) client_cpus: Vec<usize>,
     pub(crate) quota: Option<Quota>,
+    /// What servers over TLS show.
+    pub(crate) certificate: CertificateFiles,
     /// Threads of a server.
     pub(crate) shards: u16,
     pub(crate) drain: Duration,
@@ -142,7 +144,7 @@ impl Runner {
         let cpus: Vec<usize> = self.server_cpus.iter().copied().take(shards).collect();
         let launch = Launch {
             program: server,
-            args: who.stack.arguments(self.shards, &cpus),
+            args: who.stack.arguments(self.shards, &cpus, &self.certificate),
             cpus,
         };
         run.server_command = launch.shell();
@@ -158,7 +160,8 @@ impl Runner {
         let client = Launch {
             program: client,
             args: match who.stack.client {
-                Client::Load => self.load_arguments(shape, who, &server),
+                Client::Load(more) => self.load_arguments("stream", shape, who, more, &server),
+                Client::Play(more) => self.load_arguments("play", shape, who, more, &server),
                 Client::Bare => bare_arguments(shape, &server),
             },
             cpus: self.client_cpus.clone(),
@@ -172,17 +175,27 @@ impl Runner {
         stopped?;
         let text = text?;
         match who.stack.client {
-            Client::Load => serde_json::from_str(&text).map_err(|error| error.to_string()),
+            Client::Load(_) | Client::Play(_) => {
+                serde_json::from_str(&text).map_err(|error| error.to_string())
+            }
             Client::Bare => bare_record(&text, shape, who),
         }
         .map_err(|error| format!("the client's result is not understood: {error}"))
     }
 
-    fn load_arguments(&self, shape: &Shape, who: Contender, server: &Server) -> Vec<String> {
+    fn load_arguments(
+        &self,
+        kind: &str,
+        shape: &Shape,
+        who: Contender,
+        more: &[&str],
+        server: &Server,
+    ) -> Vec<String> {
         let millis = |time: Duration| format!("{}ms", time.as_millis());
-        let mut args: Vec<String> = ["load", "stream", "--target", &server.address]
+        let mut args: Vec<String> = ["load", kind, "--target", &server.address]
             .map(str::to_owned)
             .into();
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
         let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
         add("--scenario", shape.scenario.name().to_owned());
         add("--stack", who.to_string());

@@ -15,14 +15,18 @@ pub(crate) struct Stack {
     args: &'static [&'static str],
     /// Its number of shards, where that is what distinguishes it.
     shards: Option<u16>,
+    /// It is given the certificate of the comparison.
+    certificate: bool,
     pub(crate) client: Client,
 }
 
 /// Who puts the load on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Client {
-    /// `proscenium load stream`.
-    Load,
+    /// `proscenium load stream`, with these arguments.
+    Load(&'static [&'static str]),
+    /// `proscenium load play`, with these arguments.
+    Play(&'static [&'static str]),
     /// `load-raw-epoll`: counts what comes back and looks at none of it.
     Bare,
 }
@@ -41,6 +45,10 @@ enum Program {
 const BARE_FILE: &str = "load-raw-epoll";
 const MAKE_RAW: &str = "make -C tools/peers raw-epoll; Debian packages: make gcc";
 const MAKE_ASIO: &str = "make -C tools/peers asio; Debian packages: make g++ libasio-dev";
+const MAKE_ASIO_TLS: &str =
+    "make -C tools/peers asio-tls; Debian packages: make g++ libasio-dev libssl-dev";
+const MAKE_UWS: &str = "make -C tools/peers ws-uws; Debian packages: make gcc g++";
+const MAKE_NODE: &str = "make -C tools/peers ws-node; Debian packages: make nodejs npm";
 const CARGO_PEERS: &str = "cargo build --release -p proscenium-peers";
 
 /// The limit that everything is measured against.
@@ -55,112 +63,189 @@ pub(crate) const SOCKET: &str = "proscenium-socket";
 pub(crate) const STAGE: &str = "proscenium-stage";
 /// The engine on two shards.
 pub(crate) const TWO_SHARDS: &str = "proscenium-2shards";
+/// The engine over TLS.
+pub(crate) const TLS: &str = "proscenium-tls";
+/// The engine over WebSocket.
+pub(crate) const WS: &str = "proscenium-ws";
+/// A Play server: authentication, join, actors.
+pub(crate) const PLAY: &str = "proscenium-play";
+/// A Play server that sends to all in a stage at once, and one that sends to each.
+pub(crate) const BROADCAST: &str = "play-broadcast";
+pub(crate) const EACH: &str = "play-each";
 /// The raw server asked by a bare client: what the client itself is measured against.
 pub(crate) const BARE_CLIENT: &str = "bare-client";
 /// Tokio, frames parsed by hand.
 pub(crate) const TOKIO: &str = "tokio";
 /// Tokio by the codec most programs use.
 pub(crate) const TOKIO_CODEC: &str = "tokio-codec";
+/// Asio over OpenSSL.
+pub(crate) const ASIO_TLS: &str = "asio-tls";
+/// WebSocket servers: uWebSockets, Bun's, and that of the package `ws` on Node.
+pub(crate) const UWS: &str = "uws";
+pub(crate) const BUN: &str = "bun";
+pub(crate) const NODE_WS: &str = "node-ws";
+/// The same with its sockets corked, which the package does not offer.
+pub(crate) const NODE_WS_CORKED: &str = "node-ws-corked";
+
+/// This program as an echo server with these arguments.
+const fn own(name: &'static str, about: &'static str, args: &'static [&'static str]) -> Stack {
+    Stack {
+        name,
+        about,
+        program: Program::Own,
+        args,
+        shards: None,
+        certificate: false,
+        client: Client::Load(&[]),
+    }
+}
+
+/// A peer's program, and how to get it.
+const fn peer(
+    name: &'static str,
+    about: &'static str,
+    file: &'static str,
+    install: &'static str,
+) -> Stack {
+    Stack {
+        program: Program::Peer { file, install },
+        ..own(name, about, &[])
+    }
+}
+
+/// The same over TLS.
+const fn over_tls(stack: Stack) -> Stack {
+    Stack {
+        certificate: true,
+        client: Client::Load(&["--tls"]),
+        ..stack
+    }
+}
+
+/// The same over WebSocket.
+const fn over_ws(stack: Stack) -> Stack {
+    Stack {
+        client: Client::Load(&["--ws"]),
+        ..stack
+    }
+}
+
+/// A Play server, and what its clients do.
+const fn play(name: &'static str, about: &'static str, does: &'static [&'static str]) -> Stack {
+    Stack {
+        client: Client::Play(does),
+        ..own(name, about, &["echo", "--mode", "play"])
+    }
+}
 
 /// Every server that can be compared.
-pub(crate) static STACKS: [Stack; 10] = [
+pub(crate) static STACKS: [Stack; 20] = [
+    own(
+        PROSCENIUM,
+        "the engine, a handler called for each message, which forwards it",
+        &["echo"],
+    ),
+    own(
+        "proscenium-send",
+        "the same, each answer sent on its own and copied",
+        &["echo", "--answer", "send"],
+    ),
+    own(
+        STAGE,
+        "the engine, a stage for each connection, which forwards each message",
+        &["echo", "--mode", "stage"],
+    ),
+    own(
+        SOCKET,
+        "the engine, events pulled from a StreamSocket",
+        &["echo", "--interface", "socket"],
+    ),
     Stack {
-        name: PROSCENIUM,
-        about: "the engine, a handler called for each message, which forwards it",
-        program: Program::Own,
-        args: &["echo"],
-        shards: None,
-        client: Client::Load,
-    },
-    Stack {
-        name: "proscenium-send",
-        about: "the same, each answer sent on its own and copied",
-        program: Program::Own,
-        args: &["echo", "--answer", "send"],
-        shards: None,
-        client: Client::Load,
-    },
-    Stack {
-        name: STAGE,
-        about: "the engine, a stage for each connection, which forwards each message",
-        program: Program::Own,
-        args: &["echo", "--mode", "stage"],
-        shards: None,
-        client: Client::Load,
-    },
-    Stack {
-        name: SOCKET,
-        about: "the engine, events pulled from a StreamSocket",
-        program: Program::Own,
-        args: &["echo", "--interface", "socket"],
-        shards: None,
-        client: Client::Load,
-    },
-    Stack {
-        name: TWO_SHARDS,
-        about: "the engine on two shards",
-        program: Program::Own,
-        args: &["echo"],
         shards: Some(2),
-        client: Client::Load,
+        ..own(TWO_SHARDS, "the engine on two shards", &["echo"])
     },
+    over_tls(own(TLS, "the engine over TLS 1.3", &["echo", "--tls"])),
+    over_ws(own(WS, "the engine over WebSocket", &["echo", "--ws"])),
+    play(
+        PLAY,
+        "a Play server, a stage for each client, whose requests are answered",
+        &[],
+    ),
+    play(
+        BROADCAST,
+        "a Play server, one stage, whose clients get what one of them sends, encoded once",
+        &["--mode", "broadcast", "--stages", "1"],
+    ),
+    play(
+        EACH,
+        "the same, sent to one after the other",
+        &["--mode", "each", "--stages", "1"],
+    ),
+    peer(ASIO, "standalone Asio, C++", "peer-asio", MAKE_ASIO),
+    peer(
+        TOKIO,
+        "tokio, frames parsed by hand",
+        "peer-tokio",
+        CARGO_PEERS,
+    ),
+    peer(
+        TOKIO_CODEC,
+        "tokio with tokio-util's LengthDelimitedCodec",
+        "peer-tokio-codec",
+        CARGO_PEERS,
+    ),
+    peer(
+        RAW,
+        "byte echo on epoll in C, no framing: the practical limit",
+        "peer-raw-epoll",
+        MAKE_RAW,
+    ),
     Stack {
-        name: ASIO,
-        about: "standalone Asio, C++",
-        program: Program::Peer {
-            file: "peer-asio",
-            install: MAKE_ASIO,
-        },
-        args: &[],
-        shards: None,
-        client: Client::Load,
-    },
-    Stack {
-        name: TOKIO,
-        about: "tokio, frames parsed by hand",
-        program: Program::Peer {
-            file: "peer-tokio",
-            install: CARGO_PEERS,
-        },
-        args: &[],
-        shards: None,
-        client: Client::Load,
-    },
-    Stack {
-        name: TOKIO_CODEC,
-        about: "tokio with tokio-util's LengthDelimitedCodec",
-        program: Program::Peer {
-            file: "peer-tokio-codec",
-            install: CARGO_PEERS,
-        },
-        args: &[],
-        shards: None,
-        client: Client::Load,
-    },
-    Stack {
-        name: RAW,
-        about: "byte echo on epoll in C, no framing: the practical limit",
-        program: Program::Peer {
-            file: "peer-raw-epoll",
-            install: MAKE_RAW,
-        },
-        args: &[],
-        shards: None,
-        client: Client::Load,
-    },
-    Stack {
-        name: BARE_CLIENT,
-        about: "raw, asked by a bare client in C (load-raw-epoll) instead of proscenium load: the \
-                most that one client thread can ask for",
-        program: Program::Peer {
-            file: "peer-raw-epoll",
-            install: MAKE_RAW,
-        },
-        args: &[],
-        shards: None,
         client: Client::Bare,
+        ..peer(
+            BARE_CLIENT,
+            "raw, asked by a bare client in C (load-raw-epoll) instead of proscenium load: the \
+             most that one client thread can ask for",
+            "peer-raw-epoll",
+            MAKE_RAW,
+        )
+    },
+    over_tls(peer(
+        ASIO_TLS,
+        "standalone Asio over TLS 1.3 of OpenSSL, C++",
+        "peer-asio-tls",
+        MAKE_ASIO_TLS,
+    )),
+    over_ws(peer(UWS, "uWebSockets, C++", "peer-ws-uws", MAKE_UWS)),
+    over_ws(peer(
+        BUN,
+        "Bun's built-in WebSocket server",
+        "peer-ws-bun",
+        "make -C tools/peers ws-bun; Debian packages: make nodejs npm",
+    )),
+    over_ws(peer(
+        NODE_WS,
+        "the package `ws` on Node",
+        "peer-ws-node",
+        MAKE_NODE,
+    )),
+    Stack {
+        args: &["--cork"],
+        ..over_ws(peer(
+            NODE_WS_CORKED,
+            "the same, its sockets corked while the messages of a read are handled",
+            "peer-ws-node",
+            MAKE_NODE,
+        ))
     },
 ];
+
+/// Files of the certificate that servers over TLS show.
+#[derive(Clone, Debug)]
+pub(crate) struct CertificateFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
 
 /// The servers compared unless others are asked for.
 pub(crate) const USUAL: [&str; 5] = [PROSCENIUM, ASIO, TOKIO, TOKIO_CODEC, RAW];
@@ -192,15 +277,28 @@ impl Stack {
         folders: &[PathBuf],
     ) -> Result<PathBuf, String> {
         match self.client {
-            Client::Load => Ok(own.to_owned()),
+            Client::Load(_) | Client::Play(_) => Ok(own.to_owned()),
             Client::Bare => find(BARE_FILE, MAKE_RAW, folders),
         }
     }
 
     /// Its arguments, to listen on a free port of the loopback.
-    pub(crate) fn arguments(&self, shards: u16, pin: &[usize]) -> Vec<String> {
+    pub(crate) fn arguments(
+        &self,
+        shards: u16,
+        pin: &[usize],
+        certificate: &CertificateFiles,
+    ) -> Vec<String> {
         let shards = self.shards(shards);
         let mut args: Vec<String> = self.args.iter().map(|arg| (*arg).to_owned()).collect();
+        if self.certificate {
+            for (flag, file) in [
+                ("--cert", &certificate.certificate),
+                ("--key", &certificate.key),
+            ] {
+                args.extend([flag.to_owned(), file.display().to_string()]);
+            }
+        }
         args.extend(["--listen", "127.0.0.1:0", "--shards"].map(str::to_owned));
         args.push(shards.to_string());
         if shards > 1 && pin.len() > 1 {
@@ -209,6 +307,11 @@ impl Stack {
             args.extend(["--pin".to_owned(), cpus.join(",")]);
         }
         args
+    }
+
+    /// Whether it shows the certificate of the comparison.
+    pub(crate) fn has_certificate(&self) -> bool {
+        self.certificate
     }
 
     /// Its number of shards where `usual` is asked for.
@@ -273,32 +376,33 @@ mod tests {
 
     #[test]
     fn arguments_name_a_free_port_the_shards_and_cpus_only_if_there_is_a_choice() {
-        let raw = by_name(RAW).unwrap();
+        let files = CertificateFiles {
+            certificate: "c.pem".into(),
+            key: "k.pem".into(),
+        };
+        let line = |name, shards, pin: &[usize]| {
+            let stack = by_name(name).unwrap();
+            stack.arguments(shards, pin, &files).join(" ")
+        };
+        assert_eq!(line(RAW, 1, &[0]), "--listen 127.0.0.1:0 --shards 1");
         assert_eq!(
-            raw.arguments(1, &[0]).join(" "),
-            "--listen 127.0.0.1:0 --shards 1"
-        );
-        assert_eq!(
-            raw.arguments(2, &[0, 2]).join(" "),
+            line(RAW, 2, &[0, 2]),
             "--listen 127.0.0.1:0 --shards 2 --pin 0,2"
         );
-        let two = by_name(TWO_SHARDS).unwrap();
         assert_eq!(
-            two.arguments(1, &[0]).join(" "),
+            line(TWO_SHARDS, 1, &[0]),
             "echo --listen 127.0.0.1:0 --shards 2"
         );
-        let stage = by_name(STAGE).unwrap();
         assert_eq!(
-            stage.arguments(1, &[]).join(" "),
+            line(STAGE, 1, &[]),
             "echo --mode stage --listen 127.0.0.1:0 --shards 1"
         );
-        let socket = by_name(SOCKET).unwrap();
-        assert!(
-            socket
-                .arguments(1, &[])
-                .join(" ")
-                .starts_with("echo --interface socket --listen")
+        assert!(line(SOCKET, 1, &[]).starts_with("echo --interface socket --listen"));
+        assert_eq!(
+            line(TLS, 1, &[]),
+            "echo --tls --cert c.pem --key k.pem --listen 127.0.0.1:0 --shards 1"
         );
+        assert!(line(ASIO_TLS, 1, &[]).starts_with("--cert c.pem --key k.pem --listen"));
     }
 
     #[test]

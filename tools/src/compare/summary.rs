@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::plan::{Metric, Shape};
 use super::runs::{Run, Status};
-use super::stacks::{ASIO, Contender, RAW};
+use super::stacks::Contender;
 use super::statistics::{InRound, Spread, paired_ratio};
 use crate::record::StreamRow;
 
@@ -17,6 +17,7 @@ impl Metric {
             Self::Latency => Some(row.p50),
             Self::TailLatency => Some(row.p99),
             Self::ConnectTime => Some(row.connect_seconds),
+            Self::CpuPerConnect => row.server_cpu_us_per_connect,
         }
     }
 }
@@ -33,9 +34,8 @@ pub(crate) struct Line {
     pub(crate) failures: Vec<String>,
     /// The number that the shape is about.
     pub(crate) metric: Option<Spread>,
-    /// That number, relative to `raw` and to `asio` of the same round.
-    pub(crate) to_raw: Option<Spread>,
-    pub(crate) to_asio: Option<Spread>,
+    /// That number, relative to those of others in the same round.
+    pub(crate) ratios: Vec<Ratio>,
     pub(crate) throughput: Option<Spread>,
     pub(crate) cpu_ns_per_msg: Option<Spread>,
     pub(crate) rss_peak_bytes: Option<Spread>,
@@ -49,6 +49,13 @@ pub(crate) struct Line {
     pub(crate) rate_missed: usize,
     /// Messages that were due by the offered rate and could not be sent.
     pub(crate) rate_unsent: Option<Spread>,
+}
+
+/// A number relative to that of another stack.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Ratio {
+    pub(crate) to: &'static str,
+    pub(crate) ratio: Option<Spread>,
 }
 
 /// How far throughput may be from the offered rate, as a share.
@@ -71,7 +78,7 @@ impl Summary {
     /// Adds the runs of `shape` up.
     pub(crate) fn of(shape: &Shape, runs: &[Run]) -> Self {
         let metric = shape.metric();
-        let line = |who: &Contender| Line::of(who, &shape.id, metric, runs);
+        let line = |who: &Contender| Line::of(who, shape, runs);
         Self {
             shape: shape.clone(),
             id: shape.id.clone(),
@@ -105,7 +112,9 @@ pub(crate) fn series(
 }
 
 impl Line {
-    fn of(who: &Contender, shape: &str, metric: Metric, runs: &[Run]) -> Self {
+    fn of(who: &Contender, shape: &Shape, runs: &[Run]) -> Self {
+        let (metric, against) = (shape.metric(), shape.against);
+        let shape = shape.id.as_str();
         let stack = who.to_string();
         let own: Vec<&Run> = runs
             .iter()
@@ -116,7 +125,10 @@ impl Line {
             Spread::of(rows.iter().filter_map(|row| number(row)))
         };
         let values = |stack: &str| series(runs, shape, stack, |row| metric.of(row));
-        let ratio = |base: &str| paired_ratio(&values(&stack), &values(base));
+        let ratio = |&to: &&'static str| {
+            let ratio = paired_ratio(&values(&stack), &values(to));
+            Ratio { to, ratio }
+        };
         let mut failures: Vec<String> = own
             .iter()
             .filter(|run| run.status == Status::Failed)
@@ -131,8 +143,7 @@ impl Line {
             skipped: skipped.and_then(|run| run.reason.clone()),
             failures,
             metric: Spread::of(values(&stack).iter().map(|&(_, value)| value)),
-            to_raw: ratio(RAW),
-            to_asio: ratio(ASIO),
+            ratios: against.iter().map(ratio).collect(),
             throughput: of(|row| (row.throughput > 0.0).then_some(row.throughput)),
             cpu_ns_per_msg: of(|row| row.server_cpu_ns_per_msg),
             rss_peak_bytes: of(|row| row.server_rss_peak_bytes.map(|bytes| bytes as f64)),
@@ -146,6 +157,13 @@ impl Line {
             rate_unsent: of(|row| row.rate.map(|_| row.rate_unsent as f64)),
             stack,
         }
+    }
+}
+
+impl Line {
+    /// Its number relative to that of `stack`.
+    pub(crate) fn to(&self, stack: &str) -> Option<Spread> {
+        self.ratios.iter().find(|one| one.to == stack)?.ratio
     }
 }
 
@@ -170,7 +188,7 @@ fn latency(rows: &[&StreamRow]) -> Option<[f64; 5]> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::stacks::{PROSCENIUM, by_name};
+    use super::super::stacks::{ASIO, PROSCENIUM, RAW, by_name};
     use super::*;
     use crate::load::Scenario;
     use crate::record::StreamRecord;
@@ -191,6 +209,8 @@ pub(crate) mod tests {
             quota: None,
             rate,
             one_by_one: false,
+            connect_cost: false,
+            against: &[RAW, ASIO],
             runs: 1,
             beside: (&[], 0),
             warmup: Duration::ZERO,
@@ -258,9 +278,9 @@ pub(crate) mod tests {
         assert_eq!(ours.failures, ["2 <connections> lost"]);
         let metric = ours.metric.unwrap();
         assert_eq!((metric.median, metric.min, metric.max), (70.0, 50.0, 90.0));
-        let ratio = ours.to_raw.unwrap();
+        let ratio = ours.to(RAW).unwrap();
         assert_eq!((ratio.median, ratio.min, ratio.max), (0.95, 0.9, 1.0));
-        assert_eq!(ours.to_asio, None);
+        assert_eq!(ours.to(ASIO), None);
         assert_eq!(ours.latency.unwrap(), [15.0, 0.0, 0.0, 0.0, 200.0]);
         assert_eq!(summary.line(ASIO).unwrap().metric, None);
     }
@@ -287,6 +307,6 @@ pub(crate) mod tests {
         let summary = Summary::of(&shape, &runs);
         let ours = summary.line(PROSCENIUM).unwrap();
         assert_eq!(ours.metric.unwrap().median, 440.0);
-        assert!((ours.to_raw.unwrap().median - 1.1).abs() < 1e-9);
+        assert!((ours.to(RAW).unwrap().median - 1.1).abs() < 1e-9);
     }
 }

@@ -1,6 +1,7 @@
 //! `proscenium echo`: sends every message back to where it came from.
 
 mod callback;
+mod play;
 mod socket;
 mod stage;
 
@@ -13,7 +14,7 @@ use proscenium_engine::{
 };
 use proscenium_stages::StageStats;
 
-use crate::cli::{EchoArgs, Interface, Mode};
+use crate::cli::{EchoArgs, FramingName, Interface, Mode};
 use crate::process;
 use crate::signals;
 use crate::units::{bytes, grouped};
@@ -36,8 +37,9 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), String> {
         (Interface::Callback, Mode::Callback) => callback::run(args, listeners, limits),
         (Interface::Callback, Mode::Stage) => stage::run(args, listeners, limits),
         (Interface::Socket, Mode::Callback) => socket::run(args, listeners, limits),
-        (Interface::Socket, Mode::Stage) => Err(
-            "--mode stage: stages run on --interface callback, not on a socket that is pulled from"
+        (Interface::Callback, Mode::Play) => play::run(args, listeners, limits),
+        (Interface::Socket, Mode::Stage | Mode::Play) => Err(
+            "--mode: stages run on --interface callback, not on a socket that is pulled from"
                 .to_owned(),
         ),
     }
@@ -75,13 +77,22 @@ fn listeners(args: &EchoArgs) -> Result<Vec<Listener>, String> {
         let listener = Listener::parse(&args.listen);
         sockets.push(listener.map_err(|error| format!("--listen {error}"))?);
     }
+    let default = if args.layers.ws {
+        FramingName::Raw
+    } else {
+        FramingName::Be32
+    };
+    let framing = args.framing.unwrap_or(default);
+    if args.mode == Mode::Play && args.framing == Some(FramingName::Raw) {
+        return Err("--framing raw: --mode play has packets with a length".to_owned());
+    }
     let configured = sockets.into_iter().map(|listener| {
         listener
-            .framing(args.framing.into())
+            .framing(framing.into())
             .overflow(args.overflow.into())
             .balance(args.balance.into())
     });
-    Ok(configured.collect())
+    args.layers.on(configured.collect())
 }
 
 fn limits(args: &EchoArgs) -> Limits {

@@ -17,6 +17,8 @@ const TAIL: usize = 8;
 #[derive(Clone, Debug)]
 pub(super) struct Template {
     bytes: Vec<u8>,
+    /// What stands before the body, and is the protocol's.
+    prefix: usize,
 }
 
 impl Template {
@@ -30,20 +32,36 @@ impl Template {
         });
         Self {
             bytes: pattern.collect(),
+            prefix: 0,
         }
+    }
+
+    /// The same with these bytes before the body.
+    pub(super) fn behind(self, prefix: &[u8]) -> Self {
+        Self {
+            bytes: [prefix, &self.bytes[self.prefix..]].concat(),
+            prefix: prefix.len(),
+        }
+    }
+
+    /// What stands before the body.
+    #[inline]
+    pub(super) fn prefix_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.prefix]
     }
 
     /// Sets the phase of the messages that follow.
     pub(super) fn set_phase(&mut self, phase: u8) {
-        self.bytes[0] = phase;
+        self.bytes[self.prefix] = phase;
     }
 
     /// Sets the send time of the messages that follow.
     pub(super) fn set_stamp(&mut self, nanos: u64) {
-        self.bytes[1..HEADER].copy_from_slice(&nanos.to_le_bytes());
+        let at = self.prefix + 1;
+        self.bytes[at..at + 8].copy_from_slice(&nanos.to_le_bytes());
     }
 
-    /// The whole body.
+    /// The whole message.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }

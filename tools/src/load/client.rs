@@ -2,7 +2,11 @@
 //!
 //! The way of an answer is as short as the engine's own: an index into a dense table, a few
 //! compares, a count, and one copy of the next message into the send buffer. The clock is read once
-//! for what one connection brought at once; nothing is allocated.
+//! for what one connection brought at once; nothing is allocated. What stands around the bodies is
+//! said by the [`Protocol`].
+
+mod joining;
+mod sending;
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -18,7 +22,9 @@ use proscenium_engine::{
 };
 
 use super::body::{Checker, Corrupt, Template, Verify};
+use super::fan::Fan;
 use super::latency::Latency;
+use super::protocol::{Incoming, Protocol};
 use super::schedule::Schedule;
 use super::window::{Answer, Exchange, Phase, Tally, Window};
 use crate::errno::{self, ErrorCounts};
@@ -35,6 +41,8 @@ const TICK: Duration = Duration::from_micros(100);
 pub(super) enum Order {
     /// Make the connections.
     Connect,
+    /// Have the server let the clients in.
+    Join,
     /// Go on to this phase.
     Enter(Phase),
     /// Report and ignore what comes from now on.
@@ -46,6 +54,8 @@ pub(super) enum Order {
 pub(super) enum Report {
     /// Every connection was made or failed.
     Connected,
+    /// Every client was let in or not.
+    Joined,
     /// Everything sent is answered, and nothing more will be sent.
     Drained,
     /// The result, after [`Order::Finish`].
@@ -65,6 +75,10 @@ pub(super) struct Settings {
     /// Messages per second and per burst; `None`: closed loop.
     pub(super) rate: Option<(f64, u32)>,
     pub(super) verify: Verify,
+    /// Stages in each of which one client speaks to all; `None`: everybody has answers of his own.
+    pub(super) stages: Option<usize>,
+    /// At a rate: messages that one who speaks to all sends together.
+    pub(super) speeches: u32,
 }
 
 /// What one client thread measured.
@@ -74,6 +88,7 @@ pub(super) struct Outcome {
     /// Of the answers inside the measuring window, in nanoseconds.
     pub(super) latency: Histogram<u64>,
     pub(super) connect: ConnectTally,
+    pub(super) join: JoinTally,
     /// Length of the measuring window.
     pub(super) measured: Duration,
     /// Connections that still wait for answers.
@@ -91,6 +106,14 @@ pub(super) struct ConnectTally {
     pub(super) timed_out: u64,
 }
 
+/// What became of those who wanted to be let in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct JoinTally {
+    pub(super) joined: u64,
+    /// Refused, or lost meanwhile.
+    pub(super) failed: u64,
+}
+
 /// Numbers that a client thread publishes after each slice, for the progress line.
 #[derive(Debug, Default)]
 #[repr(align(128))] // a cache line pair of its own: written millions of times, read rarely
@@ -104,9 +127,13 @@ pub(super) struct Progress {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Connection {
+struct Connection<S> {
     id: RouterId,
     window: Window,
+    /// What the protocol remembers.
+    state: S,
+    /// It waits to be let in.
+    joining: bool,
     /// Send time of the latest answer: later answers were sent later.
     last_stamp: u64,
     alive: bool,
@@ -122,17 +149,23 @@ struct Span {
 }
 
 /// The handler of one client thread.
-pub(super) struct Client {
+pub(super) struct Client<P: Protocol> {
+    protocol: P,
     settings: Settings,
     report: Sender<Report>,
     progress: Arc<Progress>,
 
     /// By the slot of the id; made to measure before the first message.
-    connections: Vec<Connection>,
+    connections: Vec<Connection<P::State>>,
     alive: u64,
     connecting: usize,
     connect: ConnectTally,
+    /// Connections before this one have asked to be let in; so many wait for the answer.
+    join_from: usize,
+    joining: usize,
+    join: JoinTally,
     errors: ErrorCounts,
+    fan: Option<Fan>,
 
     exchange: Exchange,
     template: Template,
@@ -164,12 +197,31 @@ fn slot(id: RouterId) -> usize {
     (id.to_u64() >> 32) as usize & (RouterId::SLOTS_MAX - 1)
 }
 
-impl Client {
-    pub(super) fn new(settings: Settings, report: Sender<Report>, progress: Arc<Progress>) -> Self {
+impl<P: Protocol> Client<P> {
+    pub(super) fn new(
+        protocol: P,
+        settings: Settings,
+        report: Sender<Report>,
+        progress: Arc<Progress>,
+    ) -> Self {
         let (size, verify) = (settings.size, settings.verify);
+        let fan = settings
+            .stages
+            .map(|stages| Fan::new(stages, settings.inflight));
+        // What is said to all has its window in the fan.
+        let inflight = if fan.is_some() {
+            u32::MAX
+        } else {
+            settings.inflight
+        };
         Self {
-            exchange: Exchange::new(settings.inflight, settings.budget),
-            template: Template::new(size),
+            exchange: Exchange::new(inflight, settings.budget),
+            template: Template::new(size).behind(protocol.prefix()),
+            protocol,
+            fan,
+            join_from: 0,
+            joining: 0,
+            join: JoinTally::default(),
             checker: Checker::new(size, verify),
             phases: phases_until(Phase::Warmup),
             latency: Latency::new(),
@@ -275,108 +327,6 @@ impl Client {
         }
     }
 
-    /// Sends until the connection's window is full.
-    #[inline]
-    fn fill(&mut self, cx: &mut Context<'_, Order>, at: usize) {
-        let connection = &mut self.connections[at];
-        for _ in 0..self.exchange.room(connection.window) {
-            let body = self.template.bytes();
-            let sent = cx.send_with(connection.id, body.len(), |buffer| {
-                buffer[..body.len()].copy_from_slice(body);
-                body.len()
-            });
-            // `Full`: `on_drained` goes on. `Gone`: `on_disconnect` follows.
-            if sent.is_err() {
-                return;
-            }
-            self.exchange.on_sent(&mut connection.window);
-        }
-    }
-
-    /// Fills the windows of a few connections that never had theirs filled. True if more wait.
-    fn fill_some(&mut self, cx: &mut Context<'_, Order>) -> bool {
-        if self.fill_from >= self.connections.len() {
-            return false;
-        }
-        self.read_clock(cx);
-        self.batch_of = None;
-        let until = (self.fill_from + FILL_AT_ONCE).min(self.connections.len());
-        for at in self.fill_from..until {
-            if self.connections[at].alive {
-                self.fill(cx, at);
-            }
-        }
-        self.fill_from = until;
-        until < self.connections.len()
-    }
-
-    /// Puts the connection in line for a burst if its window has room for one.
-    fn stand_in_line(&mut self, at: usize) {
-        let Some(schedule) = &self.schedule else {
-            return;
-        };
-        let connection = &mut self.connections[at];
-        let room = self.exchange.room(connection.window);
-        if connection.alive && !connection.queued && room >= schedule.burst() {
-            connection.queued = true;
-            self.line.push_back(at as u32);
-        }
-    }
-
-    /// Sends the bursts that are due, as far as there are connections with room. True if more
-    /// could be sent at once.
-    fn send_due(&mut self, cx: &mut Context<'_, Order>) -> bool {
-        if !self.exchange.phase().sends() {
-            return false;
-        }
-        let now = cx.now().as_nanos();
-        for _ in 0..FILL_AT_ONCE {
-            let Some(schedule) = &self.schedule else {
-                return false;
-            };
-            let (due, burst) = (schedule.next(), schedule.burst());
-            if due > now {
-                self.set_tick(cx, due);
-                return false;
-            }
-            // Nobody has room: the next answer makes some.
-            let Some(at) = self.line.pop_front() else {
-                return false;
-            };
-            self.connections[at as usize].queued = false;
-            if self.send_burst(cx, at as usize, due, burst)
-                && let Some(schedule) = &mut self.schedule
-            {
-                schedule.take();
-            }
-            self.stand_in_line(at as usize);
-        }
-        true
-    }
-
-    /// Sends a burst that was due at `due`; false if the connection cannot take it.
-    fn send_burst(&mut self, cx: &mut Context<'_, Order>, at: usize, due: u64, burst: u32) -> bool {
-        let connection = &mut self.connections[at];
-        if !connection.alive || self.exchange.room(connection.window) < burst {
-            return false;
-        }
-        self.template.set_stamp(due);
-        for _ in 0..burst {
-            if cx.send(connection.id, self.template.bytes()).is_err() {
-                return false;
-            }
-            self.exchange.on_sent(&mut connection.window);
-        }
-        true
-    }
-
-    fn set_tick(&mut self, cx: &mut Context<'_, Order>, due: u64) {
-        if !self.tick_is_set {
-            self.tick_is_set = true;
-            cx.set_timer_at(Time::from_nanos(due).max(cx.now() + TICK), 0);
-        }
-    }
-
     /// Reads the clock and stamps the messages sent from now on.
     #[inline]
     fn read_clock(&mut self, cx: &Context<'_, Order>) {
@@ -415,14 +365,21 @@ impl Client {
         errno::count(&mut self.errors, name.to_owned());
     }
 
+    fn count_wrong(&mut self, how: String) {
+        self.exchange.on_corrupt();
+        errno::count(&mut self.errors, how);
+    }
+
     fn finish(&mut self) {
         self.finished = true;
-        let waiting =
-            |connection: &&Connection| connection.alive && connection.window.outstanding() > 0;
+        let waiting = |connection: &&Connection<P::State>| {
+            connection.alive && connection.window.outstanding() > 0
+        };
         let outcome = Outcome {
             tally: *self.exchange.tally(),
             latency: std::mem::replace(&mut self.latency, Latency::new()).finish(),
             connect: self.connect,
+            join: self.join,
             measured: self.span.to.since(self.span.from),
             waiting: self.connections.iter().filter(waiting).count() as u64,
             overdue: self.overdue,
@@ -437,12 +394,13 @@ fn phases_until(phase: Phase) -> RangeInclusive<u8> {
     Phase::Warmup.to_byte()..=phase.max(Phase::Warmup).to_byte()
 }
 
-impl Handler for Client {
+impl<P: Protocol> Handler for Client<P> {
     type Post = Order;
 
     fn on_posted(&mut self, cx: &mut Context<'_, Order>, order: Order) {
         match order {
             Order::Connect => self.connect_more(cx),
+            Order::Join => self.join_more(cx),
             Order::Enter(phase) => self.enter(cx, phase),
             Order::Finish => self.finish(),
         }
@@ -452,6 +410,8 @@ impl Handler for Client {
         let vacant = Connection {
             id,
             window: Window::default(),
+            state: P::State::default(),
+            joining: false,
             last_stamp: 0,
             alive: false,
             queued: false,
@@ -481,6 +441,10 @@ impl Handler for Client {
             ConnectError::Io(error) => errno::name(error),
             ConnectError::TimedOut => "ETIMEDOUT".to_owned(),
             ConnectError::ConnectionLimit { .. } => "connection_limit".to_owned(),
+            ConnectError::Handshake(error) => {
+                // The column of errors is parted by these.
+                format!("handshake ({error})").replace([':', ';'], ",")
+            }
             other => format!("{other:?}"),
         };
         let counter = match name.as_str() {
@@ -501,19 +465,30 @@ impl Handler for Client {
         let at = slot(from);
         let connection = &mut self.connections[at];
         debug_assert_eq!(connection.id, from);
+        let body = match self.protocol.read(&mut connection.state, &message) {
+            Incoming::Answer(body) => Ok(body),
+            Incoming::Wrong(how) => Err(how),
+            Incoming::Hello(result) => return self.on_hello(cx, at, result),
+            Incoming::Other => return,
+        };
         if self.finished || self.exchange.on_answer(&mut connection.window) == Answer::Unsolicited {
             return;
         }
         let stamps = connection.last_stamp..=self.clock;
-        match self.checker.check(&message, &self.phases, stamps) {
-            Ok(stamp) => {
+        match body.map(|body| self.checker.check(body, &self.phases, stamps)) {
+            Ok(Ok(stamp)) => {
                 connection.last_stamp = stamp;
                 if self.is_measured(stamp) {
                     self.latency.add(stamp);
                 }
             }
-            Err(how) => self.count_corrupt(how),
+            Ok(Err(how)) => self.count_corrupt(how),
+            Err(how) => self.count_wrong(how),
         }
+        if let Some(fan) = &mut self.fan {
+            fan.on_delivered(at);
+        }
+        let at = self.speaker(at);
         if self.schedule.is_none() {
             self.fill(cx, at);
         } else {
@@ -534,15 +509,24 @@ impl Handler for Client {
         self.tick_is_set = false;
     }
 
-    fn on_disconnect(&mut self, _: &mut Context<'_, Order>, id: RouterId, reason: &CloseReason) {
-        let connection = &mut self.connections[slot(id)];
+    fn on_disconnect(&mut self, cx: &mut Context<'_, Order>, id: RouterId, reason: &CloseReason) {
+        let at = slot(id);
+        let connection = &mut self.connections[at];
         connection.alive = false;
         self.alive -= 1;
         if self.finished {
             return;
         }
         self.exchange.on_lost(connection.window);
+        let outstanding = u64::from(connection.window.outstanding());
         connection.window = Window::default();
+        if std::mem::take(&mut connection.joining) {
+            self.joining -= 1;
+            self.join.failed += 1;
+            self.join_more(cx);
+        } else if let Some(fan) = &mut self.fan {
+            fan.on_lost(at, outstanding);
+        }
         let name = match reason {
             CloseReason::Broken(error) => errno::name(error),
             other => other.name().to_owned(),

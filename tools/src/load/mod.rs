@@ -3,36 +3,44 @@
 //! The connections live in the engine's shards ([`client`]), which know the rules ([`window`]) but
 //! not the plan. The plan is here: connect, warm up, measure, drain, judge.
 
+mod args;
 mod body;
 mod client;
+mod fan;
 mod latency;
+mod packets;
 mod plan;
 mod progress;
+mod protocol;
 mod schedule;
 mod verdict;
 mod window;
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use proscenium_engine::{Address, Connector, Engine, Limits};
+use proscenium_engine::{Address, Connector, Engine, Framing, Limits};
 
+pub(crate) use args::{PlayArgs, StreamArgs};
 pub(crate) use body::Verify;
 
-use crate::cli::StreamArgs;
 use crate::errno;
 use crate::machine::{self, Machine};
 use crate::process::{self, Process};
 use crate::record::{StreamRecord, StreamRow};
 use crate::signals;
+use args::LoadOptions;
 use client::{Client, Settings};
 use latency::Percentiles;
+use packets::Packets;
 pub(crate) use plan::CLIENT_BOUND;
 use plan::{Measured, Plan};
+use protocol::{Bodies, Protocol};
 
 /// Bytes of a frame's header.
 const FRAME_HEADER: usize = 4;
@@ -62,11 +70,39 @@ impl Scenario {
     }
 }
 
-/// Runs the scenario, prints and writes the result. True if it is a pass.
+/// Runs a stream scenario, prints and writes the result. True if it is a pass.
 ///
 /// # Errors
 /// When the run cannot take place or its result cannot be written: says why and what to do.
-pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
+pub(crate) fn stream(args: &StreamArgs) -> Result<bool, String> {
+    let of_thread = |_| Ok(Bodies);
+    drive(&args.load, args.framing()?, None, of_thread)
+}
+
+/// Runs a scenario with clients of a Play server; as [`stream`].
+///
+/// # Errors
+/// Those of [`stream`], and options that do not go together.
+pub(crate) fn play(args: &PlayArgs) -> Result<bool, String> {
+    let load = &args.load;
+    let stages = args.stages.unwrap_or(load.ccu).min(load.ccu) as usize;
+    let to_all = args.mode.is_to_all();
+    if to_all && load.threads > 1 {
+        return Err("--threads: who speaks to all in a stage knows those of one thread".to_owned());
+    }
+    let of_thread = |before| Packets::new(args, before);
+    let stages = to_all.then_some(stages);
+    drive(load, args.length.into(), stages, of_thread)
+}
+
+/// Runs the scenario with clients that speak the protocol that `of_thread` makes, from the number
+/// of connections of the threads before. `stages`: how many, in each of which one speaks to all.
+fn drive<P: Protocol>(
+    args: &LoadOptions,
+    framing: Framing,
+    stages: Option<usize>,
+    of_thread: impl Fn(usize) -> Result<P, String>,
+) -> Result<bool, String> {
     let target = Address::parse(&args.target).map_err(|error| format!("--target {error}"))?;
     let server = args.server_pid.map(Process::with_id).transpose();
     let server = server.map_err(|error| format!("--server-pid: {error}"))?;
@@ -77,42 +113,47 @@ pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
             args.inflight
         ));
     }
-    let connections = if args.scenario == Scenario::S0 {
-        1
-    } else {
-        args.ccu
-    };
+    let connections = args.connections();
     let threads = u32::from(args.threads).min(connections) as usize;
     process::allow_open_files(u64::from(connections) + 64).map_err(|error| error.to_string())?;
-
+    if let Some(warning) = args.layers.warning() {
+        eprintln!("{warning}");
+    }
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     signals::on_termination(move || flag.store(true, Ordering::Relaxed))
         .map_err(|error| format!("cannot watch for signals: {error}"))?;
 
+    let connector = Connector::to(target.clone())
+        .deadline(args.connect_timeout)
+        .framing(framing);
+    let connector = args.layers.on(connector, &args.target)?;
+    let settings = split(args, &connector, threads, stages);
+    let mut before = 0;
+    let mut clients = Vec::new();
     let (reports, receiver) = std::sync::mpsc::channel();
-    let progress: Arc<[Arc<client::Progress>]> = (0..threads).map(|_| Arc::default()).collect();
-    let shown = Arc::clone(&progress);
-    let settings = split(args, &target, connections as usize, threads);
-    let mut builder = Engine::builder()
-        .shards(threads)
-        .name("load")
-        .limits(limits(args, &settings));
-    if !args.pin.is_empty() {
-        builder = builder.pin_cpus(&args.pin);
+    let mut progress: Vec<Arc<client::Progress>> = Vec::new();
+    for settings in &settings {
+        let protocol = of_thread(before)?;
+        before += settings.connections;
+        progress.push(Arc::default());
+        let shown = Arc::clone(progress.last().expect("just pushed"));
+        clients.push((protocol, settings.clone(), reports.clone(), shown));
     }
-    let engine = builder
-        .start(move |shard| {
-            let progress = Arc::clone(&progress[shard]);
-            Client::new(settings[shard].clone(), reports.clone(), progress)
-        })
-        .map_err(|error| format!("cannot start the client: {error}"))?;
-
+    let joins = clients[0].0.hello(0, &mut P::State::default()).is_some();
+    let around = clients[0]
+        .0
+        .prefix()
+        .len()
+        .max(clients[0].0.answer_prefix_max());
+    let limits = limits(args, around, &settings);
+    let engine = start(args, threads, limits, clients)?;
     let plan = Plan::new(
         args,
+        joins,
         &engine.handle(),
         receiver,
-        &shown,
+        &progress,
         server,
         &interrupted,
     );
@@ -125,13 +166,52 @@ pub(crate) fn run(args: &StreamArgs) -> Result<bool, String> {
     Ok(record.passed())
 }
 
+/// What the handler of one client thread is made of.
+type Parts<P> = (P, Settings, Sender<client::Report>, Arc<client::Progress>);
+
+/// Starts the client threads.
+fn start<P: Protocol>(
+    args: &LoadOptions,
+    threads: usize,
+    limits: Limits,
+    clients: Vec<Parts<P>>,
+) -> Result<Engine<client::Order>, String> {
+    let mut builder = Engine::builder()
+        .shards(threads)
+        .name("load")
+        .limits(limits);
+    if !args.pin.is_empty() {
+        builder = builder.pin_cpus(&args.pin);
+    }
+    // Each shard's thread takes its own.
+    let clients: Vec<_> = clients
+        .into_iter()
+        .map(|one| Mutex::new(Some(one)))
+        .collect();
+    builder
+        .start(move |shard| {
+            let taken = clients[shard].lock().map(|mut one| one.take());
+            let (protocol, settings, reports, progress) =
+                taken.ok().flatten().expect("a shard is made once");
+            Client::new(protocol, settings, reports, progress)
+        })
+        .map_err(|error| format!("cannot start the client: {error}"))
+}
+
 /// What each thread has to do: an even share.
-fn split(args: &StreamArgs, target: &Address, connections: usize, threads: usize) -> Vec<Settings> {
-    let connector = Connector::to(target.clone())
-        .deadline(args.connect_timeout)
-        .framing(args.framing.into());
+fn split(
+    args: &LoadOptions,
+    connector: &Connector,
+    threads: usize,
+    stages: Option<usize>,
+) -> Vec<Settings> {
+    let connections = args.connections() as usize;
     let share =
         |whole: usize, thread: usize| whole / threads + usize::from(thread < whole % threads);
+    let together = args.burst.unwrap_or(args.inflight);
+    // What is said to all is as many deliveries at once as there are clients in a stage.
+    let crowd = stages.map_or(1, |stages| (connections / stages.max(1)).max(1));
+    let burst = together.saturating_mul(u32::try_from(crowd).unwrap_or(u32::MAX));
     let one = |thread| {
         let connections = share(connections, thread);
         let part = connections as f64 / f64::from(args.ccu);
@@ -149,8 +229,10 @@ fn split(args: &StreamArgs, target: &Address, connections: usize, threads: usize
             rate: args
                 .rate
                 .filter(|_| args.scenario == Scenario::S2)
-                .map(|rate| (rate * part, args.burst.unwrap_or(args.inflight))),
+                .map(|rate| (rate * part, burst)),
             verify: args.verify,
+            stages,
+            speeches: together,
         }
     };
     (0..threads).map(one).collect()
@@ -158,9 +240,9 @@ fn split(args: &StreamArgs, target: &Address, connections: usize, threads: usize
 
 /// Limits under which the client itself never holds anything back: were it to stop reading while
 /// its own messages wait, and the server likewise, both would wait for ever. What is outstanding
-/// is bounded by the windows already.
-fn limits(args: &StreamArgs, settings: &[Settings]) -> Limits {
-    let frame = args.size.max(body::HEADER) + FRAME_HEADER;
+/// is bounded by the windows already. A message has at most `around` bytes beside its body.
+fn limits(args: &LoadOptions, around: usize, settings: &[Settings]) -> Limits {
+    let frame = args.size.max(body::HEADER) + around + FRAME_HEADER;
     let window = frame.saturating_mul(args.inflight as usize);
     let connections = settings
         .iter()
@@ -195,7 +277,7 @@ fn rounded(value: f64, decimals: i32) -> f64 {
 }
 
 /// Puts the measured numbers into the record and judges them.
-fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRecord {
+fn record(args: &LoadOptions, target: &Address, measured: &Measured) -> StreamRecord {
     let failures = verdict::failures(args.scenario, measured);
     let Measured { tally, connect, .. } = measured;
     let latency = Percentiles::of(&measured.latency);
@@ -204,12 +286,7 @@ fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRec
     let incomplete = tally.sent.saturating_sub(tally.received) as f64 / tally.sent.max(1) as f64;
     let row = StreamRow {
         scenario_id: args.scenario.name().to_owned(),
-        transport: if matches!(target, Address::Tcp(_)) {
-            "tcp"
-        } else {
-            "unix"
-        }
-        .to_owned(),
+        transport: args.layers.transport(target).to_owned(),
         ccu: measured.connections,
         inflight: if args.scenario == Scenario::S0 {
             1
@@ -233,6 +310,8 @@ fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRec
         p99_9: micros(latency.p99_9),
         max: micros(latency.max),
         connect_seconds: seconds(measured.connect_time),
+        join_success: measured.join.map(|join| join.joined),
+        join_seconds: measured.join.map(|_| seconds(measured.join_time)),
         warmup_seconds: seconds(measured.warmup_time),
         measure_seconds: seconds(measured.measure_time),
         drain_seconds: seconds(measured.drain_time),
@@ -241,6 +320,9 @@ fn record(args: &StreamArgs, target: &Address, measured: &Measured) -> StreamRec
             .map(|ns| rounded(ns, 1)),
         server_cpu_share: measured.server_cpu_share().map(|share| rounded(share, 4)),
         server_rss_peak_bytes: measured.server_rss_peak_bytes,
+        server_cpu_us_per_connect: measured
+            .server_cpu_us_per_connect()
+            .map(|us| rounded(us, 3)),
         client_cpu_share: rounded(measured.client_cpu_share, 4),
         client_bound: measured.is_client_bound(),
         gating_violation: tally.gating_violations,
@@ -273,7 +355,7 @@ fn command() -> Vec<String> {
 }
 
 /// Prints the summary and writes the files that were asked for.
-fn write(args: &StreamArgs, record: &StreamRecord) -> io::Result<()> {
+fn write(args: &LoadOptions, record: &StreamRecord) -> io::Result<()> {
     let named = |path: &Path, error: io::Error| {
         io::Error::new(error.kind(), format!("{}: {error}", path.display()))
     };
@@ -307,7 +389,7 @@ mod tests {
     use crate::cli::{Cli, Command, LoadKind};
     use clap::Parser;
 
-    fn args(more: &[&str]) -> StreamArgs {
+    fn args(more: &[&str]) -> LoadOptions {
         let base = [
             "proscenium",
             "load",
@@ -319,7 +401,8 @@ mod tests {
         ];
         match Cli::parse_from(base.iter().chain(more)).command {
             Command::Load(load) => match load.kind {
-                LoadKind::Stream(args) => args,
+                LoadKind::Stream(args) => args.load,
+                LoadKind::Play(_) => unreachable!("the arguments say stream"),
             },
             Command::Echo(_) | Command::Compare(_) => unreachable!("the arguments say load"),
         }
@@ -328,8 +411,8 @@ mod tests {
     #[test]
     fn connections_and_rate_are_split_without_remainder() {
         let args = args(&["--ccu", "10", "--rate", "1000", "--threads", "3"]);
-        let target = Address::parse("127.0.0.1:1").unwrap();
-        let split = split(&args, &target, 10, 3);
+        let connector = Connector::parse("127.0.0.1:1").unwrap();
+        let split = split(&args, &connector, 3, None);
         let connections: Vec<usize> = split.iter().map(|one| one.connections).collect();
         assert_eq!(connections, [4, 3, 3]);
         let rate: f64 = split.iter().map(|one| one.rate.unwrap().0).sum();
@@ -347,9 +430,9 @@ mod tests {
             ("1", "64KiB", "1"),
         ] {
             let args = args(&["--ccu", ccu, "--size", size, "--inflight", inflight]);
-            let target = Address::parse("127.0.0.1:1").unwrap();
-            let split = split(&args, &target, args.ccu as usize, 1);
-            let limits = limits(&args, &split);
+            let connector = Connector::parse("127.0.0.1:1").unwrap();
+            let split = split(&args, &connector, 1, None);
+            let limits = limits(&args, 0, &split);
             assert_eq!(limits.validate(), Ok(()), "{ccu} {size} {inflight}");
             let window = (args.size + FRAME_HEADER) * args.inflight as usize;
             assert!(limits.send_high > window, "{ccu} {size} {inflight}");

@@ -9,10 +9,10 @@ use hdrhistogram::Histogram;
 use proscenium_engine::Handle;
 
 use super::Scenario;
-use super::client::{ConnectTally, Order, Outcome, Progress, Report};
+use super::args::LoadOptions;
+use super::client::{ConnectTally, JoinTally, Order, Outcome, Progress, Report};
 use super::progress::ProgressLine;
 use super::window::{Phase, Tally};
-use crate::cli::StreamArgs;
 use crate::errno::ErrorCounts;
 use crate::process::{Process, ThreadTime};
 
@@ -21,6 +21,9 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// After the last awaited answer: how long to listen for answers that nobody asked for.
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// How long all clients together may take to be let in.
+const JOIN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long the client threads may take to hand over their results.
 const FINISH_DEADLINE: Duration = Duration::from_secs(30);
@@ -36,6 +39,8 @@ pub(super) struct Measured {
     pub(super) threads: usize,
     pub(super) tally: Tally,
     pub(super) connect: ConnectTally,
+    /// Who was let in, where clients have to be.
+    pub(super) join: Option<JoinTally>,
     pub(super) latency: Histogram<u64>,
     /// Answers per second inside the measuring window.
     pub(super) throughput: f64,
@@ -44,6 +49,7 @@ pub(super) struct Measured {
     pub(super) overdue: u64,
     pub(super) errors: ErrorCounts,
     pub(super) connect_time: Duration,
+    pub(super) join_time: Duration,
     pub(super) warmup_time: Duration,
     pub(super) measure_time: Duration,
     pub(super) drain_time: Duration,
@@ -51,6 +57,8 @@ pub(super) struct Measured {
     /// between them.
     pub(super) server: Option<(Duration, u64)>,
     pub(super) server_rss_peak_bytes: Option<u64>,
+    /// The server's CPU time while the connections were made, their handshakes included.
+    pub(super) server_connecting: Option<Duration>,
     /// Share of its cores that the client used inside the window, over all threads.
     pub(super) client_cpu_share: f64,
     /// The same of the busiest thread.
@@ -67,6 +75,11 @@ impl Measured {
     pub(super) fn server_cpu_ns_per_message(&self) -> Option<f64> {
         let (cpu, answers) = self.server?;
         (answers > 0).then(|| cpu.as_nanos() as f64 / answers as f64)
+    }
+
+    pub(super) fn server_cpu_us_per_connect(&self) -> Option<f64> {
+        let cpu = self.server_connecting?;
+        (self.connect.made > 0).then(|| cpu.as_secs_f64() * 1e6 / self.connect.made as f64)
     }
 
     pub(super) fn server_cpu_share(&self) -> Option<f64> {
@@ -88,6 +101,7 @@ struct Sample {
 #[derive(Clone, Copy, Debug, Default)]
 struct Times {
     connect: Duration,
+    join: Duration,
     warmup: Duration,
     measure: Duration,
     drain: Duration,
@@ -95,7 +109,9 @@ struct Times {
 
 /// A run under way.
 pub(super) struct Plan<'a> {
-    args: &'a StreamArgs,
+    args: &'a LoadOptions,
+    /// Clients have to be let in.
+    joins: bool,
     handle: Handle<Order>,
     reports: Receiver<Report>,
     progress: &'a [Arc<Progress>],
@@ -106,7 +122,8 @@ pub(super) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     pub(super) fn new(
-        args: &'a StreamArgs,
+        args: &'a LoadOptions,
+        joins: bool,
         handle: &Handle<Order>,
         reports: Receiver<Report>,
         progress: &'a [Arc<Progress>],
@@ -117,6 +134,7 @@ impl<'a> Plan<'a> {
         let line = ProgressLine::on_terminal();
         Self {
             args,
+            joins,
             handle,
             reports,
             progress,
@@ -132,12 +150,22 @@ impl<'a> Plan<'a> {
     /// When the client itself failed.
     pub(super) fn run(mut self) -> Result<Measured, String> {
         let mut times = Times::default();
+        let idle = self.server_time();
         let begin = Instant::now();
         self.order(|| Order::Connect)?;
         self.await_all(None, "connecting", |report| {
             matches!(report, Report::Connected)
         })?;
         times.connect = begin.elapsed();
+        let connected = self.server_time();
+        if self.joins && self.alive() > 0 {
+            let begin = Instant::now();
+            self.order(|| Order::Join)?;
+            self.await_all(Some(JOIN_DEADLINE), "joining", |report| {
+                matches!(report, Report::Joined)
+            })?;
+            times.join = begin.elapsed();
+        }
 
         let samples = if self.args.scenario != Scenario::S1 && self.alive() > 0 {
             Some(self.exchange(&mut times)?)
@@ -151,14 +179,15 @@ impl<'a> Plan<'a> {
         self.line.clear();
         let interrupted = self.interrupted.load(Ordering::Relaxed);
         let mut measured = merge(outcomes, times);
+        measured.join = measured.join.filter(|_| self.joins);
         if let Some((from, to)) = samples {
             compare(&mut measured, &from, &to);
         }
-        measured.connections = match self.args.scenario {
-            Scenario::S0 => 1,
-            Scenario::S1 | Scenario::S2 => u64::from(self.args.ccu),
-        };
+        measured.connections = u64::from(self.args.connections());
         measured.server_rss_peak_bytes = server_rss;
+        measured.server_connecting = connected
+            .zip(idle)
+            .map(|(to, from)| to.saturating_sub(from));
         measured.interrupted = interrupted;
         Ok(measured)
     }
@@ -271,10 +300,14 @@ impl<'a> Plan<'a> {
             .sum()
     }
 
+    fn server_time(&self) -> Option<Duration> {
+        self.server.and_then(|server| server.cpu_time().ok())
+    }
+
     fn sample(&self) -> Sample {
         Sample {
             at: Instant::now(),
-            server: self.server.and_then(|server| server.cpu_time().ok()),
+            server: self.server_time(),
             client: Process::this().thread_times().unwrap_or_default(),
             received: self
                 .progress
@@ -294,6 +327,7 @@ fn merge(outcomes: Vec<Outcome>, times: Times) -> Measured {
     let threads = outcomes.len();
     let mut tally = Tally::default();
     let mut connect = ConnectTally::default();
+    let mut join = JoinTally::default();
     let mut latency: Option<Histogram<u64>> = None;
     let mut errors = ErrorCounts::new();
     let (mut throughput, mut waiting, mut overdue) = (0.0, 0, 0);
@@ -302,6 +336,8 @@ fn merge(outcomes: Vec<Outcome>, times: Times) -> Measured {
         connect.made += outcome.connect.made;
         connect.failed += outcome.connect.failed;
         connect.timed_out += outcome.connect.timed_out;
+        join.joined += outcome.join.joined;
+        join.failed += outcome.join.failed;
         if !outcome.measured.is_zero() {
             let answers = outcome.tally.received_in_window as f64;
             throughput += answers / outcome.measured.as_secs_f64();
@@ -321,17 +357,20 @@ fn merge(outcomes: Vec<Outcome>, times: Times) -> Measured {
         threads,
         tally,
         connect,
+        join: Some(join),
         latency: latency.unwrap_or_else(|| super::latency::Latency::new().finish()),
         throughput,
         waiting,
         overdue,
         errors,
         connect_time: times.connect,
+        join_time: times.join,
         warmup_time: times.warmup,
         measure_time: times.measure,
         drain_time: times.drain,
         server: None,
         server_rss_peak_bytes: None,
+        server_connecting: None,
         client_cpu_share: 0.0,
         client_thread_share: 0.0,
         interrupted: false,
@@ -381,6 +420,10 @@ mod tests {
                 failed: 1,
                 timed_out: 0,
             },
+            join: JoinTally {
+                joined: 1,
+                failed: 1,
+            },
             measured: Duration::from_secs(seconds),
             waiting: 1,
             overdue: 3,
@@ -399,6 +442,8 @@ mod tests {
             (all.tally.sent, all.connect.made, all.connect.failed),
             (2000, 6, 3)
         );
+        let join = all.join.unwrap();
+        assert_eq!((join.joined, join.failed), (3, 3));
         assert_eq!((all.waiting, all.overdue, all.latency.len()), (3, 9, 3));
         assert_eq!(all.errors["ECONNREFUSED"], 3);
     }
@@ -439,6 +484,9 @@ mod tests {
     fn without_answers_there_is_no_cost_per_message() {
         let mut measured = merge(vec![outcome(1, 1)], Times::default());
         assert_eq!(measured.server_cpu_ns_per_message(), None);
+        assert_eq!(measured.server_cpu_us_per_connect(), None);
+        measured.server_connecting = Some(Duration::from_millis(3));
+        assert_eq!(measured.server_cpu_us_per_connect(), Some(1500.0));
         measured.server = Some((Duration::from_secs(1), 0));
         assert_eq!(measured.server_cpu_ns_per_message(), None);
     }

@@ -20,6 +20,9 @@ pub(super) fn failures(scenario: Scenario, measured: &Measured) -> Vec<String> {
     unless_zero(connect.failed, "connections could not be made");
     unless_zero(connect.timed_out, "connections were not made in time");
     let attempted = connect.made + connect.failed + connect.timed_out;
+    let joined = measured.join.map_or(connect.made, |join| join.joined);
+    let kept_out = connect.made.saturating_sub(joined);
+    unless_zero(kept_out, "clients were not let in");
     let untried = measured.connections.saturating_sub(attempted);
     unless_zero(untried, "connections were not tried");
     unless_zero(tally.lost_connections, "connections were lost");
@@ -87,6 +90,13 @@ impl fmt::Display for Summary<'_> {
             grouped(row.connect_fail),
             grouped(row.connect_timeout)
         )?;
+        if let (Some(joined), Some(seconds)) = (row.join_success, row.join_seconds) {
+            let (joined, all) = (grouped(joined), grouped(row.connect_success));
+            writeln!(f, "  joined      {joined} of {all} in {seconds:.2} s")?;
+        }
+        if let Some(us) = row.server_cpu_us_per_connect {
+            writeln!(f, "  accepting   {us:.1} µs of server CPU per connection")?;
+        }
         if row.sent > 0 {
             self.fmt_exchange(f)?;
         }
@@ -185,10 +195,13 @@ mod tests {
             overdue: 0,
             errors: ErrorCounts::new(),
             connect_time: Duration::ZERO,
+            join: None,
+            join_time: Duration::ZERO,
             warmup_time: Duration::ZERO,
             measure_time: Duration::from_secs(1),
             drain_time: Duration::ZERO,
             server: None,
+            server_connecting: None,
             server_rss_peak_bytes: None,
             client_cpu_share: 0.5,
             client_thread_share: 0.5,

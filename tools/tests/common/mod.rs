@@ -167,16 +167,14 @@ impl std::fmt::Display for Loaded {
 #[track_caller]
 pub(crate) fn load(target: &str, scenario: &str, args: &[&str]) -> Loaded {
     let mut command = proscenium();
-    command.args([
-        "load",
-        "stream",
-        "--target",
-        target,
-        "--scenario",
-        scenario,
-        "--json",
-        "-",
-    ]);
+    command.args(["load", "stream", "--target", target, "--scenario", scenario]);
+    finish(command, args)
+}
+
+/// Runs a load command that lacks its load; small and short unless `args` say more.
+#[track_caller]
+pub(crate) fn finish(mut command: Command, args: &[&str]) -> Loaded {
+    command.args(["--json", "-"]);
     for (name, value) in [
         ("--ccu", "50"),
         ("--warmup", "100ms"),

@@ -138,6 +138,8 @@ impl TlsClientBuilder {
             }
         };
         config.alpn_protocols = self.alpn;
+        // For our own record layer, after the handshake.
+        config.enable_secret_extraction = true;
         if !self.resumption {
             config.resumption = Resumption::disabled();
         }
@@ -179,9 +181,12 @@ impl TlsClient {
     }
 
     pub(super) fn session(&self) -> Result<Box<dyn TlsSession>, TlsError> {
+        Ok(Box::new(self.rustls_session()?))
+    }
+
+    pub(super) fn rustls_session(&self) -> Result<RustlsSession, TlsError> {
         let (config, name) = (Arc::clone(&self.config), self.name.clone());
-        let session = RustlsSession::client(config, name).map_err(|error| error_of(&error))?;
-        Ok(Box::new(session))
+        RustlsSession::client(config, name).map_err(|error| error_of(&error))
     }
 }
 

@@ -3,6 +3,8 @@
 //! | who | what |
 //! |---|---|
 //! | [`TlsSession`] | the protocol, sans-IO: records and plaintext in the caller's buffers |
+//! | `session.rs` | it on rustls: handshakes, and all of TLS 1.2 |
+//! | `record.rs`, `records.rs` | TLS 1.3 after its handshake, with the keys that rustls agreed on |
 //! | [`TlsLayer`] | one connection's session with what waits on either side of it |
 //! | [`ShardTls`] | what a shard has of it once: memory, the queue of handshakes |
 //! | [`TlsServer`], [`TlsClient`] | what an embedder sets up |
@@ -13,6 +15,8 @@
 mod client;
 mod identity;
 mod info;
+mod record;
+mod records;
 mod server;
 mod session;
 mod verify;
@@ -32,8 +36,8 @@ use crate::send_queue::BufferPool;
 /// Greatest plaintext of one record (RFC 8446 §5.1).
 pub(crate) const RECORD_MAX: usize = 1 << 14;
 /// What a record may be longer than its plaintext: header, content type, tag; TLS 1.2: explicit
-/// nonce.
-pub(crate) const RECORD_OVERHEAD: usize = 5 + 1 + 16 + 8;
+/// nonce. And a key update before it.
+pub(crate) const RECORD_OVERHEAD: usize = (5 + 1 + 16) + 8 + (5 + 5 + 1 + 16);
 /// Header of a record: content type, version, length.
 const HEADER: usize = 5;
 /// Greatest length in a record's header: TLS 1.2 allows the plaintext + 2,048.

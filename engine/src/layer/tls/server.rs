@@ -13,9 +13,9 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
+use super::TlsSession;
 use super::identity::{Identity, TlsConfigError, certificates_of, other};
 use super::session::{RustlsSession, error_of};
-use super::{TlsSession, info::TlsInfo};
 use crate::layer::error::TlsError;
 
 /// What clients have to show.
@@ -111,6 +111,8 @@ impl TlsServerBuilder {
         let resolver = Arc::new(ByName::new(self, &provider)?);
         let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols.clone_from(&self.alpn);
+        // For our own record layer, after the handshake.
+        config.enable_secret_extraction = true;
         // Tickets hold all there is to know; nothing is kept here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         if self.resumption {
@@ -190,8 +192,11 @@ impl TlsServer {
     }
 
     pub(super) fn session(&self) -> Result<Box<dyn TlsSession>, TlsError> {
-        let session = RustlsSession::server(self.config.load_full()).map_err(|e| error_of(&e))?;
-        Ok(Box::new(session))
+        Ok(Box::new(self.rustls_session()?))
+    }
+
+    pub(super) fn rustls_session(&self) -> Result<RustlsSession, TlsError> {
+        RustlsSession::server(self.config.load_full()).map_err(|error| error_of(&error))
     }
 }
 
@@ -236,12 +241,5 @@ impl ResolvesServerCert for ByName {
         let key = Arc::clone(found.unwrap_or(&self.default));
         ASKED.set(name);
         Some(key)
-    }
-}
-
-impl TlsInfo {
-    /// What is known of a client before its first record.
-    pub(super) fn of_client() -> Self {
-        Self::new(None)
     }
 }

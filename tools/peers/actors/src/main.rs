@@ -20,7 +20,6 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 
 use cli::{Cli, Command, RunArgs};
@@ -29,22 +28,7 @@ use record::Record;
 use workload::Workload;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Not an error: the help or version that was asked for.
-            let asked = matches!(
-                error.kind(),
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-            );
-            let _ = error.print();
-            return if asked {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            };
-        }
-    };
+    let cli = Cli::parse();
     let result = match &cli.command {
         Command::Run(args) => run(args),
         Command::List => {

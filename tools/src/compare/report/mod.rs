@@ -130,6 +130,7 @@ pub(crate) fn show(metric: Metric, value: f64) -> String {
         Metric::CpuPerMessage => format!("{value:.0} ns/msg"),
         Metric::Latency | Metric::TailLatency => crate::units::micros(value),
         Metric::ConnectTime => crate::units::micros(value * 1e6),
+        Metric::CpuPerConnect => crate::units::micros(value),
     }
 }
 
@@ -146,6 +147,7 @@ fn rate(per_second: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::args::Profile;
     use super::super::goals;
     use super::super::stacks::{ASIO, PROSCENIUM, RAW};
     use super::super::summary::tests::{run, shape};
@@ -164,7 +166,7 @@ mod tests {
             &shape("s2", None, &[PROSCENIUM, ASIO, RAW]),
             &runs,
         )];
-        let goals = goals::judge(&summaries, &runs);
+        let goals = goals::judge(Profile::Default, &summaries, &runs);
         Report {
             time_unix: 1_000_000_000,
             command: ["proscenium", "compare"].map(str::to_owned).into(),

@@ -6,6 +6,7 @@ use super::super::goals::Judged;
 use super::super::goals::Verdict;
 use super::super::plan::Metric;
 use super::super::runs::ALL;
+use super::super::stacks::RAW;
 use super::super::statistics::Spread;
 use super::super::summary::{Line, Summary};
 use super::{Report, rate, show};
@@ -109,7 +110,9 @@ fn bare(metric: Metric, value: f64) -> String {
     match metric {
         Metric::Throughput => rate(value),
         Metric::CpuPerMessage => format!("{value:.0}"),
-        Metric::Latency | Metric::TailLatency | Metric::ConnectTime => show(metric, value),
+        Metric::Latency | Metric::TailLatency | Metric::ConnectTime | Metric::CpuPerConnect => {
+            show(metric, value)
+        }
     }
 }
 
@@ -142,23 +145,25 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
         Metric::TailLatency => ("p99", &[RATE, UNSENT, CPU]),
         Metric::Latency => ("round trip", &[]),
         Metric::ConnectTime => ("connect", &[]),
+        Metric::CpuPerConnect => ("CPU/connection", &[]),
     };
     let loaded = !more.is_empty();
-    let mut header = vec!["stack", about, "range", "× raw", "× asio"];
-    header.extend(more.iter().map(|(name, _)| name));
-    header.push("peak RSS");
+    let mut header = ["stack", about, "range"].map(str::to_owned).to_vec();
+    let against = summary.shape.against;
+    header.extend(against.iter().map(|name| format!("× {name}")));
+    header.extend(more.iter().map(|(name, _)| (*name).to_owned()));
+    header.push("peak RSS".to_owned());
     if loaded {
-        header.extend(["p50", "p95", "p99", "p99.9", "max", "client CPU"]);
+        header.extend(["p50", "p95", "p99", "p99.9", "max", "client CPU"].map(str::to_owned));
     }
-    header.push("result");
+    header.push("result".to_owned());
     let row = |line: &Line| {
         let mut cells = vec![
             line.stack.clone(),
             or_nothing(line.metric, |spread| bare(metric, spread.median)),
             or_nothing(line.metric, |spread| range(metric, spread)),
-            ratio(line.to_raw),
-            ratio(line.to_asio),
         ];
+        cells.extend(against.iter().map(|name| ratio(line.to(name))));
         cells.extend(more.iter().map(|(_, cell)| cell(line)));
         cells.push(or_nothing(line.rss_peak_bytes, |peak| {
             bytes(peak.median as u64)
@@ -180,7 +185,7 @@ pub(super) fn of_shape(summary: &Summary) -> Table {
     };
     Table {
         title,
-        header: header.iter().map(ToString::to_string).collect(),
+        header,
         rows: summary.lines.iter().map(row).collect(),
         note: String::new(),
     }
@@ -234,7 +239,7 @@ fn of_sweep(summaries: &[Summary]) -> Option<Table> {
         let mut bad = Vec::new();
         for line in &point.lines {
             let value = or_nothing(line.metric, |spread| rate(spread.median));
-            let ratio = line.to_raw.map(|ratio| format!(" ({:.2})", ratio.median));
+            let ratio = line.to(RAW).map(|ratio| format!(" ({:.2})", ratio.median));
             cells.push(value + &ratio.unwrap_or_default());
             if line.passed < line.runs && line.skipped.is_none() {
                 bad.push(format!("{} {}", line.stack, line.result()));
@@ -384,7 +389,7 @@ mod tests {
         let mut report = report();
         let header = |report: &Report| of_shape(&report.summaries[0]).header.join("|");
         assert!(!header(&report).contains("× asio"), "asio failed");
-        report.summaries[0].lines[0].to_asio = Spread::of([2.0]);
+        report.summaries[0].lines[0].ratios[1].ratio = Spread::of([2.0]);
         assert!(header(&report).contains("× asio"));
     }
 
