@@ -2,7 +2,7 @@
 
 use proscenium_framing::packet::ErrorCode;
 
-use crate::{ConnectError, DisconnectReason};
+use crate::{ConnectError, DisconnectReason, RequestError};
 
 /// A packet from the server, inflated if it was compressed.
 #[non_exhaustive]
@@ -17,6 +17,10 @@ pub struct Packet {
     /// The message itself.
     pub payload: Vec<u8>,
 }
+
+/// How a request went: what the server answered, or why there is no answer. A code other than
+/// success is an error, too: [`RequestError::Refused`].
+pub type Answer = Result<Packet, RequestError>;
 
 /// What happened on a connector.
 #[non_exhaustive]
