@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use crossterm::{cursor, execute, queue, style, terminal};
-use proscenium_connector::{
-    Answer, Connector, Event, Packet, Pending, Reconnect, RequestError,
-};
+use proscenium_connector::{Answer, Connector, Event, Packet, Pending, Reconnect, RequestError};
 
 use crate::Target;
 use crate::messages::{self, Heading, Position, Standings, Steer, View, Welcome};
@@ -140,7 +138,10 @@ impl Game {
             let standings = answer.ok().and_then(|one| Standings::decode(&one.payload));
             self.standings = standings.unwrap_or_default();
         }
-        if self.asked_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+        if self
+            .asked_at
+            .is_none_or(|at| at.elapsed() >= Duration::from_secs(1))
+        {
             self.asked = Some(connector.request(arena, messages::STANDINGS, &[]));
             self.asked_at = Some(Instant::now());
         }

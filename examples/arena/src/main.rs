@@ -111,7 +111,7 @@ fn main() -> ExitCode {
 }
 
 fn run_server(serve: Serve) -> Result<(), Box<dyn Error>> {
-    // Before anybody can know of the server and end it.
+    // Before anybody knows of the server and asks it to end.
     let signals = Signals::new([SIGTERM, SIGINT])?;
     let certificate = serve.cert.zip(serve.key);
     let mut listeners = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use proscenium::DrainReport;
@@ -51,11 +52,15 @@ pub(crate) fn start(
     server.start()
 }
 
-/// Waits for a signal; then every arena tells its players, and the connections are flushed and
-/// closed.
+/// Runs until a signal comes; then every arena tells its players, and the connections are flushed
+/// and closed.
 pub(crate) fn run_until(mut signals: Signals, server: PlayServer) -> DrainReport {
-    signals.forever().next();
-    server.shutdown(DRAIN)
+    let handle = server.engine().handle();
+    thread::spawn(move || {
+        signals.forever().next();
+        handle.shutdown(DRAIN);
+    });
+    server.join()
 }
 
 /// What stands for one account in an arena; what it is in the game, the [`World`] keeps.
