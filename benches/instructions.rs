@@ -11,6 +11,7 @@
 mod echo;
 mod forward;
 mod frames;
+mod play;
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -21,12 +22,14 @@ use std::{env, fs, io};
 
 use proscenium::framing::{Decoded, LengthPrefix};
 use proscenium::mailbox::{Consumer, Mailbox, Wake};
+use proscenium::stages::StageShard;
 use proscenium::timer::TimerWheel;
 use proscenium::{Framing, Handler};
 
 use crate::echo::{Echo, ReplayEcho, SimEcho};
 use crate::forward::{Forward, stages};
 use crate::frames::frames;
+use crate::play::{packets, play};
 
 /// Rounds of each workload that are counted, after as many that are not.
 const ROUNDS: u64 = 20;
@@ -99,6 +102,16 @@ const WORKLOADS: &[Workload] = &[
         },
     },
     Workload {
+        name: "play-replayed-64",
+        messages: REPLAYED / (4 + 64),
+        make: || Box::new(Played::new(64)),
+    },
+    Workload {
+        name: "play-replayed-1024",
+        messages: REPLAYED / (4 + 1024),
+        make: || Box::new(Played::new(1024)),
+    },
+    Workload {
         name: "echo-simulated-64",
         messages: SimEcho::frames_per_turn(64) as u64,
         make: || Box::new(Simulated(SimEcho::new(Framing::Be32, 64))),
@@ -163,6 +176,30 @@ impl<H: Handler> Round for Replayed<H> {
 
     fn after(&mut self) {
         self.0.check(1, self.1);
+    }
+}
+
+/// Requests that actors answer. The answers are longer: they have an error code and a size more.
+struct Played(ReplayEcho<StageShard>);
+
+impl Played {
+    fn new(size: usize) -> Self {
+        let mut replay = ReplayEcho::of(play(), Framing::Le32, &packets(size, 1000), 10);
+        for _ in 0..10 {
+            replay.turn(); // in which they authenticate
+        }
+        Self(replay)
+    }
+}
+
+impl Round for Played {
+    fn measured(&mut self) {
+        self.0.turn();
+    }
+
+    fn after(&mut self) {
+        // Less what of the last frame of each connection comes with the next turn.
+        self.0.check_at_least(REPLAYED - 10 * 2048);
     }
 }
 

@@ -98,6 +98,9 @@ mod pages {
     #[cfg(all(feature = "stages", feature = "sim"))]
     #[doc = include_str!("../docs/guide/stages.md")]
     struct Stages;
+    #[cfg(feature = "play")]
+    #[doc = include_str!("../docs/guide/play.md")]
+    struct Play;
     #[cfg(feature = "sim")]
     #[doc = include_str!("../docs/guide/simulation.md")]
     struct Simulation;

@@ -96,8 +96,17 @@ impl<H: Handler> ReplayEcho<H> {
     const IN_FLIGHT: usize = 1000;
 
     pub(crate) fn new(handler: H, framing: Framing, size: usize, connections: usize) -> Self {
-        let recording = frames(size, Self::IN_FLIGHT);
-        let shard = ReplayShard::new(handler, framing, connections, &recording, Self::READ);
+        Self::of(
+            handler,
+            framing,
+            &frames(size, Self::IN_FLIGHT),
+            connections,
+        )
+    }
+
+    /// With frames of one's own.
+    pub(crate) fn of(handler: H, framing: Framing, recording: &[u8], connections: usize) -> Self {
+        let shard = ReplayShard::new(handler, framing, connections, recording, Self::READ);
         let mut echo = Self {
             shard,
             connections,
@@ -116,6 +125,15 @@ impl<H: Handler> ReplayEcho<H> {
     #[inline]
     pub(crate) fn turn(&mut self) {
         self.shard.turn();
+    }
+
+    /// At least so many bytes were sent since the last time.
+    #[allow(dead_code, reason = "not of every bench")]
+    pub(crate) fn check_at_least(&mut self, bytes: u64) {
+        let written = self.shard.written();
+        let sent = written - self.written;
+        assert!(sent >= bytes, "{sent} of {bytes} bytes");
+        self.written = written;
     }
 
     /// What came since the last time was sent back.

@@ -1,5 +1,6 @@
 //! What handlers say when something goes wrong, and what they are told.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
@@ -15,7 +16,7 @@ pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
 /// That a handler failed, and what whoever asked is told: an [`ErrorCode`], and a payload if one
 /// is given.
 ///
-/// Any error becomes one by `?`. Its code is what
+/// Any error becomes one by `?`. An [`ErrorCode`] keeps its code; that of others is what
 /// [`map_errors`](crate::PlayServerBuilder::map_errors) makes of it, else 15, unchecked contents
 /// error.
 pub struct Failure {
@@ -61,8 +62,10 @@ impl Failure {
 
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
+        // That of another stage is passed on as it came.
+        let any: &dyn Any = &error;
         Self {
-            code: None,
+            code: any.downcast_ref::<ErrorCode>().copied(),
             content: None,
             source: Some(Box::new(error)),
             text: Cow::Borrowed(""),
@@ -172,6 +175,8 @@ mod tests {
         assert_eq!(failure.code, None);
         assert!(failure.source().unwrap().is::<std::num::ParseIntError>());
         assert!(failure.to_string().contains("invalid digit"));
+        let passed_on = || -> Result { Err(ErrorCode(1500))? };
+        assert_eq!(passed_on().unwrap_err().code, Some(ErrorCode(1500)));
         let coded = Failure::code(1234).with("No", "gold");
         assert_eq!(coded.code, Some(ErrorCode(1234)));
         assert_eq!(coded.to_string(), "error 1234");

@@ -178,11 +178,10 @@ impl Gate {
             Some(Origin::Accepted { listener }) => listener,
             _ => usize::MAX,
         };
-        let config = self.shared.config.listeners.get(listener);
         let session = Session {
             id: from,
             gate: self.shard,
-            lz4: config.is_some_and(|config| config.lz4),
+            lz4: self.shared.listener(listener).lz4,
             address: peer.and_then(|peer| peer.address),
         };
         let shared = Arc::clone(&self.shared);

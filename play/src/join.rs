@@ -84,11 +84,7 @@ impl Ticket {
     }
 
     pub(crate) fn default_stage(&self) -> Option<usize> {
-        self.shared
-            .config
-            .listeners
-            .get(self.listener)?
-            .default_stage
+        self.shared.listener(self.listener).default_stage
     }
 
     pub(crate) fn refuse(self, local: &Local<'_>, code: ErrorCode, content: Option<&Content>) {

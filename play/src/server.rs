@@ -119,6 +119,7 @@ impl PlayServerBuilder {
                 request_deadline: Duration::from_secs(30),
                 map_errors: None,
                 listeners: Vec::new(),
+                elsewhere: ListenerConfig::default(),
             },
             twice: None,
         }
@@ -289,6 +290,7 @@ impl PlayServerBuilder {
             let name = name.as_ref()?;
             kinds.iter().position(|kind| kind.name() == name)
         };
+        self.config.elsewhere.default_stage = number(&self.kinds, &self.default_stage);
         let mut engine = self.engine.shards(self.shards).limits(self.limits);
         for listener in self.listeners {
             let own = listener.default_stage.or(self.default_stage.clone());

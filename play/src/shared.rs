@@ -29,9 +29,12 @@ pub(crate) struct Config {
     pub(crate) request_deadline: Duration,
     pub(crate) map_errors: Option<Box<MapErrors>>,
     pub(crate) listeners: Vec<ListenerConfig>,
+    /// For connections of no listener: those that the program made itself.
+    pub(crate) elsewhere: ListenerConfig,
 }
 
 /// Of one listener, by its number.
+#[derive(Default)]
 pub(crate) struct ListenerConfig {
     pub(crate) lz4: bool,
     /// The number of the stage type that is created when a stage is missing.
@@ -75,6 +78,11 @@ impl Shared {
             kinds,
             shards: (0..shards).map(|_| OfShard::default()).collect(),
         })
+    }
+
+    pub(crate) fn listener(&self, number: usize) -> &ListenerConfig {
+        let listeners = &self.config.listeners;
+        listeners.get(number).unwrap_or(&self.config.elsewhere)
     }
 
     /// The shard on which the stage of that id lives, whatever its type.

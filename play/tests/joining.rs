@@ -2,6 +2,7 @@
 
 mod support;
 
+use proscenium_engine::{Balance, Listener};
 use proscenium_play::{Content, ErrorCode, PlayListener};
 use support::hall::{halls, server, server_of};
 use support::{AUTHENTICATE, Client, PATIENCE, eventually, packet};
@@ -52,6 +53,18 @@ fn a_stage_follows_its_id_to_one_shard_and_its_connections_follow_it() {
         shards.insert(places[0].clone());
     }
     assert_eq!(shards.len(), 3, "16 stages on 3 shards");
+}
+
+#[test]
+fn connections_that_one_shard_accepts_for_all_join_as_well() {
+    let listener = Listener::tcp("127.0.0.1:0").unwrap();
+    let listener = listener.balance(Balance::RoundRobin);
+    let (server, _journal) = server(|builder| builder.shards(3).listen(listener));
+    for stage in 0..12 {
+        let mut client = Client::to(support::address_of(&server, 1));
+        assert_eq!(client.authenticate(stage, "ann").error, 0);
+        assert_eq!(client.request("Echo", 2, "here").text(), "here");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Error codes of server packets.
 
+use std::error::Error;
 use std::fmt;
 
 /// How a request went: the error code of a [`ServerPacket`](super::ServerPacket).
@@ -107,3 +108,6 @@ impl fmt::Display for ErrorCode {
         }
     }
 }
+
+/// So that `?` passes a code on; [`ErrorCode::SUCCESS`] is none, of course.
+impl Error for ErrorCode {}

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proscenium_play::{
-    Actor, ActorCx, ActorId, Failure, LateReply, Leave, Member, Packet, PlayServer,
+    Actor, ActorCx, ActorId, Failure, LateReply, Leave, Member, Packet, Payload, PlayServer,
     PlayServerBuilder, PlayStage, Result, StageCx, StageKind, Tick, TimerId, Verdict,
 };
 
@@ -102,6 +102,21 @@ impl Actor for Guest {
 
     async fn on_destroy(&mut self, _: &mut ActorCx<'_>) {
         self.journal.write(format!("{}.on_destroy", self.name));
+    }
+}
+
+/// Counts how often it is encoded.
+#[derive(Default)]
+struct Counted(std::cell::Cell<u32>);
+
+impl Payload for Counted {
+    fn size(&self) -> usize {
+        4
+    }
+
+    fn write(&self, out: &mut [u8]) -> usize {
+        self.0.set(self.0.get() + 1);
+        "once".write(out)
     }
 }
 
@@ -211,6 +226,11 @@ impl PlayStage for Hall {
             "Push" => cx.send(actor.id(), "Pushed", packet.payload())?,
             "All" => drop(cx.broadcast("Said", packet.payload())?),
             "Others" => drop(cx.broadcast_except(actor.id(), "Said", packet.payload())?),
+            "Counted" => {
+                let counted = Counted::default();
+                cx.broadcast("Said", &counted)?;
+                cx.reply("CountedReply", counted.0.get().to_string())?;
+            }
             "Two" => drop(cx.broadcast_to(cx.actors().into_iter().take(2), "Said", "two")?),
             "Tag" => {
                 // The state of all the others is at hand beside the own one.
@@ -328,10 +348,9 @@ impl Hall {
             }
             "AskStage" => {
                 let id = std::str::from_utf8(packet.payload())?.parse()?;
-                match cx.request_stage(id, "Ask", "how are you").await {
-                    Ok(content) => cx.reply(&content.msg_id, &content.payload)?,
-                    Err(code) => return Err(Failure::code(code)),
-                }
+                let what = if id == 3 { "Fail" } else { "Ask" };
+                let content = cx.request_stage(id, what, "how are you").await?;
+                cx.reply(&content.msg_id, &content.payload)?;
             }
             _ => return Err(Failure::code(12)),
         }
