@@ -72,9 +72,10 @@ struct Play {
     /// A certificate (PEM) to trust besides the public authorities
     #[arg(long, value_name = "FILE")]
     trust: Option<PathBuf>,
-    /// The player's name, 1 to 16 ASCII letters, digits, - or _; bots append a number
-    #[arg(long, default_value = "player")]
-    name: String,
+    /// The player's name, 1 to 16 ASCII letters, digits, - or _; bots append a number. Who comes
+    /// with the name of somebody else takes that player over [default: one of its own]
+    #[arg(long)]
+    name: Option<String>,
     /// Which arena to play in; the server opens it with the first player
     #[arg(long, default_value_t = 1)]
     arena: i64,
@@ -137,11 +138,16 @@ fn run_player(play: Play) -> Result<(), Box<dyn Error>> {
         trust_pem: play.trust.as_ref().map(read).transpose()?,
         arena: play.arena,
     };
+    let process = std::process::id();
     match play.bots {
         Some(count) => {
+            let name = play.name.unwrap_or_else(|| format!("b{process}-"));
             let length = play.seconds.map(Duration::from_secs);
-            bot::play(&target, &play.name, count, length, play.json)
+            bot::play(&target, &name, count, length, play.json)
         }
-        None => client::play(&target, &play.name),
+        None => {
+            let name = play.name.unwrap_or_else(|| format!("player-{process}"));
+            client::play(&target, &name)
+        }
     }
 }
