@@ -300,8 +300,8 @@ impl StagesBuilder {
         self
     }
 
-    /// Sets the number of threads for [`offload_io`](crate::Local::offload_io); default 64. They are
-    /// made when there is work.
+    /// Sets the number of threads for [`offload_io`](crate::Local::offload_io); default 64. They
+    /// are made when there is work.
     pub fn io_threads(mut self, threads: usize) -> Self {
         self.io_threads = threads;
         self
