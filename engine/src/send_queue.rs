@@ -126,6 +126,34 @@ impl SendQueue {
         false
     }
 
+    /// [`push_within`](Self::push_within) for a body of at most `max` bytes that `encode` writes;
+    /// returns its length, or gives `encode` back.
+    #[inline]
+    pub(crate) fn push_with_within<E: FnOnce(&mut [u8]) -> usize>(
+        &mut self,
+        max: usize,
+        header: impl FnOnce(u32) -> [u8; 4],
+        encode: E,
+        most: usize,
+    ) -> Result<usize, E> {
+        if self.bytes + 4 + max <= most
+            && let Some(main) = &mut self.main
+            && let Some(room) = main.bytes.get_mut(main.end..main.end + 4 + max)
+            && let Some((head, rest)) = room.split_first_chunk_mut()
+        {
+            let length = encode(rest);
+            assert!(
+                length <= max,
+                "send_with: {length} bytes written into a room of {max}"
+            );
+            *head = header(length as u32);
+            main.end += 4 + length;
+            self.bytes += 4 + length;
+            return Ok(length);
+        }
+        Err(encode)
+    }
+
     /// [`push_within`](Self::push_within) for a message of a WebSocket; returns how many bytes
     /// were appended, 0 if none.
     #[cfg(feature = "ws")]
