@@ -474,6 +474,8 @@ mod tests {
     enum Push {
         Copy(Vec<u8>),
         With(Vec<u8>, usize),
+        /// Within so many bytes of the queue, if there is room; else as above.
+        WithWithin(Vec<u8>, usize, usize),
         Shared(Vec<u8>),
         Drain(usize),
     }
@@ -483,6 +485,8 @@ mod tests {
         let push = prop_oneof![
             body().prop_map(Push::Copy),
             (body(), 0usize..5000).prop_map(|(body, spare)| Push::With(body, spare)),
+            (body(), 0usize..1000, 0usize..20_000)
+                .prop_map(|(body, spare, most)| Push::WithWithin(body, spare, most)),
             body().prop_map(Push::Shared),
             (1usize..4000).prop_map(Push::Drain),
         ];
@@ -512,6 +516,28 @@ mod tests {
                             u32::to_be_bytes,
                         ).0;
                         model.extend_from_slice(&(length as u32).to_be_bytes());
+                        model.extend_from_slice(&body);
+                    }
+                    Push::WithWithin(body, spare, most) => {
+                        let max = body.len() + spare;
+                        let encode = |room: &mut [u8]| {
+                            assert_eq!(room.len(), max);
+                            room[..body.len()].copy_from_slice(&body);
+                            body.len()
+                        };
+                        let before = queue.bytes();
+                        let header = u32::to_le_bytes;
+                        match queue.push_with_within(max, header, encode, most) {
+                            Ok(length) => {
+                                prop_assert_eq!(length, body.len());
+                                prop_assert!(before + 4 + max <= most);
+                            }
+                            Err(encode) => {
+                                prop_assert_eq!(queue.bytes(), before);
+                                queue.push_with(max, &mut pool, encode, header);
+                            }
+                        }
+                        model.extend_from_slice(&(body.len() as u32).to_le_bytes());
                         model.extend_from_slice(&body);
                     }
                     Push::Shared(body) => {
