@@ -4,8 +4,13 @@
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
+use std::thread;
+use std::time::Duration;
+
 use proscenium::stages::{Cx, Stage, StagePost, StageType, Stages};
 use proscenium::{Body, CloseReason, Engine, Listener, RouterId};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 struct Counter(u64);
 
@@ -31,9 +36,20 @@ pub(crate) fn serve(address: &str) -> std::io::Result<Engine<StagePost>> {
     stages.build().start(engine)
 }
 
+/// How long the end may take.
+const DRAIN: Duration = Duration::from_secs(5);
+
 fn main() -> std::io::Result<()> {
-    let engine = serve(&std::env::args().nth(1).unwrap_or("127.0.0.1:7000".into()))?;
+    // Before anybody knows of the server and asks it to end.
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let address = std::env::args().nth(1);
+    let engine = serve(address.as_deref().unwrap_or("127.0.0.1:7000"))?;
     println!("listening on {}", engine.local_addrs()[0]);
+    let handle = engine.handle();
+    thread::spawn(move || {
+        signals.forever().next();
+        handle.shutdown(DRAIN);
+    });
     println!("{}", engine.join());
     Ok(())
 }

@@ -21,10 +21,13 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Display;
+use std::thread;
 use std::time::Duration;
 
 use proscenium::stages::{Cx, Local, Reply, Stage, StagePost, StageType, Stages, StagesBuilder};
 use proscenium::{Body, CloseReason, Engine, Listener, RouterId};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// What a client says.
 enum Line<'a> {
@@ -209,10 +212,20 @@ pub(crate) fn serve(address: &str) -> std::io::Result<Engine<StagePost>> {
         .start(engine.listen(Listener::parse(address)?))
 }
 
+/// How long the end may take.
+const DRAIN: Duration = Duration::from_secs(5);
+
 fn main() -> std::io::Result<()> {
+    // Before anybody knows of the server and asks it to end.
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let address = std::env::args().nth(1);
     let engine = serve(address.as_deref().unwrap_or("127.0.0.1:7000"))?;
     println!("listening on {}", engine.local_addrs()[0]);
+    let handle = engine.handle();
+    thread::spawn(move || {
+        signals.forever().next();
+        handle.shutdown(DRAIN);
+    });
     println!("{}", engine.join());
     Ok(())
 }

@@ -56,6 +56,8 @@
 //!   happens at a time: thousands of them on each shard, without locks.
 //! - `play`: the module `play`, a Play server for games: stages with actors, whose clients
 //!   authenticate, join, come back and leave. With it comes `stages`.
+//! - `nodelink`: the module `nodelink`, nodes of a mesh of servers that send each other messages
+//!   and requests by name, over the protocol of ZeroMQ.
 //! - `sim`: the module `sim`, in which the same shards (and stages) run on virtual time and an
 //!   in-memory network with seeded faults. For tests.
 //!
@@ -70,6 +72,8 @@
 
 pub use proscenium_engine::*;
 pub use proscenium_framing as framing;
+#[cfg(feature = "nodelink")]
+pub use proscenium_nodelink as nodelink;
 #[cfg(feature = "play")]
 pub use proscenium_play as play;
 #[cfg(feature = "stages")]
@@ -98,6 +102,9 @@ mod pages {
     #[cfg(all(feature = "stages", feature = "sim"))]
     #[doc = include_str!("../docs/guide/stages.md")]
     struct Stages;
+    #[cfg(feature = "nodelink")]
+    #[doc = include_str!("../docs/guide/nodelink.md")]
+    struct NodeLinks;
     #[cfg(feature = "play")]
     #[doc = include_str!("../docs/guide/play.md")]
     struct Play;

@@ -163,3 +163,60 @@ fn echoing_over_tls_allocates_nothing() {
         assert_eq!(counted, 0, "allocations in {handled} messages");
     }
 }
+
+/// Frames are unmasked where they are; headers are written in place.
+#[cfg(feature = "ws")]
+mod web_socket {
+    use std::io::{Read, Write};
+
+    use proscenium::framing::websocket::handshake::Opening;
+    use proscenium::framing::websocket::{FrameHeader, HEADER_MAX, Opcode, apply_mask};
+    use proscenium::{Framing, WebSocketServer};
+
+    use super::*;
+
+    fn client(address: SocketAddr) {
+        const KEY: [u8; 4] = [1, 2, 3, 4];
+        let mut stream = connect(address);
+        let opening = Opening::new("localhost", "/ws").unwrap();
+        let request = opening.request(&Opening::key([1; 16]));
+        stream.write_all(request.as_bytes()).unwrap();
+        let (mut batch, mut answered) = (Vec::new(), 0);
+        for n in 0..30_usize {
+            let body = vec![n as u8; [0, 1, 64, 125, 126, 1024, 4000][n % 7]];
+            let mut out = [0; HEADER_MAX];
+            let header = FrameHeader::new(Opcode::Binary, body.len()).masked(KEY);
+            let len = header.encode(&mut out);
+            batch.extend_from_slice(&out[..len]);
+            let begin = batch.len();
+            batch.extend_from_slice(&body);
+            apply_mask(&mut batch[begin..], KEY);
+            answered += FrameHeader::encoded_len(body.len(), false) + body.len();
+        }
+        let mut answer = vec![0; 129]; // the response of the handshake, always the same
+        while stream.read_exact(&mut answer).is_ok() && stream.write_all(&batch).is_ok() {
+            answer.resize(answered, 0);
+        }
+    }
+
+    fn measured(way: Way) -> (u64, u64) {
+        let listener = loopback()
+            .framing(Framing::Raw)
+            .web_socket(&WebSocketServer::new());
+        measure_with(way, Bytes::new(), listener, client)
+    }
+
+    #[test]
+    fn echoing_in_web_sockets_allocates_nothing() {
+        let (handled, counted) = measured(Way::Copied);
+        assert!(handled >= MESSAGES);
+        assert_eq!(counted, 0, "allocations in {handled} messages");
+    }
+
+    #[test]
+    fn encoding_in_place_in_web_sockets_allocates_nothing() {
+        let (handled, counted) = measured(Way::Encoded);
+        assert!(handled >= MESSAGES);
+        assert_eq!(counted, 0, "allocations in {handled} messages");
+    }
+}

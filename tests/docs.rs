@@ -32,6 +32,7 @@ fn pages() -> Vec<PathBuf> {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
+        "examples/arena/README.md",
     ] {
         pages.push(root().join(name));
     }

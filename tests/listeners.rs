@@ -249,3 +249,23 @@ fn an_address_in_use_is_an_error_that_names_it() {
     assert_eq!(try_read_frame(&mut client).unwrap(), None);
     server.end_clean();
 }
+
+#[test]
+fn a_listener_of_one_shard_gives_it_all_connections() {
+    for only in 0..3 {
+        let server = serve(loopback().balance(Balance::Only(only)), 3);
+        let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            ask(client, b"who accepts?");
+        }
+        eventually("all on one shard", || {
+            let shards = server.handle.stats().shards;
+            let counts: Vec<_> = shards.iter().map(|shard| shard.connections).collect();
+            (counts[only] == 20 && counts.iter().sum::<u64>() == 20).then_some(())
+        });
+    }
+    let builder = Engine::builder().listen(loopback().balance(Balance::Only(1)));
+    let error = builder.start(|_| Behaviour::echo().handler(&support::Log::default()));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("shard 1"), "{error}");
+}

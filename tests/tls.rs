@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proscenium::{
-    Address, Connector, Engine, Framing, HandshakeKind, Limits, Listener, Origin, RouterId,
-    TlsVersion,
+    Address, Balance, Connector, Engine, Framing, HandshakeKind, Limits, Listener, Origin,
+    RouterId, TlsVersion,
 };
 use support::{Behaviour, Seen, Server, eventually, frame, loopback, read_frame};
 use tls::{Authority, Foreign, NAME, foreign};
@@ -295,7 +295,8 @@ fn a_connection_under_load_moves_with_its_keys() {
             let _ = cx.rehome(from, (cx.shard() + 1) % cx.shards()); // one may be under way
         }
     });
-    let builder = Engine::builder().shards(3).listen(loopback().tls(&tls));
+    let listener = loopback().balance(Balance::RoundRobin).tls(&tls);
+    let builder = Engine::builder().shards(3).listen(listener);
     let server = Server::start(builder, behaviour);
     let config = Arc::new(authority.foreign());
     let address = server.address();

@@ -387,3 +387,56 @@ fn nobody_can_send_before_the_handshake_is_over() {
     ask(&mut first);
     server.shutdown();
 }
+
+#[test]
+fn connections_that_come_and_go_in_any_state_leave_nothing_behind() {
+    let rounds: u64 = if support::run_all() { 5000 } else { 500 };
+    let authority = Authority::new();
+    let server = serve(&authority, Limits::default());
+    let config = Arc::new(authority.foreign());
+    let mut early = 0;
+    for round in 0..rounds {
+        let mut client = foreign(server.address(), &config, NAME);
+        match round % 5 {
+            // Before, within and after the handshake; in the middle of a record; and properly.
+            0 => {}
+            1 => {
+                client.conn.write_tls(&mut client.sock).unwrap();
+            }
+            2 => ask(&mut client),
+            3 => {
+                ask(&mut client);
+                client.sock.write_all(&[23, 3, 3, 64, 0, 1]).unwrap();
+            }
+            _ => {
+                ask(&mut client);
+                client.conn.send_close_notify();
+                client.flush().unwrap();
+                assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+            }
+        }
+        // A reset spares the client's port the wait that follows a close.
+        reset(client.sock);
+        if round == rounds / 5 {
+            server.until_stats(|stats| stats.connections == 0);
+            early = support::resident_bytes();
+        }
+    }
+    let stats = server.until_stats(|stats| stats.accepted == rounds && stats.connections == 0);
+    assert_eq!(
+        stats.closes.iter().sum::<u64>(),
+        rounds - stats.accept_failed
+    );
+    assert_eq!(
+        (
+            stats.send_buffer_bytes,
+            stats.reassembly_bytes,
+            stats.timers
+        ),
+        (0, 0, 0)
+    );
+    // The log of this test itself holds some of it.
+    let grown = support::resident_bytes().saturating_sub(early);
+    assert!(grown < rounds * 1000 + (8 << 20), "grown by {grown} bytes");
+    server.end_clean();
+}

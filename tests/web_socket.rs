@@ -522,3 +522,81 @@ fn parts_of_messages_count_as_memory_for_incomplete_frames() {
     server.until_stats(|stats| stats.connections == 0 && stats.reassembly_bytes == 0);
     server.end_clean();
 }
+
+#[cfg(feature = "tls")]
+#[path = "support/tls.rs"]
+mod tls;
+
+/// `wss`, both ends ours and one end foreign: the layers are one upon the other.
+#[cfg(feature = "tls")]
+#[test]
+fn web_sockets_go_through_tls() {
+    let authority = tls::Authority::new();
+    let end = authority.server().build().unwrap();
+    let server = Server::with(Limits::default(), listener().tls(&end), echo());
+    let config = Arc::new(authority.foreign());
+    let stream = tls::foreign(server.address(), &config, tls::NAME);
+    let mut foreign = Client::over(stream, "/ws");
+    for len in [0, 1, 125, 126, 16_380, 65_536, MIB] {
+        let body = pattern(len);
+        foreign.send(&binary(&body));
+        assert!(
+            foreign.get() == Got::Binary(body),
+            "{len} bytes came back changed"
+        );
+    }
+    foreign.send(&frame(0x88, b"\x03\xe8"));
+    assert_eq!(foreign.get(), Got::Close(Some(1000), String::new()));
+    drop(foreign);
+    server.log.until_closed(id_of(&server));
+
+    let client = Server::start(Engine::builder(), Behaviour::sink());
+    let socket = WebSocketClient::new(tls::NAME, "/ws").unwrap();
+    let connector = Connector::to(server.address())
+        .framing(Framing::Raw)
+        .tls(&authority.client().build().unwrap())
+        .web_socket(&socket);
+    client.on(0, move |cx| cx.connect(&connector));
+    let id = id_of(&client);
+    client.on(0, move |cx| {
+        for i in 0..50 {
+            cx.send(id, &pattern(i * 500)).unwrap();
+        }
+    });
+    client.until_stats(|stats| stats.messages_in == 50);
+    client.on(0, move |cx| cx.close(id));
+    assert_eq!(client.log.until_closed(id).0, "local");
+    client.end_clean();
+    server.end_clean();
+}
+
+/// A connection that moves in the middle of a message takes the beginning along.
+#[test]
+fn a_message_under_way_moves_along() {
+    let server = Server::start(Engine::builder().shards(2).listen(listener()), echo());
+    let mut client = Client::connect(server.address());
+    let id = id_of(&server);
+    let mut home = id.shard();
+    let mut sent = request("/ws").0.len() as u64;
+    for len in [10, 1000, 100_000] {
+        let body = pattern(len);
+        let frames = [frame(0x02, &body[..len / 2]), frame(0x80, &body[len / 2..])].concat();
+        for cut in [1, 5, 9, frames.len() / 2 - 1, frames.len() / 2 + 3] {
+            client.send(&frames[..cut]);
+            let expected = sent + cut as u64;
+            server.until_stats(|stats| stats.bytes_in == expected);
+            server
+                .on(home, move |cx| cx.rehome(id, 1 - cx.shard()))
+                .unwrap();
+            client.send(&frames[cut..]);
+            assert!(
+                client.get() == Got::Binary(body.clone()),
+                "{len} cut at {cut}"
+            );
+            sent += frames.len() as u64;
+            home = 1 - home;
+        }
+    }
+    drop(client);
+    server.end_clean();
+}

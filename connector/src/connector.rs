@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::config::{Builder, Delivery};
 use crate::io_thread::{self, Io};
 use crate::pending::{Pending, on_io_thread, pending, this_thread};
-use crate::shared::{Answer, Callback, Command, Completion, Inner, Item, Outgoing, Phase, Shared};
-use crate::{BuildError, ConnectError, DisconnectReason, Event, RequestError, SendError};
+use crate::shared::{Callback, Command, Completion, Inner, Item, Outgoing, Phase, Shared};
+use crate::{Answer, BuildError, ConnectError, DisconnectReason, Event, RequestError, SendError};
 
 /// What is called for every event.
 pub(crate) type Handler = Box<dyn FnMut(Event) + Send>;

@@ -2,7 +2,7 @@
 
 use proscenium_framing::packet::ErrorCode;
 
-use crate::{ConnectError, DisconnectReason};
+use crate::{ConnectError, DisconnectReason, RequestError};
 
 /// A packet from the server, inflated if it was compressed.
 #[non_exhaustive]
@@ -17,6 +17,10 @@ pub struct Packet {
     /// The message itself.
     pub payload: Vec<u8>,
 }
+
+/// How a request went: what the server answered, or why there is no answer. A code other than
+/// success is an error, too: [`RequestError::Refused`].
+pub type Answer = Result<Packet, RequestError>;
 
 /// What happened on a connector.
 #[non_exhaustive]
@@ -57,6 +61,16 @@ impl Event {
 }
 
 impl Packet {
+    /// A packet that nobody sent, without an error: for tests of what takes packets.
+    pub fn new(stage_id: i64, msg_id: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
+        Self {
+            msg_id: msg_id.into(),
+            stage_id,
+            error: ErrorCode::SUCCESS,
+            payload: payload.into(),
+        }
+    }
+
     pub(crate) fn size(&self) -> usize {
         self.msg_id.len() + self.payload.len()
     }

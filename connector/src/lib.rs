@@ -64,7 +64,7 @@ pub use connector::Connector;
 pub use error::{
     BuildError, ConnectError, DisconnectReason, ProtocolError, RequestError, SendError,
 };
-pub use event::{Event, Packet};
+pub use event::{Answer, Event, Packet};
 pub use pending::Pending;
 pub use proscenium_framing::ByteOrder;
 pub use proscenium_framing::packet::ErrorCode;

@@ -25,10 +25,10 @@ use crate::connector::Handler;
 use crate::io_thread::Io;
 use crate::pending::Completer;
 use crate::{
-    ConnectError, DisconnectReason, Event, Packet, ProtocolError, RequestError, SendError, lock,
+    Answer, ConnectError, DisconnectReason, Event, Packet, ProtocolError, RequestError, SendError,
+    lock,
 };
 
-pub(crate) type Answer = Result<Packet, RequestError>;
 pub(crate) type Callback = Box<dyn FnOnce(Answer) + Send>;
 
 pub(crate) struct Shared {

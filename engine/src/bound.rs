@@ -9,9 +9,11 @@ use crate::driver::socket;
 use crate::options::{Address, Balance, ListenSource, Listener};
 use crate::shard::Listening;
 
-/// A listener with its sockets: one for each shard, or only the first one's.
+/// A listener with its sockets: one for each shard, or one for one shard.
 pub(crate) struct Bound {
     pub(crate) sockets: Vec<OwnedFd>,
+    /// The shard of the first socket; the others follow.
+    pub(crate) first_shard: usize,
     pub(crate) address: Address,
     pub(crate) listening: Listening,
     pub(crate) unix_path: Option<PathBuf>,
@@ -25,6 +27,7 @@ impl Bound {
             balance,
             options,
         } = listener;
+        let first_shard = balance.first_shard(shards)?;
         let (first, share, unix_path) = match source {
             ListenSource::Inherited(fd) => (socket::adopt_listener(fd)?, false, None),
             ListenSource::Bind(address) => {
@@ -45,14 +48,32 @@ impl Bound {
         }
         let listening = Listening {
             options,
-            deal: !share,
+            deal: !share && !matches!(balance, Balance::Only(_)),
         };
         Ok(Self {
             sockets,
+            first_shard,
             address,
             listening,
             unix_path,
         })
+    }
+}
+
+impl Balance {
+    /// The shard that accepts, or the first of those that do.
+    ///
+    /// # Errors
+    /// When there is none of that number.
+    pub(crate) fn first_shard(self, shards: usize) -> io::Result<usize> {
+        match self {
+            Self::Only(shard) if shard < shards => Ok(shard),
+            Self::Only(shard) => {
+                let text = format!("shard {shard} is to accept, but there are {shards}");
+                Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+            }
+            Self::ReusePort | Self::RoundRobin => Ok(0),
+        }
     }
 }
 

@@ -267,7 +267,8 @@ impl EngineBuilder {
             if let Some(path) = bound.unix_path {
                 unix_paths.push(path);
             }
-            for (driver, socket) in drivers.iter_mut().zip(bound.sockets) {
+            let accepting = drivers.iter_mut().skip(bound.first_shard);
+            for (driver, socket) in accepting.zip(bound.sockets) {
                 driver.listen(number as u32, RawSocket::Fd(socket))?;
             }
             addresses.push(bound.address);

@@ -78,7 +78,8 @@ pub trait Handler: 'static {
         let _ = cx;
     }
 
-    /// A connection was accepted or made.
+    /// A connection was accepted or made, and has made the handshakes of its layers (TLS), if it
+    /// has any.
     fn on_connect(&mut self, cx: &mut Context<'_, Self::Post>, id: RouterId, peer: &Peer) {
         let _ = (cx, id, peer);
     }

@@ -36,7 +36,7 @@ macro_rules! limits {
         /// assert_eq!(limits.connections_max, 1_000);
         /// ```
         ///
-        /// The greatest memory of a shard is about `connections_max` × 280 B
+        /// The greatest memory of a shard is about `connections_max` × 300 B
         /// + `receive_chunks_max` × `receive_chunk` + `reassembly_bytes_max` + `send_bytes_max`
         /// + `mailbox_max` × 64 B (and the bodies that wait in the mailbox).
         #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ macro_rules! limits {
 limits! {
     /// Connections of one shard, accepted, outgoing, moved here and about to. One more is closed at
     /// once and counted, or not made, or not moved. One that moved away counts where it lives, but
-    /// keeps its slot (of about 280 B) where it was born. Default 100,000.
+    /// keeps its slot (of about 300 B) where it was born. Default 100,000.
     connections_max: usize = 100_000;
     /// Accepted connections per second and peer address (an IPv4 address, or the /64 network of an
     /// IPv6 address, all of which one host may have), averaged over

@@ -91,6 +91,9 @@ pub enum Balance {
     ReusePort,
     /// Shard 0 accepts and deals the connections out in turn: exactly even.
     RoundRobin,
+    /// The shard of this number accepts and keeps them all: for what lives on one shard, like the
+    /// links of a node. An engine without such a shard does not start.
+    Only(usize),
 }
 
 /// Socket options of a connection.

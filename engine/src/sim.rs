@@ -171,7 +171,8 @@ impl EngineBuilder {
             };
             let share = balance == Balance::ReusePort && matches!(address, Address::Tcp(_));
             let listeners = if share { self.shards } else { 1 };
-            for (driver, _) in parts.iter_mut().take(listeners) {
+            let first = balance.first_shard(self.shards)?;
+            for (driver, _) in parts.iter_mut().skip(first).take(listeners) {
                 let socket = net.bind(&address)?;
                 address = socket.local_addr().clone();
                 driver.listen(number as u32, RawSocket::Sim(socket))?;
@@ -179,7 +180,7 @@ impl EngineBuilder {
             addresses.push(address);
             listening.push(Listening {
                 options,
-                deal: !share,
+                deal: !share && !matches!(balance, Balance::Only(_)),
             });
         }
         let shared = Arc::new(Shared::new(mailboxes, self.limits));

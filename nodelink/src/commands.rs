@@ -75,6 +75,9 @@ impl NodeLink {
         cx: &mut Context<'_, P>,
         handler: &mut H,
     ) {
+        if !self.ending {
+            self.follow_servers(cx);
+        }
         for _ in 0..BATCH {
             let Some(command) = self.shared.queue.pop() else {
                 return;

@@ -1,4 +1,13 @@
 //! Links that come up and end: which one a peer is sent on, and what becomes of the others.
+//!
+//! The order of messages holds although a peer may be sent on one link after the other:
+//!
+//! - If the present link is well when another one takes its place, a PING goes behind the last
+//!   message, and what is sent on the other is held back until the PONG. ([`Fence`])
+//! - If it was lost, what it still had under way may arrive afterwards, because the other end need
+//!   not know yet. So a Proscenium node is told when sending begins on a link: by a PING whose
+//!   context is a *turn*, a number that only grows. Messages by a link whose turn is not the newest
+//!   are late, and end that link.
 
 use std::sync::Arc;
 
@@ -53,6 +62,9 @@ impl NodeLink {
             return false;
         };
         peer.counters.links_up += 1;
+        if std::mem::replace(&mut peer.run, introduced.run) != introduced.run {
+            peer.turn_in = 0;
+        }
         let (before, other) = if direction.is_dialled() {
             (peer.dialled.replace(key), peer.accepted)
         } else {
@@ -127,7 +139,8 @@ impl NodeLink {
             accepted: None,
             current: None,
             fence: None,
-            heard_by: None,
+            turn_in: 0,
+            run: 0,
             requests: Requests::new(first_number),
             counters: PeerCounters::default(),
             told_up: false,
@@ -153,6 +166,9 @@ impl NodeLink {
         let old = old.and_then(|key| self.link_at(key));
         let busy = old.filter(|link| link.pings && link.messages_out > 0 && link.peer().is_some());
         let (Some(busy), Some(next)) = (busy, wanted) else {
+            if let Some(key) = wanted {
+                self.begin_turn(cx, key, false);
+            }
             return;
         };
         let old = busy.key;
@@ -198,7 +214,47 @@ impl NodeLink {
             if let Some(link) = self.link_mut(key)
                 && std::mem::take(&mut link.held)
             {
+                self.begin_turn(cx, key, true);
                 self.pump(cx, key.slot);
+            }
+        }
+    }
+
+    /// Tells a Proscenium node that it is sent on this link from now on. `fresh`: nothing of what
+    /// waits for the link has begun to leave, and all of it comes after this.
+    fn begin_turn<P>(&mut self, cx: &mut Context<'_, P>, key: LinkKey, fresh: bool) {
+        let Some(link) = self
+            .link_at(key)
+            .filter(|link| link.is_wide() && link.pings)
+        else {
+            return;
+        };
+        let id = link.id;
+        self.turns += 1;
+        let mut ping = Vec::with_capacity(32);
+        let context = &turn_context(self.turns);
+        Command::Ping { ttl: 0, context }.encode(&mut ping);
+        let told = if fresh {
+            cx.send(id, &ping).is_ok()
+        } else {
+            self.transmit_command(cx, key, &ping)
+        };
+        if !told {
+            self.close(cx, key, LinkEnd::Overflow);
+        }
+    }
+
+    /// A PING of the peer: if it begins a turn, that is noted.
+    pub(crate) fn turn_begins(&mut self, id: PeerId, key: LinkKey, context: &[u8]) {
+        let Some(turn) = turn_of(context) else {
+            return;
+        };
+        if let Some(link) = self.link_mut(key)
+            && link.is_wide()
+        {
+            link.turn_in = link.turn_in.max(turn);
+            if let Some(peer) = self.peer_mut(id) {
+                peer.turn_in = peer.turn_in.max(turn);
             }
         }
     }
@@ -334,4 +390,19 @@ impl NodeLink {
             self.shared.remove(&peer.nid);
         }
     }
+}
+
+/// What the context of a PING that begins a turn begins with.
+const TURN: &[u8; 4] = b"turn";
+
+fn turn_context(turn: u64) -> [u8; 12] {
+    let mut context = [0; 12];
+    context[..4].copy_from_slice(TURN);
+    context[4..].copy_from_slice(&turn.to_be_bytes());
+    context
+}
+
+fn turn_of(context: &[u8]) -> Option<u64> {
+    let turn = context.strip_prefix(TURN)?;
+    Some(u64::from_be_bytes(turn.try_into().ok()?))
 }

@@ -16,6 +16,7 @@ use crate::dial::Endpoint;
 use crate::error::{RequestError, SendError};
 use crate::message::{ReplyTo, encode_rest};
 use crate::outbox::Outbox;
+use crate::servers::Servers;
 use crate::stats::NodeStats;
 use crate::{Nid, NodeOptions};
 
@@ -101,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) queue: ArrayQueue<Command>,
     waker: OnceLock<ShardWaker>,
     gauges: RwLock<HashMap<Nid, Arc<Gauge>>>,
+    pub(crate) servers: Servers,
     stopped: AtomicBool,
 }
 
@@ -111,6 +113,7 @@ impl Shared {
             options,
             waker: OnceLock::new(),
             gauges: RwLock::default(),
+            servers: Servers::default(),
             stopped: AtomicBool::new(false),
         }
     }
@@ -141,6 +144,13 @@ impl Shared {
     fn gauge(&self, nid: &str) -> Option<Arc<Gauge>> {
         let gauges = self.gauges.read().unwrap_or_else(PoisonError::into_inner);
         gauges.get(nid).cloned()
+    }
+
+    /// How many requests a peer has not answered, if it can be reached.
+    pub(crate) fn reachable(&self, nid: &str) -> Option<usize> {
+        let gauge = self.gauge(nid)?;
+        let up = gauge.up.load(Ordering::Relaxed);
+        up.then(|| gauge.pending.load(Ordering::Relaxed))
     }
 
     /// The node is gone: what was asked for fails, and what will be.
@@ -197,6 +207,10 @@ impl NodeHandle {
         Self {
             shared: Arc::clone(shared),
         }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// The node's name.

@@ -26,6 +26,7 @@ mod completion;
 mod context;
 mod dial;
 mod dialling;
+pub mod directory;
 mod error;
 mod establish;
 mod handle;
@@ -40,7 +41,9 @@ mod outbox;
 mod peer;
 mod receive;
 mod requests;
+pub mod routing;
 mod send;
+mod servers;
 mod stats;
 
 pub use allow::{AddressRange, AddressRangeError, AllowList};

@@ -61,6 +61,8 @@ pub(crate) struct Link {
     pub(crate) pings: bool,
     /// The peer is a Proscenium node: its run, else 0.
     pub(crate) run: u64,
+    /// The turn of the peer's sending that this link is at; see `establish.rs`.
+    pub(crate) turn_in: u64,
     pub(crate) messages_in: u64,
     pub(crate) messages_out: u64,
     /// When it came up, or began.
@@ -103,6 +105,7 @@ impl Link {
             outbox: Outbox::default(),
             pings: false,
             run: 0,
+            turn_in: 0,
             messages_in: 0,
             messages_out: 0,
             since: now,

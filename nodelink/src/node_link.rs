@@ -1,20 +1,20 @@
 //! [`NodeLink`]: all links of a node, on one shard of somebody's engine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use proscenium_engine::timer::TimerWheel;
 use proscenium_engine::{
-    CloseReason, ConnectError, ConnectId, Connector, Context, Framing, Listener, Origin, Overflow,
-    Peer as EnginePeer, RouterId, Time, TimerKey,
+    Address, CloseReason, ConnectError, ConnectId, Connector, Context, Framing, Listener, Origin,
+    Overflow, Peer as EnginePeer, RouterId, Time, TimerKey,
 };
 use proscenium_framing::zmtp::{Decoder, Handshake, Null, Properties};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::context::{NodeContext, NodeHandler};
-use crate::dial::Dial;
+use crate::dial::{Dial, EndpointId};
 use crate::error::{LinkEnd, RequestError};
 use crate::handle::{NodeHandle, Shared};
 use crate::link::{Direction, Link, LinkKey, Stage};
@@ -49,11 +49,15 @@ pub struct NodeLink {
     pub(crate) by_nid: HashMap<Nid, u32>,
     pub(crate) dials: Slab<Dial>,
     pub(crate) by_connect: FxHashMap<ConnectId, u32>,
+    /// The servers of the directory that are dialled.
+    pub(crate) followed: BTreeMap<Nid, (Address, EndpointId)>,
     /// Deadlines of requests.
     pub(crate) deadlines: TimerWheel<(PeerId, u32)>,
     pub(crate) armed: Option<(u64, TimerKey)>,
     /// Of links, peers and endpoints: no two have the same.
     generations: u32,
+    /// The last turn of our sending, to whomever.
+    pub(crate) turns: u64,
     /// This run of the node.
     pub(crate) run: u64,
     /// Bytes in the tails of all links.
@@ -83,9 +87,11 @@ impl NodeLink {
             by_nid: HashMap::new(),
             dials: Slab::new(),
             by_connect: FxHashMap::default(),
+            followed: BTreeMap::new(),
             deadlines: TimerWheel::new(0),
             armed: None,
             generations: 0,
+            turns: 0,
             run: 0,
             tail_bytes: 0,
             ended: [0; LinkEnd::COUNT],
@@ -98,7 +104,9 @@ impl NodeLink {
         }
     }
 
-    /// `listener` as peers need it: bytes as they are, and no pausing when a peer reads slowly.
+    /// `listener` as peers need it: bytes as they are, and no pausing when a peer reads slowly. On
+    /// an engine of several shards it is also to be told that only the node's shard accepts:
+    /// [`Balance::Only`](proscenium_engine::Balance).
     pub fn listener(options: &NodeOptions, listener: Listener) -> Listener {
         let (idle, interval) = options.keep_alive;
         listener

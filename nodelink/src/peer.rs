@@ -35,8 +35,9 @@ pub(crate) struct Peer {
     /// The link that is sent on.
     pub(crate) current: Option<LinkKey>,
     pub(crate) fence: Option<Fence>,
-    /// The link that the last message came by.
-    pub(crate) heard_by: Option<LinkKey>,
+    /// The last turn of its sending that it has begun, and the run that this belongs to.
+    pub(crate) turn_in: u64,
+    pub(crate) run: u64,
     pub(crate) requests: Requests,
     pub(crate) counters: PeerCounters,
     /// Whether the handler has been told that the peer can be reached.

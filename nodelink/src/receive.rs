@@ -8,7 +8,7 @@ use crate::Nid;
 use crate::completion::{Completion, ReplyRef};
 use crate::context::{NodeContext, NodeHandler};
 use crate::error::{LinkEnd, RequestError};
-use crate::link::{LinkKey, Stage};
+use crate::link::{Direction, LinkKey, Stage};
 use crate::message::{NodeMessage, ReplyTo};
 use crate::node_link::NodeLink;
 use crate::peer::PeerId;
@@ -236,16 +236,24 @@ impl NodeLink {
         let Some(link) = self.links.get_mut(source.key.slot as usize) else {
             return Ok(());
         };
-        link.messages_in += 1;
         let Some(peer) = self.peers.get_mut(source.peer.slot as usize) else {
             return Ok(());
         };
-        if peer.heard_by != Some(source.key) {
-            self.heard(cx, source);
+        if link.turn_in < peer.turn_in {
+            // Sent before what has come by another link: too late.
+            self.close(cx, source.key, LinkEnd::Superseded);
+            return Ok(());
         }
-        let Some(peer) = self.peers.get_mut(source.peer.slot as usize) else {
-            return Ok(());
-        };
+        link.messages_in += 1;
+        if link.messages_in == 1
+            && let Some(Direction::Dialled { dial }) = peer
+                .dialled
+                .and_then(|key| self.links.get(key.slot as usize))
+                .map(|link| link.direction)
+            && let Some(dial) = self.dials.get_mut(dial as usize)
+        {
+            dial.attempts = 0; // the peer is well
+        }
         peer.counters.messages_in += 1;
         if header.payload_size as usize != payload.len() {
             peer.counters.size_mismatches += 1;
@@ -269,29 +277,6 @@ impl NodeLink {
         };
         handler.on_message(&mut NodeContext::new(self, cx), message);
         Ok(())
-    }
-
-    /// A message, and the one before it did not come by this link: the peer is well, and this is
-    /// the link that it sends on now.
-    #[cold]
-    fn heard<P>(&mut self, cx: &mut Context<'_, P>, source: &Source) {
-        let Some(peer) = self.peer_mut(source.peer) else {
-            return;
-        };
-        let before = peer.heard_by.replace(source.key);
-        let (dialled, accepted) = (peer.dialled, peer.accepted);
-        if let Some(dial) = dialled.and_then(|key| self.dial_of(key)) {
-            self.dials[dial as usize].attempts = 0;
-        }
-        // A Proscenium node changes to a link that it accepted only if it has lost the one that it
-        // dialled: what that may still bring was sent before this, and would come too late.
-        if source.run != 0
-            && dialled == Some(source.key)
-            && let Some(accepted) = accepted
-            && before == Some(accepted)
-        {
-            self.close(cx, accepted, LinkEnd::Superseded);
-        }
     }
 
     fn reply_arrived<P, H: NodeHandler<P>>(
@@ -341,6 +326,7 @@ impl NodeLink {
                 if let Some(link) = self.link_mut(source.key) {
                     link.ttl_ticks = ticks;
                 }
+                self.turn_begins(source.peer, source.key, context);
                 let mut pong = Vec::with_capacity(32);
                 Command::Pong { context }.encode(&mut pong);
                 if !self.transmit_command(cx, source.key, &pong) {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use proscenium_engine::{Run, Time};
 
+use crate::by_id::Awaited;
 use crate::chain::Waits;
 use crate::detach::Tasks;
 use crate::frames::{Frames, Owner};
@@ -71,6 +72,7 @@ pub(crate) struct Core {
     doomed: RefCell<Vec<StageKey>>,
     /// Stages made by their factories, by type and id. The ids may be chosen by strangers.
     ids: RefCell<HashMap<(u8, u64), StageKey>>,
+    pub(crate) awaited: RefCell<Awaited>,
     /// Messages that may still be handled in place before the next run.
     in_place: Cell<u32>,
     /// A connection was bound or unbound since the flag was put down.
@@ -105,6 +107,7 @@ impl Core {
             round_at: Cell::new(0),
             doomed: RefCell::default(),
             ids: RefCell::default(),
+            awaited: RefCell::default(),
             in_place: Cell::new(RUN_MESSAGES),
             rebound: Cell::new(false),
             requests: Cell::new(0),
@@ -185,6 +188,7 @@ impl Core {
 
     /// Has the stage end as soon as no handler runs, whatever it is doing.
     pub(crate) fn doom(&self, key: StageKey) {
+        self.stages(key.stage_type()).announce_end(key);
         self.doomed.borrow_mut().push(key);
     }
 

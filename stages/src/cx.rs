@@ -137,7 +137,8 @@ impl<'a, S: Stage> Cx<'a, S> {
 
     /// Ends this stage after this handler: [`Stage::on_destroy`] is next, what is in the backlog
     /// is dropped. From now on the stage takes no more messages, those who tell it are told `Gone`,
-    /// but as long as this handler and `on_destroy` go on it lives and is found by its id.
+    /// and it is not found by its id; but as long as this handler and `on_destroy` go on it lives,
+    /// and there is no other one of that id.
     pub fn stop_self(&self) {
         let at = self.stages().arena.find(self.slot, self.generation);
         if let Some(at) = at

@@ -108,6 +108,8 @@ pub enum CreateError {
     TooMany(usize),
     /// The factory (or what else makes the stage) panicked.
     Panicked,
+    /// The one that had the id before is still ending, after the request deadline.
+    Ending,
     /// The shard's mailbox is full.
     Full,
     /// There is no such shard, or it has stopped, or the engine was never started.
@@ -121,6 +123,7 @@ impl fmt::Display for CreateError {
             Self::NoFactory(name) => write!(f, "the stage type {name} has no factory"),
             Self::TooMany(limit) => write!(f, "the shard has {limit} stages of the type already"),
             Self::Panicked => f.write_str("the factory panicked"),
+            Self::Ending => f.write_str("the stage of that id is still ending"),
             Self::Full => f.write_str("the shard's mailbox is full"),
             Self::Stopped => f.write_str("there is no such shard, or it does not run"),
         }

@@ -154,6 +154,7 @@ impl Handler for StageShard {
                 moved.is_some_and(|moved| moved.is_ok())
             };
             if !bound {
+                core.counters.binds_refused.add(1);
                 core.engine.with(|engine| {
                     engine.set_tag(id, 0);
                     engine.close(id);

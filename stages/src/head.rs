@@ -47,6 +47,8 @@ pub(crate) struct Head {
     pub(crate) created: Cell<bool>,
     /// Whether it is about to end: what is in its backlog then is dropped.
     pub(crate) ending: Cell<Ending>,
+    /// It was told to end, and has perhaps not come to that: not found by its id any more.
+    pub(crate) stopping: Cell<bool>,
     /// Somebody was told `Full` or was paused.
     pub(crate) crowded: Cell<bool>,
     /// It was made by the factory, under this id.
@@ -113,6 +115,7 @@ impl Head {
             queued: Cell::new(false),
             created: Cell::new(false),
             ending: Cell::new(Ending::No),
+            stopping: Cell::new(false),
             crowded: Cell::new(false),
             id: Cell::new(None),
             extras: RefCell::new(None),
@@ -126,9 +129,15 @@ impl Head {
         self.link.set(NONE);
         self.created.set(false);
         self.ending.set(Ending::No);
+        self.stopping.set(false);
         self.crowded.set(false);
         self.id.set(None);
         self.extras.take();
+    }
+
+    /// True if nothing that comes now will be handled.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.stopping.get() || self.ending.get() != Ending::No
     }
 
     /// Messages, requests and packets that wait.

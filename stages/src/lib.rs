@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 mod backlog;
+mod by_id;
 mod chain;
 mod core;
 mod cx;

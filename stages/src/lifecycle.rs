@@ -64,7 +64,8 @@ impl<S: Stage> TypeShard<S> {
     /// Ends an idle or broken stage: nothing of it is left, its name is `Gone`.
     pub(crate) fn end(&self, core: &Core, at: At<'_, S>) {
         let head = at.head();
-        if let Some(id) = head.id.take() {
+        let id = head.id.take();
+        if let Some(id) = id {
             core.delist(self.info.number, id);
         }
         self.let_go(core, at);
@@ -90,6 +91,9 @@ impl<S: Stage> TypeShard<S> {
             core.contained("the drop of a message", || drop(item));
         }
         core.counters.ended.add(1);
+        if let Some(id) = id {
+            core.is_free(self.info.number, id);
+        }
     }
 
     /// Closes its connections, cancels its timers and tasks, tells who waits for room.

@@ -86,8 +86,8 @@ impl<'a> Local<'a> {
     ///
     /// # Errors
     /// [`TellError`], with the message. `Gone` if the type was not registered, or the stage is of
-    /// this shard and cannot be made ([`CreateError`] says why); for other shards both are found
-    /// out there, and counted.
+    /// this shard and is about to end, or cannot be made ([`CreateError`] says why); for other
+    /// shards these are found out there, and counted.
     pub fn tell_id<S: Stage>(&self, id: u64, message: S::Msg) -> Result<(), TellError<S::Msg>> {
         self.core().tell_id::<S>(id, message)
     }
@@ -225,14 +225,17 @@ impl<'a> Local<'a> {
     }
 
     /// The stage of that type and id; its factory makes it if there is none. On the shard that the
-    /// type's placement names, so that under any concurrency it is made once.
+    /// type's placement names, so that under any concurrency it is made once. While one that was
+    /// told to end has not ended, this waits for its end, at most for the
+    /// [request deadline](crate::StagesBuilder::request_deadline): then it is
+    /// [`Ending`](CreateError::Ending).
     pub fn get_or_create<S: Stage>(&self, id: u64) -> Creating<S> {
-        self.core().get_or_create(id)
+        Creating::new(self.core().get_or_create(id))
     }
 
-    /// The stage of that type and id, if there is one.
+    /// The stage of that type and id, if there is one that is not about to end.
     pub fn get<S: Stage>(&self, id: u64) -> Creating<S, Option<StageRef<S>>> {
-        self.core().get(id)
+        Creating::new(self.core().get(id))
     }
 
     /// Has a stage end after what is in its backlog now: [`Stage::on_destroy`] is the last that it
@@ -460,49 +463,18 @@ impl Core {
         posted.map_err(Tell::<S>::refused)
     }
 
-    fn tell_id<S: Stage>(&self, id: u64, message: S::Msg) -> Result<(), TellError<S::Msg>> {
-        match self.system.place::<S>(id) {
-            Ok((number, shard)) if shard == self.shard => {
-                self.tell_wanted::<S>(number, id, message)
-            }
-            Ok((number, shard)) => self.system.tell_id::<S>(number, shard, id, message),
-            Err(_) => Err(TellError::Gone(message)),
-        }
-    }
-
-    /// Tells a stage of this shard, made if there is none.
-    pub(crate) fn tell_wanted<S: Stage>(
-        &self,
-        number: u8,
-        id: u64,
-        message: S::Msg,
-    ) -> Result<(), TellError<S::Msg>> {
-        match self.wanted(number, id) {
-            Ok(key) => {
-                let stages: &TypeShard<S> = downcast_stages(self.stages(number));
-                stages.tell(self, key, message)
-            }
-            Err(_) => {
-                self.counters.gone.add(1);
-                Err(TellError::Gone(message))
-            }
-        }
-    }
-
-    /// Runs `call` on a shard and brings back what it returns.
-    fn ask_shard<T: Send + 'static>(
+    /// Has `call` find something out on a shard, and answer now or later.
+    pub(crate) fn ask_shard<T: Send + 'static>(
         &self,
         shard: usize,
-        call: impl FnOnce(&Core) -> T + Send + 'static,
+        call: impl FnOnce(&Core, Reply<T>) + Send + 'static,
     ) -> Asked<T> {
         let (reply, asked) = Reply::pair();
         if shard == self.shard {
-            let _ = reply.send(call(self));
+            call(self, reply);
             return asked;
         }
-        let post = StagePost::run(move |core| {
-            let _ = reply.send(call(core));
-        });
+        let post = StagePost::run(move |core| call(core, reply));
         match self.system.post(shard, post) {
             Err(PostError::Full(_)) => asked.refuse(RequestError::Full),
             Err(_) => asked.refuse(RequestError::Gone),
@@ -517,35 +489,9 @@ impl Core {
         create: impl FnOnce(&Core) -> Result<StageKey, CreateError> + Send + 'static,
     ) -> Creating<S> {
         let number = self.system.number;
-        Creating::new(self.ask_shard(shard, move |core| {
-            create(core).map(|key| StageRef::new(number, key))
+        Creating::new(self.ask_shard(shard, move |core, reply| {
+            let _ = reply.send(create(core).map(|key| StageRef::new(number, key)));
         }))
-    }
-
-    fn get_or_create<S: Stage>(&self, id: u64) -> Creating<S> {
-        match self.system.place::<S>(id) {
-            Ok((number, shard)) => self.create_on(shard, move |core| core.wanted(number, id)),
-            Err(error) => Creating::new(refused(error)),
-        }
-    }
-
-    /// The stage of that type and id, made if there is none. This is its shard.
-    pub(crate) fn wanted(&self, number: u8, id: u64) -> Result<StageKey, CreateError> {
-        match self.find(number, id) {
-            Some(key) => Ok(key),
-            None => self.stages(number).make(self, id),
-        }
-    }
-
-    fn get<S: Stage>(&self, id: u64) -> Creating<S, Option<StageRef<S>>> {
-        let system = self.system.number;
-        match self.system.place::<S>(id) {
-            Ok((number, shard)) => Creating::new(self.ask_shard(shard, move |core| {
-                let found = core.find(number, id);
-                Ok(found.map(|key| StageRef::new(system, key)))
-            })),
-            Err(error) => Creating::new(refused(error)),
-        }
     }
 
     pub(crate) fn on_shard_of<S: Stage>(
@@ -595,6 +541,7 @@ impl Core {
             let moved = self.engine.with(|engine| engine.rehome(id, stage.shard()));
             moved.is_some_and(|moved| moved.is_ok())
         };
+        self.counters.binds_refused.add(u64::from(!bound));
         self.engine.with(|engine| {
             if !bound {
                 engine.close(id);
@@ -627,10 +574,4 @@ impl Core {
         let stages = self.stages_named(tag);
         stages.is_some_and(|stages| stages.unbind(key, id))
     }
-}
-
-fn refused<T>(error: CreateError) -> Asked<Result<T, CreateError>> {
-    let (reply, asked) = Reply::pair();
-    let _ = reply.send(Err(error));
-    asked
 }

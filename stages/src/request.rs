@@ -204,6 +204,13 @@ impl<T: Send + 'static> Asked<T> {
 }
 
 impl<T> Asked<T> {
+    /// One that has its answer.
+    pub(crate) fn answered(answer: T) -> Self {
+        let (reply, asked) = Reply::pair();
+        let _ = reply.send(answer); // `asked` wants it
+        asked
+    }
+
     pub(crate) fn refuse(&self, error: RequestError) {
         let _ = self.cell.answer(Err(error));
     }

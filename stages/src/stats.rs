@@ -121,6 +121,9 @@ counters! {
     paused,
     /// Packets of connections that were bound to no stage.
     unbound,
+    /// Connections closed because the stage to which they were bound could not take them: it was
+    /// gone, too many ends of connections waited for it, or its shard had no place.
+    binds_refused,
     /// Panics in handlers, tasks and drops.
     panics,
     /// Stages made anew after a panic.

@@ -19,7 +19,7 @@ use crate::offload::{Executor, Pool};
 use crate::options::{StageType, TypeInfo};
 use crate::post::{StagePost, Tell, TellId, refused_tell};
 use crate::registry;
-use crate::request::Reply;
+use crate::request::{Asked, Reply};
 use crate::samples::SharedSamples;
 use crate::slot::{WakeKey, with_current};
 use crate::stage::Stage;
@@ -432,10 +432,13 @@ impl Stages {
     }
 
     /// The stage of that type and id; its factory makes it if there is none, exactly once, on the
-    /// shard that the type's placement names.
+    /// shard that the type's placement names. One that is about to end is waited for: see
+    /// [`Local::get_or_create`].
     pub fn get_or_create<S: Stage>(&self, id: u64) -> Creating<S> {
         match self.system.place::<S>(id) {
-            Ok((number, shard)) => self.create(shard, move |core| core.wanted(number, id)),
+            Ok((number, shard)) => {
+                self.on_shard(shard, move |core, reply| core.want_for(number, id, reply))
+            }
             Err(error) => refused(error),
         }
     }
@@ -459,12 +462,13 @@ impl Stages {
         })
     }
 
-    /// The stage of that type and id, if there is one.
+    /// The stage of that type and id, if there is one that is not about to end.
     pub fn get<S: Stage>(&self, id: u64) -> Creating<S, Option<StageRef<S>>> {
         match self.system.place::<S>(id) {
-            Ok((number, shard)) => self.on_shard(shard, move |core| {
-                let found = core.find(number, id);
-                Ok(found.map(|key| StageRef::new(core.system.number, key)))
+            Ok((number, shard)) => self.on_shard(shard, move |core, reply| {
+                let found = core.living(number, id);
+                let found = found.map(|key| StageRef::new(core.system_number, key));
+                let _ = reply.send(Ok(found)); // who asked may have given up
             }),
             Err(error) => refused(error),
         }
@@ -484,20 +488,18 @@ impl Stages {
         shard: usize,
         create: impl FnOnce(&Core) -> Result<StageKey, CreateError> + Send + 'static,
     ) -> Creating<S> {
-        self.on_shard(shard, move |core| {
-            create(core).map(|key| StageRef::new(core.system.number, key))
+        self.on_shard(shard, move |core, reply| {
+            let _ = reply.send(create(core).map(|key| StageRef::new(core.system_number, key)));
         })
     }
 
     fn on_shard<S: Stage, T: Send + 'static>(
         &self,
         shard: usize,
-        call: impl FnOnce(&Core) -> Result<T, CreateError> + Send + 'static,
+        call: impl FnOnce(&Core, Reply<Result<T, CreateError>>) + Send + 'static,
     ) -> Creating<S, T> {
         let (reply, asked) = Reply::pair();
-        let post = StagePost::run(move |core| {
-            let _ = reply.send(call(core));
-        });
+        let post = StagePost::run(move |core| call(core, reply));
         match self.system.post(shard, post) {
             Ok(()) => Creating::new(asked),
             Err(PostError::Full(_)) => refused(CreateError::Full),
@@ -614,9 +616,7 @@ impl Stages {
 }
 
 fn refused<S, T>(error: CreateError) -> Creating<S, T> {
-    let (reply, asked) = Reply::pair();
-    let _ = reply.send(Err(error));
-    Creating::new(asked)
+    Creating::new(Asked::answered(Err(error)))
 }
 
 impl fmt::Debug for Stages {

@@ -60,6 +60,10 @@ pub(crate) trait AnyStages: Any {
     fn timer_is_due(&self, core: &Core, key: StageKey, id: TimerId);
     /// A detached future of a stage panicked: its closure will not enter.
     fn task_is_over(&self, key: StageKey, task: TaskId);
+    /// The stage is to end: from now on nobody finds it by its id.
+    fn announce_end(&self, key: StageKey);
+    /// True if the stage is about to end, or gone.
+    fn is_ending(&self, key: StageKey) -> bool;
     /// Has the stage end after what is in its backlog.
     fn stop(&self, core: &Core, key: StageKey) -> bool;
     /// Cancels what the stage does and has it end.
@@ -390,10 +394,21 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         }
     }
 
+    fn announce_end(&self, key: StageKey) {
+        if let Some(at) = self.find(key) {
+            at.head().stopping.set(true);
+        }
+    }
+
+    fn is_ending(&self, key: StageKey) -> bool {
+        self.find(key).is_none_or(|at| at.head().is_ending())
+    }
+
     fn stop(&self, core: &Core, key: StageKey) -> bool {
         let Some(at) = self.find(key) else {
             return false;
         };
+        at.head().stopping.set(true);
         self.queue(core, at, Item::Stop);
         true
     }
@@ -421,7 +436,10 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             match at.phase() {
                 Phase::Free => {}
                 Phase::Broken => self.end(core, at),
-                _ => self.queue(core, at, Item::Stop),
+                _ => {
+                    at.head().stopping.set(true);
+                    self.queue(core, at, Item::Stop);
+                }
             }
         }
     }

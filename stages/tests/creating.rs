@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proscenium_engine::Engine;
 use proscenium_stages::{
-    CreateError, Cx, OnPanic, Reply, Stage, StageRef, StageType, Stages, jump_hash,
+    CreateError, Cx, OnPanic, Reply, Stage, StageRef, StageType, Stages, TellError, jump_hash,
 };
 use support::{PATIENCE, eventually, run_all};
 
@@ -226,4 +226,41 @@ fn what_cannot_be_made_says_why() {
     assert!(engine.shutdown(PATIENCE).is_clean());
     let late = stages.spawn_on(0, move || room(5)).wait(PATIENCE);
     assert_eq!(late, Err(CreateError::Stopped));
+}
+
+#[test]
+fn a_stage_that_ends_and_is_wanted_again_is_never_there_twice() {
+    let (count, made) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+    let (alive, makes) = (Arc::clone(&count), Arc::clone(&made));
+    let rooms = StageType::new("room").factory(move |id| {
+        makes.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(alive.load(Ordering::SeqCst), 0, "the one before lives");
+        Room {
+            id,
+            _counted: Counted::new(&alive),
+        }
+    });
+    let stages = Stages::builder()
+        .register(rooms)
+        .request_deadline(PATIENCE)
+        .build();
+    let engine = stages.start(Engine::builder().shards(2)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let stages = &stages;
+            scope.spawn(move || {
+                for round in 0..300 {
+                    let room = stages.get_or_create::<Room>(1).wait(PATIENCE).unwrap();
+                    let _ = match (thread + round) % 3 {
+                        0 => stages.stop(room),
+                        1 => stages.destroy(room),
+                        _ => room.tell(Msg::Panic).map_err(|_| TellError::Gone(())),
+                    };
+                }
+            });
+        }
+    });
+    assert!(made.load(Ordering::SeqCst) > 1);
+    assert!(engine.shutdown(PATIENCE).is_clean());
+    assert_eq!(count.load(Ordering::SeqCst), 0);
 }

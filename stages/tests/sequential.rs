@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use dice::Dice;
 use proscenium_engine::Engine;
-use proscenium_stages::{Cx, OnPanic, Reply, Stage, StageRef, StageType, Stages};
+use proscenium_stages::{CreateError, Cx, OnPanic, Reply, Stage, StageRef, StageType, Stages};
 use support::{PATIENCE, eventually, run_all};
 use witness::{Habits, Journal, Ref, Witness};
 
@@ -31,7 +31,10 @@ fn teller(stages: &Stages, journal: &Arc<Journal>, from: u64) {
         if dice.one_in(10) {
             // It may have ended: made anew.
             let made = stages.get_or_create::<Witness>(dice.below(IDS));
-            journal.meet(made.wait(PATIENCE).unwrap());
+            match made.wait(PATIENCE) {
+                Ok(made) => journal.meet(made),
+                Err(error) => assert_eq!(error, CreateError::Ending),
+            }
         }
         if let Some(to) = journal.anybody(&mut dice) {
             journal.tell_from(from, to, dice.next(), 3);

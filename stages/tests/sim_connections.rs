@@ -408,6 +408,7 @@ fn a_stage_that_is_far_behind_with_ends_gets_no_more_connections() {
     }
     let (peer, id) = office.connected();
     assert!(peer.is_read_closed(), "the stage is far behind");
+    assert_eq!(office.house.stages.total().binds_refused, 1);
     drop(peer);
     office.run(10 * HOUR);
     let connects = office.book.connects();

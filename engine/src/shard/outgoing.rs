@@ -164,7 +164,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             CloseReason::Broken(error) => ConnectError::Io(error),
             CloseReason::HandshakeFailed(error) => ConnectError::Handshake(error),
             CloseReason::Shutdown => ConnectError::Shutdown,
-            _ => ConnectError::TimedOut,
+            CloseReason::HandshakeTimeout => ConnectError::TimedOut,
+            other => ConnectError::Io(std::io::Error::other(other.to_string())),
         };
         self.core.end_attempt(connect);
         self.connect_failed(connect, error);

@@ -5,6 +5,8 @@
     reason = "every test binary uses a part of it"
 )]
 
+pub mod raw_peer;
+
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};

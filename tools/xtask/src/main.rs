@@ -3,6 +3,7 @@
 // A command's output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod autobahn;
 mod bench;
 mod peers;
 mod steps;

@@ -16,7 +16,8 @@ pub(crate) struct Peer {
 
 /// How a peer comes to be.
 enum Build {
-    /// A target of the Makefile, and the Debian packages that it takes.
+    /// A target of the Makefile, and the Debian packages that it takes; none: what it lacks is not
+    /// installed (`npm` of Debian brings some four hundred packages), the peer is left out.
     Make(&'static [&'static str]),
     /// A program of the crate `proscenium-peers`.
     Cargo,
@@ -46,16 +47,8 @@ const ALL: [(&str, &[&str], Build); 8] = [
         &["--transport", "ws"],
         Build::Make(&["make", "gcc", "g++", "libc6-dev"]),
     ),
-    (
-        "peer-ws-bun",
-        &["--transport", "ws"],
-        Build::Make(&["make", "nodejs", "npm"]),
-    ),
-    (
-        "peer-ws-node",
-        &["--transport", "ws"],
-        Build::Make(&["make", "nodejs", "npm"]),
-    ),
+    ("peer-ws-bun", &["--transport", "ws"], Build::Make(&[])),
+    ("peer-ws-node", &["--transport", "ws"], Build::Make(&[])),
 ];
 
 /// The file names of all of them.
@@ -87,6 +80,9 @@ fn make(target: &str, packages: &[&str]) -> Result<(), String> {
     let Err(reason) = try_make(target) else {
         return Ok(());
     };
+    if packages.is_empty() {
+        return Err(reason);
+    }
     system::install(packages).map_err(|install| format!("{reason}; {install}"))?;
     try_make(target)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::steps::Steps;
-use crate::{peers, system, tree};
+use crate::{autobahn, peers, system, tree};
 
 /// Seeds of each simulation in a long run, unless told otherwise; a short one has a thousand in
 /// all.
@@ -15,7 +15,7 @@ const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
 /// How many parts a short run has, and how many a long one has besides, without the fuzzers.
 const PARTS: usize = 12;
-const PARTS_ALL: usize = 7;
+const PARTS_ALL: usize = 8;
 /// What is fuzzed, below `framing/fuzz/fuzz_targets/`.
 const FUZZ_TARGETS: [&str; 6] = [
     "length_prefix",
@@ -52,6 +52,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         benches(&mut steps);
         oldest_compiler(&mut steps);
         address_sanitizer(&mut steps);
+        autobahn::run(&mut steps);
         valgrind(&mut steps);
         fuzz(&mut steps);
         coverage(&mut steps);

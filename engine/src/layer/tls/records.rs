@@ -20,8 +20,8 @@ use super::session::error_of;
 use super::{Event, Read, missing};
 use crate::layer::error::TlsError;
 
-/// Greatest handshake message in several records; the longest that may come now is a ticket.
-const MESSAGE_MAX: usize = 4 + 66_000;
+/// Longest ticket that is taken; those of common servers have 2 KiB at most.
+const TICKET_MAX: usize = 16 << 10;
 /// Records in a row without any application data, before that counts as an attack.
 const IDLE_RECORDS_MAX: u8 = 32;
 
@@ -147,9 +147,8 @@ impl Records {
         };
         while let &[kind, a, b, c, ref rest @ ..] = bytes {
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
-            if length > MESSAGE_MAX {
-                return Err(TlsError::OversizedRecord);
-            }
+            // Before anything is kept of it: its rest may never come.
+            self.check_message(kind, length)?;
             let Some((message, rest)) = rest.split_at_checked(length) else {
                 break;
             };
@@ -158,6 +157,20 @@ impl Records {
         }
         self.fragment = bytes.to_vec();
         Ok(())
+    }
+
+    /// Whether a message of this type and length may come at all.
+    fn check_message(&self, kind: u8, length: usize) -> Result<(), TlsError> {
+        match (kind, &self.schedule) {
+            (KEY_UPDATE, _) if length == 1 => Ok(()),
+            (NEW_SESSION_TICKET, Schedule::Client(_)) if length <= TICKET_MAX => Ok(()),
+            _ => {
+                let found = format!(
+                    "a handshake message of type {kind} and {length} bytes after the handshake"
+                );
+                Err(TlsError::Misbehaved { found })
+            }
+        }
     }
 
     /// `is_last`: nothing follows it in its record.
@@ -187,10 +200,7 @@ impl Records {
                 }
                 Ok(())
             }
-            _ => {
-                let found = format!("a handshake message of type {kind} after the handshake");
-                Err(TlsError::Misbehaved { found })
-            }
+            _ => Err(unexpected("a handshake message that was not checked")),
         }
     }
 

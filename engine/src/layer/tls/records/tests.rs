@@ -222,7 +222,10 @@ fn what_may_not_come_after_the_handshake_is_refused() {
     let long = [NEW_SESSION_TICKET, 2, 0, 0, 0];
     let flood = vec![(HANDSHAKE, &ASK[..]); 33];
     let empty = vec![(APPLICATION_DATA, &[][..]); 33];
-    let cases: [(bool, Sent<'_>); 12] = [
+    let cases: [(bool, Sent<'_>); 14] = [
+        // Refused by their headers: nobody keeps 64 KiB of what is no key update.
+        (true, &[(HANDSHAKE, &[KEY_UPDATE, 0, 255, 255, 0])]),
+        (true, &[(HANDSHAKE, &[11, 0, 0, 255])]),
         (true, &[(HANDSHAKE, &hello)]),
         (true, &[(HANDSHAKE, &[NEW_SESSION_TICKET, 0, 0, 0])]),
         (false, &[(HANDSHAKE, &[NEW_SESSION_TICKET, 0, 0, 1, 0])]),

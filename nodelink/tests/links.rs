@@ -1,0 +1,324 @@
+//! Rules of links and numbers, with peers whose every byte the test decides.
+
+mod support;
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use proscenium_nodelink::{
+    Endpoint, LinkEnd, Node, NodeContext, NodeHandle, NodeHandler, NodeMessage, NodeOptions,
+    ReplyTo, RequestError, RequestOptions, RouteHeader,
+};
+use support::raw_peer::{Got, RawPeer};
+use support::{Echo, PATIENCE, any, header, options, wait_routable, wait_until};
+
+/// No heartbeats, which on a slow machine would come in between.
+fn quiet() -> NodeOptions {
+    options("node").heartbeat(PATIENCE).dead_after(PATIENCE)
+}
+
+fn node(options: NodeOptions) -> Node {
+    Node::builder(options)
+        .bind(any())
+        .start(Echo::default())
+        .unwrap()
+}
+
+/// A peer that connects to `node`.
+fn dial(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
+    let stream = TcpStream::connect(node.local_addrs()[0].to_string()).unwrap();
+    RawPeer::new(stream, identity, run)
+}
+
+/// A peer that `node` connects to.
+fn dialled(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Endpoint::new(listener.local_addr().unwrap());
+    node.handle().connect(endpoint).unwrap();
+    RawPeer::new(listener.accept().unwrap().0, identity, run)
+}
+
+fn ended(node: &NodeHandle, end: LinkEnd) -> u64 {
+    node.stats(PATIENCE).unwrap().ended(end)
+}
+
+fn reply_header(seq: u32) -> RouteHeader<'static> {
+    RouteHeader {
+        msg_seq: seq,
+        is_reply: true,
+        ..header("Reply")
+    }
+}
+
+/// Hands the way of each answer to the test.
+struct Hand(Sender<ReplyTo>);
+
+impl NodeHandler<()> for Hand {
+    fn on_message(&mut self, _: &mut NodeContext<'_, '_, ()>, message: NodeMessage<'_>) {
+        let _ = self.0.send(message.reply_to.unwrap());
+    }
+}
+
+fn request_header(seq: u32) -> RouteHeader<'static> {
+    RouteHeader {
+        msg_seq: seq,
+        ..header("Ask")
+    }
+}
+
+#[test]
+fn a_reply_is_refused_when_the_link_of_its_request_is_gone() {
+    let (hand, requests) = channel();
+    let node = Node::builder(quiet()).bind(any());
+    let node = node.start(Hand(hand)).unwrap();
+    let handle = node.handle();
+    let mut first = dial(&node, "peer", Some(1));
+    first.send(&request_header(7), b"");
+    let to_first = requests.recv_timeout(PATIENCE).unwrap();
+    drop(first);
+    wait_until("the link is gone", || !handle.is_routable("peer"));
+    // The peer has restarted, and asks with the same number.
+    let mut second = dial(&node, "peer", Some(2));
+    second.send(&request_header(7), b"");
+    let to_second = requests.recv_timeout(PATIENCE).unwrap();
+    handle.reply(to_first, &header("Old"), "old").unwrap();
+    handle.reply(to_second, &header("New"), "new").unwrap();
+    let got = second.next();
+    let payload = b"new".to_vec();
+    let (seq, is_reply) = (7, true);
+    assert_eq!(
+        got,
+        Got::Message {
+            seq,
+            is_reply,
+            payload
+        }
+    );
+    assert_eq!(handle.stats(PATIENCE).unwrap().replies_refused, 1);
+}
+
+#[test]
+fn a_peer_that_has_restarted_loses_the_links_of_its_past() {
+    let node = node(quiet());
+    let mut past = dial(&node, "peer", Some(1));
+    wait_routable(&node.handle(), "peer");
+    let request = node
+        .handle()
+        .request("peer", &header("x"), "", RequestOptions::default());
+    assert!(matches!(past.next(), Got::Message { .. }));
+    let _present = dialled(&node, "peer", Some(2));
+    assert_eq!(past.next(), Got::Closed);
+    assert_eq!(request.wait(), Err(RequestError::LinkLost));
+    wait_until("it is counted", || {
+        ended(&node.handle(), LinkEnd::Superseded) == 1
+    });
+    wait_routable(&node.handle(), "peer");
+}
+
+#[test]
+fn both_links_of_one_run_stay() {
+    let node = node(quiet());
+    let mut accepted = dial(&node, "peer", Some(1));
+    let mut dialled = dialled(&node, "peer", Some(1));
+    for peer in [&mut accepted, &mut dialled] {
+        peer.send(
+            &RouteHeader {
+                msg_seq: 1,
+                ..header("Echo")
+            },
+            b"x",
+        );
+    }
+    // Answers go by the link that the node dialled.
+    assert_eq!(
+        (dialled.message(), dialled.message()),
+        ((1, true), (1, true))
+    );
+    assert_eq!(ended(&node.handle(), LinkEnd::Handover), 0);
+}
+
+#[test]
+fn a_newer_accepted_link_takes_over_and_a_second_dialled_one_is_refused() {
+    let node = node(quiet());
+    let mut first = dial(&node, "peer", None);
+    wait_routable(&node.handle(), "peer");
+    let mut second = dial(&node, "peer", None);
+    assert_eq!(first.next(), Got::Closed);
+    node.handle().send("peer", &header("x"), "").unwrap();
+    assert_eq!(second.message(), (0, false));
+    let handle = node.handle();
+    wait_until("it is counted", || ended(&handle, LinkEnd::Handover) == 1);
+    let mut called = dialled(&node, "peer", None);
+    wait_until("it is up", || {
+        handle
+            .stats(PATIENCE)
+            .unwrap()
+            .peer("peer")
+            .unwrap()
+            .dialled
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    handle
+        .connect(Endpoint::new(listener.local_addr().unwrap()))
+        .unwrap();
+    let _refused = RawPeer::new(listener.accept().unwrap().0, "peer", None);
+    wait_until("it is refused", || ended(&handle, LinkEnd::Duplicate) >= 1);
+    handle.send("peer", &header("y"), "").unwrap();
+    // Behind what was sent on the accepted link, which the node wants confirmed first.
+    let Got::Ping(context) = second.next() else {
+        panic!("no PING behind the last message");
+    };
+    second.pong(&context);
+    assert_eq!(called.message(), (0, false));
+}
+
+#[test]
+fn a_change_of_links_waits_until_everything_has_arrived() {
+    let node = node(quiet());
+    let handle = node.handle();
+    let mut old = dial(&node, "peer", Some(1));
+    wait_routable(&handle, "peer");
+    handle.send("peer", &header("1"), "1").unwrap();
+    assert_eq!(old.message(), (0, false));
+    let mut new = dialled(&node, "peer", Some(1));
+    let Got::Ping(context) = old.next() else {
+        panic!("no PING behind the last message");
+    };
+    handle.send("peer", &header("2"), "2").unwrap();
+    wait_until("it waits", || {
+        let stats = handle.stats(PATIENCE).unwrap();
+        stats.peer("peer").unwrap().queued_messages == 1
+    });
+    // Another answer is not the one that is waited for.
+    old.pong(b"?");
+    old.send(
+        &RouteHeader {
+            msg_seq: 3,
+            ..header("Echo")
+        },
+        b"",
+    );
+    wait_until("the answer waits, too", || {
+        let stats = handle.stats(PATIENCE).unwrap();
+        stats.peer("peer").unwrap().queued_messages == 2
+    });
+    old.pong(&context);
+    assert_eq!((new.message(), new.message()), ((0, false), (3, true)));
+}
+
+#[test]
+fn what_comes_by_a_link_after_its_turn_is_late_and_ends_it() {
+    let node = node(quiet());
+    let mut accepted = dial(&node, "peer", Some(1));
+    let mut dialled = dialled(&node, "peer", Some(1));
+    let ask = |seq| RouteHeader {
+        msg_seq: seq,
+        ..header("Echo")
+    };
+    accepted.begin_turn(1);
+    accepted.send(&ask(1), b"");
+    assert_eq!(dialled.message(), (1, true));
+    dialled.begin_turn(2);
+    dialled.send(&ask(2), b"");
+    assert_eq!(dialled.message(), (2, true));
+    // A link may have another turn.
+    accepted.begin_turn(3);
+    accepted.send(&ask(3), b"");
+    assert_eq!(dialled.message(), (3, true));
+    dialled.send(&ask(4), b"");
+    assert_eq!(dialled.next(), Got::Closed, "its turn is over");
+    accepted.send(&ask(5), b"");
+    assert_eq!(accepted.message(), (5, true));
+    wait_until("it is counted", || {
+        ended(&node.handle(), LinkEnd::Superseded) == 1
+    });
+}
+
+#[test]
+fn the_number_of_a_foreign_peer_rests_until_its_late_reply() {
+    let node = node(quiet());
+    let handle = node.handle();
+    let mut peer = dial(&node, "peer", None);
+    wait_routable(&handle, "peer");
+    let short = RequestOptions::within(Duration::from_millis(20));
+    let request = handle.request("peer", &header("x"), "", short);
+    let (seq, _) = peer.message();
+    assert!((1..=65_535).contains(&seq));
+    assert_eq!(request.wait(), Err(RequestError::TimedOut));
+    peer.send(&reply_header(seq), b"late");
+    wait_until("the late reply is counted", || {
+        let stats = handle.stats(PATIENCE).unwrap();
+        stats.peer("peer").unwrap().counters.late_replies == 1
+    });
+    let request = handle.request("peer", &header("x"), "", RequestOptions::default());
+    let (next, _) = peer.message();
+    assert_ne!(next, seq);
+    peer.send(&reply_header(next), b"in time");
+    assert_eq!(&request.wait().unwrap().payload[..], b"in time");
+    // A reply that nobody asked for is nobody's.
+    peer.send(&reply_header(next), b"again");
+    wait_until("it is counted", || {
+        let stats = handle.stats(PATIENCE).unwrap();
+        stats.peer("peer").unwrap().counters.late_replies == 2
+    });
+}
+
+#[test]
+fn a_peer_that_shakes_hands_and_falls_silent_is_dead_and_its_requests_fail_together() {
+    let quick = options("node")
+        .heartbeat(Duration::from_millis(40))
+        .dead_after(Duration::from_millis(120));
+    let node = node(quick);
+    let handle = node.handle();
+    let _peer = dial(&node, "peer", Some(1));
+    wait_routable(&handle, "peer");
+    let within = RequestOptions::within(PATIENCE * 10);
+    let requests: Vec<_> = (0..50)
+        .map(|_| handle.request("peer", &header("x"), "", within))
+        .collect();
+    for request in requests {
+        assert_eq!(request.wait(), Err(RequestError::LinkLost));
+    }
+    wait_until("it is counted", || ended(&handle, LinkEnd::Dead) == 1);
+}
+
+#[test]
+fn a_malformed_message_costs_the_link() {
+    let node = node(quiet());
+    let handle = node.handle();
+    for (round, head) in [&b"\xff"[..], b"\x0a\x01x", b"\x1a\x01\xff"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut peer = dial(&node, "peer", None);
+        let mut bytes = vec![1, head.len() as u8];
+        bytes.extend_from_slice(head);
+        bytes.extend_from_slice(&[0, 0]);
+        std::io::Write::write_all(&mut peer.stream, &bytes).unwrap();
+        assert_eq!(peer.next(), Got::Closed);
+        wait_until("it is counted", || {
+            ended(&handle, LinkEnd::Protocol) == round as u64 + 1
+        });
+    }
+    let mut peer = dial(&node, "peer", None);
+    // A wrong payload_size is counted, and the payload taken as it is.
+    let wrong = RouteHeader {
+        payload_size: 9,
+        msg_seq: 4,
+        ..header("Echo")
+    };
+    peer.send(&wrong, b"four");
+    let payload = b"four".to_vec();
+    let (seq, is_reply) = (4, true);
+    assert_eq!(
+        peer.next(),
+        Got::Message {
+            seq,
+            is_reply,
+            payload
+        }
+    );
+    let stats = handle.stats(PATIENCE).unwrap();
+    assert_eq!(stats.peer("peer").unwrap().counters.size_mismatches, 1);
+}

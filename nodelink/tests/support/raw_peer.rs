@@ -1,0 +1,149 @@
+//! A peer whose every byte the test decides.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use proscenium_framing::route::RouteHeader;
+use proscenium_framing::zmtp::{
+    Command, Decoded, Decoder, FrameHeader, Handshake, Limits, Null, Properties, Step,
+};
+
+use super::PATIENCE;
+
+/// One end of a link, after the handshake.
+pub struct RawPeer {
+    pub stream: TcpStream,
+    decoder: Decoder,
+    unread: Vec<u8>,
+}
+
+/// What arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Got {
+    Message {
+        seq: u32,
+        is_reply: bool,
+        payload: Vec<u8>,
+    },
+    Ping(Vec<u8>),
+    Pong,
+    /// The node closed the link.
+    Closed,
+}
+
+impl RawPeer {
+    /// Shakes hands as `identity`; with a `run`, as a Proscenium node.
+    pub fn new(mut stream: TcpStream, identity: &str, run: Option<u64>) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut own = Properties::new();
+        own.push("Socket-Type", b"ROUTER");
+        own.push("Identity", identity.as_bytes());
+        if let Some(run) = run {
+            own.push("X-Proscenium", b"1");
+            own.push("X-Proscenium-Run", format!("{run:016x}").as_bytes());
+        }
+        let limits = Limits::default();
+        let (mut out, mut unread) = (Vec::new(), Vec::new());
+        let mut handshake = Handshake::new(Null, own, limits, &mut out);
+        loop {
+            stream.write_all(&out).unwrap();
+            out.clear();
+            let mut chunk = [0; 4096];
+            let read = stream.read(&mut chunk).unwrap();
+            assert!(read > 0, "the node closed in the handshake");
+            unread.extend_from_slice(&chunk[..read]);
+            let (used, step) = handshake.receive(&unread, &mut out).unwrap();
+            unread.drain(..used);
+            if let Step::Done(_) = step {
+                stream.write_all(&out).unwrap();
+                break;
+            }
+        }
+        Self {
+            stream,
+            decoder: Decoder::new(limits),
+            unread,
+        }
+    }
+
+    pub fn send(&mut self, header: &RouteHeader<'_>, payload: &[u8]) {
+        let mut head = vec![0; header.encoded_len()];
+        header.encode(&mut head).unwrap();
+        let mut bytes = Vec::new();
+        for (part, more) in [(&head[..], true), (payload, false)] {
+            bytes.extend_from_slice(FrameHeader::message(part.len(), more).encode().as_slice());
+            bytes.extend_from_slice(part);
+        }
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// As a Proscenium node that begins to send on this link.
+    pub fn begin_turn(&mut self, turn: u64) {
+        let context = [&b"turn"[..], &turn.to_be_bytes()].concat();
+        let mut bytes = Vec::new();
+        let (ttl, context) = (0, &context[..]);
+        Command::Ping { ttl, context }.encode(&mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+        assert_eq!(self.next(), Got::Pong);
+    }
+
+    pub fn pong(&mut self, context: &[u8]) {
+        let mut bytes = Vec::new();
+        Command::Pong { context }.encode(&mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next thing that arrives.
+    pub fn next(&mut self) -> Got {
+        loop {
+            let (got, used) = match self.decoder.decode(&self.unread).unwrap() {
+                Decoded::Message(message) => {
+                    let mut parts = message.parts();
+                    let header = RouteHeader::decode(parts.next().unwrap()).unwrap();
+                    let payload = parts.next().unwrap().to_vec();
+                    assert_eq!(header.payload_size as usize, payload.len());
+                    let (seq, is_reply) = (header.msg_seq, header.is_reply);
+                    let got = Got::Message {
+                        seq,
+                        is_reply,
+                        payload,
+                    };
+                    (Some(got), message.consumed())
+                }
+                Decoded::Command { command, consumed } => {
+                    let got = match command {
+                        Command::Ping { context, .. } => Got::Ping(context.to_vec()),
+                        Command::Pong { .. } => Got::Pong,
+                        other => panic!("{other:?}"),
+                    };
+                    (Some(got), consumed)
+                }
+                Decoded::Incomplete { .. } => (None, 0),
+            };
+            self.unread.drain(..used);
+            match got {
+                // What Proscenium nodes say to each other when they begin to send.
+                Some(Got::Ping(context)) if context.starts_with(b"turn") => continue,
+                Some(got) => return got,
+                None => {}
+            }
+            let mut chunk = [0; 65536];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Got::Closed,
+                Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    return Got::Closed;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// The next message: its number and whether it is a reply.
+    pub fn message(&mut self) -> (u32, bool) {
+        match self.next() {
+            Got::Message { seq, is_reply, .. } => (seq, is_reply),
+            other => panic!("{other:?}"),
+        }
+    }
+}
