@@ -3,6 +3,8 @@
 //! `cargo bench --features stages --bench stages`. Times are per message.
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -75,6 +77,51 @@ impl<const N: usize> Stage for Producer<N> {
     }
 }
 
+/// Adds up messages that are one number each; shows the sum when told 0.
+struct Tally {
+    sum: u64,
+    shown: Arc<AtomicU64>,
+}
+
+impl Stage for Tally {
+    type Msg = u64;
+
+    async fn on_message(&mut self, _: &mut Cx<'_, Self>, n: u64) {
+        self.sum += n;
+        if n == 0 {
+            self.shown.store(self.sum, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Tells so many numbers to the tallies in turn, a batch at a time.
+struct Teller {
+    tallies: Vec<StageRef<Tally>>,
+    next: usize,
+}
+
+impl Stage for Teller {
+    type Msg = (u64, Reply<()>);
+
+    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, (mut left, done): (u64, Reply<()>)) {
+        let batch = left.min(BATCH);
+        for _ in 0..batch {
+            let tally = self.tallies[self.next];
+            self.next += 1;
+            if self.next == self.tallies.len() {
+                self.next = 0;
+            }
+            left += u64::from(cx.tell(tally, 1).is_err()); // full: later
+        }
+        if left > batch {
+            cx.tell(cx.me(), (left - batch, done))
+                .expect("room for one");
+        } else {
+            let _ = done.send(());
+        }
+    }
+}
+
 /// Sends the ball back until it has crossed so often.
 struct Player {
     other: Option<StageRef<Player>>,
@@ -136,6 +183,8 @@ impl House {
             .register(StageType::<Counter<2048>>::new("large counter"))
             .register(StageType::<Producer<0>>::new("producer"))
             .register(StageType::<Producer<2048>>::new("producer of large"))
+            .register(StageType::<Tally>::new("tally"))
+            .register(StageType::<Teller>::new("teller"))
             .register(StageType::<Player>::new("player"))
             .register(StageType::<Maker>::new("maker"))
             .build();
@@ -181,6 +230,32 @@ fn round_robin<const N: usize>(house: &mut House, stages: usize) -> impl FnMut(u
     }
 }
 
+fn numbers(house: &mut House, stages: usize) -> impl FnMut(u64) -> Duration {
+    let shown = Arc::new(AtomicU64::new(0));
+    let tallies: Vec<_> = (0..stages)
+        .map(|_| {
+            let shown = Arc::clone(&shown);
+            house.spawn(move || Tally { sum: 0, shown })
+        })
+        .collect();
+    let first = tallies[0];
+    let teller = house.spawn(move || Teller { tallies, next: 0 });
+    let mut sent = 0;
+    move |messages| {
+        let begin = Instant::now();
+        house
+            .turn_until(teller.ask(|reply| (messages, reply)))
+            .expect("an end");
+        let took = begin.elapsed();
+        sent += messages;
+        first.tell(0).expect("room");
+        house.shard.turn(Duration::ZERO).expect("a turn");
+        let sum = shown.load(Ordering::Relaxed);
+        assert!(sum >= sent / stages as u64, "{sum} of {sent}");
+        took
+    }
+}
+
 fn tells(c: &mut Criterion) {
     let mut group = c.benchmark_group("stages/tell");
     for stages in [1, 10, 100, 1_000, 10_000, 100_000] {
@@ -194,6 +269,13 @@ fn tells(c: &mut Criterion) {
         let mut house = House::new();
         let mut run = round_robin::<2048>(&mut house, stages);
         group.bench_function(BenchmarkId::new("2 KiB", stages), |b| {
+            b.iter_custom(&mut run)
+        });
+    }
+    for stages in [1, 10, 10_000, 100_000] {
+        let mut house = House::new();
+        let mut run = numbers(&mut house, stages);
+        group.bench_function(BenchmarkId::new("one number", stages), |b| {
             b.iter_custom(&mut run)
         });
     }

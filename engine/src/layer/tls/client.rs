@@ -139,7 +139,6 @@ impl TlsClientBuilder {
         };
         config.alpn_protocols = self.alpn;
         // For our own record layer, after the handshake.
-        config.enable_secret_extraction = true;
         if !self.resumption {
             config.resumption = Resumption::disabled();
         }

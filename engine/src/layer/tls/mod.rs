@@ -3,8 +3,7 @@
 //! | who | what |
 //! |---|---|
 //! | [`TlsSession`] | the protocol, sans-IO: records and plaintext in the caller's buffers |
-//! | `session.rs` | it on rustls: handshakes, and all of TLS 1.2 |
-//! | `record.rs`, `records.rs` | TLS 1.3 after its handshake, with the keys that rustls agreed on |
+//! | `session.rs` | it on rustls |
 //! | [`TlsLayer`] | one connection's session with what waits on either side of it |
 //! | [`ShardTls`] | what a shard has of it once: memory, the queue of handshakes |
 //! | [`TlsServer`], [`TlsClient`] | what an embedder sets up |
@@ -15,8 +14,6 @@
 mod client;
 mod identity;
 mod info;
-mod record;
-mod records;
 mod server;
 mod session;
 mod verify;

@@ -112,7 +112,6 @@ impl TlsServerBuilder {
         let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols.clone_from(&self.alpn);
         // For our own record layer, after the handshake.
-        config.enable_secret_extraction = true;
         // Tickets hold all there is to know; nothing is kept here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         if self.resumption {

@@ -1,11 +1,6 @@
-//! [`TlsSession`] on rustls, through its unbuffered interface.
-//!
-//! | phase | who moves bytes | next |
-//! |---|---|---|
-//! | `Handshake` | rustls, one record of the peer after the other | both sides are done |
-//! | `Records`: TLS 1.3 | `records.rs`; rustls keeps the key schedule | – |
-//! | `Tls12` | rustls, with an allocation for each record | – |
-//! | `Failed` | nobody | – |
+//! [`TlsSession`] on rustls, through its unbuffered interface: records and plaintext are in the
+//! caller's buffers. rustls itself takes a vector for each record; see
+//! `docs/decisions/0019-records.md`.
 
 use std::sync::Arc;
 
@@ -16,11 +11,9 @@ use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{CertificateError, ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig};
 
 use super::info::{HandshakeKind, TlsInfo, TlsVersion};
-use super::record::unexpected;
-use super::records::{Records, Schedule};
 use super::server::take_asked;
 use super::verify::PinMismatch;
-use super::{Event, HEADER, Read, TlsSession, missing};
+use super::{Event, HEADER, RECORD_OVERHEAD, Read, TlsSession, missing};
 use crate::layer::error::TlsError;
 
 enum Side {
@@ -28,16 +21,11 @@ enum Side {
     Client(Box<UnbufferedClientConnection>),
 }
 
-enum Phase {
-    Handshake(Side),
-    Records(Box<Records>),
-    Tls12(Side),
-    Failed,
-}
-
 /// See the module's page.
 pub(super) struct RustlsSession {
-    phase: Phase,
+    side: Side,
+    is_up: bool,
+    has_failed: bool,
     info: TlsInfo,
     /// Bytes that `read` left and rustls has seen: records of an incomplete handshake message.
     known: usize,
@@ -123,46 +111,55 @@ impl Side {
         Read { used, event }
     }
 
-    /// Bytes moved by our own record layer from now on.
-    fn into_records(self) -> Result<Records, TlsError> {
-        let (secrets, schedule) = match self {
-            Self::Server(server) => server
-                .dangerous_into_kernel_connection()
-                .map(|(secrets, schedule)| (secrets, Schedule::Server(schedule))),
-            Self::Client(client) => client
-                .dangerous_into_kernel_connection()
-                .map(|(secrets, schedule)| (secrets, Schedule::Client(schedule))),
+    /// Writes to the front of `out` what has to go first (a key update), then `last`.
+    fn write(&mut self, last: Last<'_>, out: &mut [u8]) -> Result<usize, TlsError> {
+        let mut at = 0;
+        loop {
+            let is_written = with!(self, connection => {
+                let state = connection.process_tls_records(&mut []).state;
+                match state.map_err(|error| error_of(&error))? {
+                    ConnectionState::EncodeTlsData(mut message) => {
+                        at += message.encode(&mut out[at..]).map_err(own_fault)?;
+                        false
+                    }
+                    ConnectionState::TransmitTlsData(transmit) => {
+                        transmit.done();
+                        false
+                    }
+                    ConnectionState::WriteTraffic(mut traffic) => {
+                        at += match last {
+                            Last::Plain(plain) => traffic.encrypt(plain, &mut out[at..]),
+                            Last::End => traffic.queue_close_notify(&mut out[at..]),
+                        }
+                        .map_err(own_fault)?;
+                        true
+                    }
+                    _ => true,
+                }
+            });
+            if is_written {
+                return Ok(at);
+            }
         }
-        .map_err(|error| error_of(&error))?;
-        Records::new(secrets, schedule)
     }
+}
 
-    fn write(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, TlsError> {
-        with!(self, connection => {
-            let state = connection.process_tls_records(&mut []).state;
-            match state.map_err(|error| error_of(&error))? {
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    traffic.encrypt(plain, out).map_err(|error| TlsError::Other {
-                        found: error.to_string(),
-                    })
-                }
-                _ => Ok(0),
-            }
-        })
-    }
+/// What is written last: some data, or the end.
+#[derive(Clone, Copy)]
+enum Last<'a> {
+    Plain(&'a [u8]),
+    End,
+}
 
-    fn close(&mut self, reply: &mut Vec<u8>) {
-        let mut out = [0; 256];
-        let written = with!(self, connection => {
-            match connection.process_tls_records(&mut []).state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    traffic.queue_close_notify(&mut out).unwrap_or(0)
-                }
-                _ => 0,
-            }
-        });
-        reply.extend_from_slice(&out[..written]);
+fn own_fault(error: impl std::fmt::Display) -> TlsError {
+    TlsError::Other {
+        found: error.to_string(),
     }
+}
+
+fn unexpected(what: &str) -> TlsError {
+    let found = what.to_owned();
+    TlsError::Misbehaved { found }
 }
 
 /// Length of the whole record at the front of `bytes`. What cannot be one is as long as there is,
@@ -179,7 +176,9 @@ impl RustlsSession {
     pub(super) fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
         let connection = UnbufferedServerConnection::new(config)?;
         Ok(Self {
-            phase: Phase::Handshake(Side::Server(Box::new(connection))),
+            side: Side::Server(Box::new(connection)),
+            is_up: false,
+            has_failed: false,
             info: TlsInfo::new(None),
             known: 0,
         })
@@ -195,27 +194,12 @@ impl RustlsSession {
         };
         let connection = UnbufferedClientConnection::new(config, name)?;
         Ok(Self {
-            phase: Phase::Handshake(Side::Client(Box::new(connection))),
+            side: Side::Client(Box::new(connection)),
+            is_up: false,
+            has_failed: false,
             info: TlsInfo::new(asked),
             known: 0,
         })
-    }
-
-    /// The handshake may be over: notes what came of it, and goes to the next phase.
-    fn finish_handshake(&mut self) -> Result<(), TlsError> {
-        let Phase::Handshake(side) = std::mem::replace(&mut self.phase, Phase::Failed) else {
-            unreachable!("only called in that phase");
-        };
-        if side.common().is_handshaking() {
-            self.phase = Phase::Handshake(side);
-            return Ok(());
-        }
-        self.info.complete(side.common());
-        self.phase = match self.info.version {
-            TlsVersion::Tls13 => Phase::Records(Box::new(side.into_records()?)),
-            TlsVersion::Tls12 => Phase::Tls12(side),
-        };
-        Ok(())
     }
 }
 
@@ -270,71 +254,49 @@ fn take_step<Data>(
 
 impl TlsSession for RustlsSession {
     fn is_up(&self) -> bool {
-        matches!(self.phase, Phase::Records(_) | Phase::Tls12(_))
+        self.is_up
     }
 
     fn read(&mut self, records: &mut [u8], reply: &mut Vec<u8>) -> Read {
-        let side = match &mut self.phase {
-            Phase::Records(session) => return session.read(records, reply),
-            Phase::Tls12(side) => {
-                let read = side.read(records, reply, &mut self.known);
-                if read.event.is_err() {
-                    self.phase = Phase::Failed;
-                }
-                return read;
-            }
-            Phase::Failed => {
-                let event = Err(unexpected("more after an error"));
-                return Read { used: 0, event };
-            }
-            Phase::Handshake(side) => side,
-        };
-        let mut read = side.read(records, reply, &mut self.known);
-        if let Side::Server(_) = side
-            && let Some(name) = take_asked()
-        {
-            self.info.server_name = Some(name);
+        if self.has_failed {
+            let event = Err(unexpected("more after an error"));
+            return Read { used: 0, event };
         }
-        match &read.event {
-            Ok(_) => {
-                if let Err(error) = self.finish_handshake() {
-                    read.event = Err(error);
-                }
+        let read = self.side.read(records, reply, &mut self.known);
+        self.has_failed = read.event.is_err();
+        if !self.is_up {
+            if let Side::Server(_) = self.side
+                && let Some(name) = take_asked()
+            {
+                self.info.server_name = Some(name);
             }
-            Err(_) => self.phase = Phase::Failed,
+            let common = self.side.common();
+            if read.event.is_ok() && !common.is_handshaking() {
+                self.info.complete(common);
+                self.is_up = true;
+            }
         }
         read
     }
 
     fn write(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, TlsError> {
-        match &mut self.phase {
-            Phase::Records(session) => session.write(plain, out),
-            Phase::Tls12(side) => side.write(plain, out),
-            Phase::Handshake(_) | Phase::Failed => Ok(0),
+        if !self.is_up || self.has_failed {
+            return Ok(0);
         }
+        self.side.write(Last::Plain(plain), out)
     }
 
     fn close(&mut self, reply: &mut Vec<u8>) {
-        match &mut self.phase {
-            Phase::Records(session) => session.close(reply),
-            Phase::Tls12(side) => side.close(reply),
-            Phase::Handshake(_) | Phase::Failed => {}
+        if self.is_up && !self.has_failed {
+            // An alert, and perhaps a key update before it.
+            let mut out = [0; 2 * RECORD_OVERHEAD];
+            let written = self.side.write(Last::End, &mut out).unwrap_or(0);
+            reply.extend_from_slice(&out[..written]);
         }
     }
 
     fn info(&self) -> &TlsInfo {
         &self.info
-    }
-}
-
-#[cfg(test)]
-impl RustlsSession {
-    /// Its record layer, once it has one.
-    pub(super) fn records(&mut self) -> &mut Records {
-        match &mut self.phase {
-            Phase::Records(records) => records,
-            _ => panic!("TLS 1.3 after its handshake"),
-        }
     }
 }
 
@@ -365,3 +327,6 @@ pub(super) fn error_of(error: &Error) -> TlsError {
         _ => TlsError::Other { found },
     }
 }
+
+#[cfg(test)]
+mod tests;
