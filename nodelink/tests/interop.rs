@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proscenium_engine::{Address, Backoff};
 use proscenium_nodelink::{
@@ -364,7 +364,13 @@ fn heartbeats_keep_a_link_up_and_find_a_peer_that_has_stopped() {
     }
     assert!(handle.stats(PATIENCE).unwrap().ended(LinkEnd::Dead) >= 1);
     peer.signal("-CONT");
-    wait_routable(&handle, "zmq-1");
+    let until = Instant::now() + PATIENCE;
+    while !handle.is_routable("zmq-1") {
+        let ended = peer.child.try_wait().unwrap();
+        let stats = handle.stats(PATIENCE);
+        assert!(Instant::now() < until, "{stats:#?}, the peer: {ended:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 #[test]

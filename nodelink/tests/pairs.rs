@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -372,4 +373,105 @@ fn a_peer_that_does_not_read_fills_its_own_queue_and_nobody_else_waits() {
         "{stuck:?}"
     );
     assert!(!stuck.proscenium);
+}
+
+/// The smallest executor: it polls when it is woken, and sleeps in between.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        let polled = future
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(&waker));
+        if let std::task::Poll::Ready(output) = polled {
+            return output;
+        }
+        std::thread::park_timeout(PATIENCE);
+    }
+}
+
+#[test]
+fn requests_can_be_awaited_and_called_back() {
+    let play = echo("play-1");
+    let node = dialler("api-1", &play).start(Echo::default()).unwrap();
+    let api = node.handle();
+    wait_routable(&api, "play-1");
+    let options = RequestOptions::default();
+    let reply = block_on(api.request("play-1", &header("Echo"), "await", options));
+    assert_eq!(&reply.unwrap().payload[..], b"await");
+    let refused = block_on(api.request("nobody", &header("Echo"), "", options));
+    assert_eq!(refused, Err(RequestError::Send(SendError::Unroutable)));
+    let (sender, replies) = channel();
+    api.request_with("play-1", &header("Fail"), "x", options, move |reply| {
+        let _ = sender.send(reply.map(|reply| reply.to_reply()));
+    })
+    .unwrap();
+    let reply = replies.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!((reply.error_code, &reply.payload[..]), (1234, &b"x"[..]));
+}
+
+#[test]
+fn many_requests_in_flight_are_each_answered_once() {
+    let play = echo("play-1");
+    let node = dialler("api-1", &play).start(Echo::default()).unwrap();
+    let api = node.handle();
+    wait_routable(&api, "play-1");
+    const COUNT: usize = 100_000;
+    let (sender, replies) = channel();
+    for number in 0..COUNT {
+        let payload = number.to_le_bytes().to_vec();
+        loop {
+            let sender = sender.clone();
+            let options = RequestOptions::within(PATIENCE * 10);
+            let call = move |reply: Result<proscenium_nodelink::ReplyRef<'_>, _>| {
+                let payload = reply.map(|reply| reply.payload.to_vec());
+                let _ = sender.send((number, payload));
+            };
+            match api.request_with("play-1", &header("Echo"), payload.clone(), options, call) {
+                Ok(()) => break,
+                Err(SendError::Full) => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    let mut answered = vec![false; COUNT];
+    for _ in 0..COUNT {
+        let (number, payload) = replies.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(payload.unwrap(), number.to_le_bytes());
+        assert!(!std::mem::replace(&mut answered[number], true));
+    }
+    let stats = api.stats(PATIENCE).unwrap();
+    let peer = stats.peer("play-1").unwrap();
+    assert_eq!((peer.counters.replies, peer.pending), (COUNT as u64, 0));
+}
+
+#[test]
+fn the_end_of_a_node_ends_its_requests() {
+    let play = echo("play-1");
+    let node = dialler("api-1", &play).start(Echo::default()).unwrap();
+    let api = node.handle();
+    wait_routable(&api, "play-1");
+    let options = RequestOptions::within(PATIENCE * 10);
+    let requests: Vec<_> = (0..10)
+        .map(|_| api.request("play-1", &header("Keep"), "", options))
+        .collect();
+    node.shutdown(Duration::from_millis(10));
+    for request in requests {
+        let ended = request.wait().unwrap_err();
+        assert!(
+            matches!(ended, RequestError::LinkLost | RequestError::Stopped),
+            "{ended}"
+        );
+    }
+    let after = api.request("play-1", &header("Echo"), "", options).wait();
+    assert!(
+        matches!(after, Err(RequestError::Send(_) | RequestError::Stopped)),
+        "{after:?}"
+    );
 }

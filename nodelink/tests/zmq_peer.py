@@ -11,6 +11,7 @@ id, error code and length of the payload.
 """
 
 import sys
+import time
 
 import zmq
 
@@ -103,13 +104,16 @@ def main():
         if word.startswith("connect="):
             sending.connect("tcp://127.0.0.1:" + word[8:])
 
-    def send(target, parts):
-        try:
-            sending.send_multipart(parts if kind == zmq.DEALER else [target] + parts)
-            return True
-        except zmq.ZMQError as error:
-            say("unroutable", error)
-            return False
+    def send(target, parts, patience=0):
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return sending.send_multipart(parts if kind == zmq.DEALER else [target] + parts)
+            except zmq.ZMQError as error:
+                # The other end may be ready before this one is.
+                if time.monotonic() > until:
+                    return say("unroutable", error)
+                time.sleep(0.01)
 
     def received(parts):
         if kind == zmq.DEALER:
@@ -123,7 +127,8 @@ def main():
         seq, error = fields.get(SEQ, 0), fields.get(ERROR, 0)
         word = "reply" if fields.get(IS_REPLY) else "request" if seq else "message"
         msg_id = fields.get(MSG_ID, b"").decode()
-        say(word, sender.decode(), seq, msg_id, error, len(payload))
+        # After a handover libzmq gives what it still has of the old connection a random name.
+        say(word, sender.decode(errors="replace"), seq, msg_id, error, len(payload))
         if word == "request" and msg_id != "Keep":
             error = 1234 if msg_id == "Fail" else 0
             answer = {SEQ: seq, MSG_ID: msg_id.encode(), ERROR: error, FROM: identity,
@@ -136,13 +141,13 @@ def main():
         if word == "send":
             payload = rest[0].encode()
             head = {MSG_ID: b"Send", FROM: identity, SIZE: len(payload)}
-            send(target, [encode(head), payload])
+            send(target, [encode(head), payload], 60)
         elif word == "request":
             payload = b"x" * int(rest[1])
             head = {SEQ: int(rest[0]), MSG_ID: b"Echo", FROM: identity, SIZE: len(payload)}
-            send(target, [encode(head), payload])
+            send(target, [encode(head), payload], 60)
         elif word == "parts":
-            send(target, [b"part"] * int(rest[0]))
+            send(target, [b"part"] * int(rest[0]), 60)
 
     poller = zmq.Poller()
     poller.register(receiving, zmq.POLLIN)

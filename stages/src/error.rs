@@ -151,7 +151,7 @@ impl fmt::Display for DetachError {
 
 impl std::error::Error for DetachError {}
 
-/// Why work that was [offloaded](crate::Cx::offload_io) has no result.
+/// Why work that was [offloaded](crate::Local::offload_io) has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OffloadError {

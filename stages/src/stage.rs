@@ -13,7 +13,8 @@ use crate::timers::{Tick, TimerId};
 /// waits in order. So a handler may read its state, await, and write it, and nobody else has
 /// touched it in between; no lock is needed, and none helps. Handlers run on the shard where the
 /// stage lives, together with thousands of others: they must not block. Blocking work goes to
-/// [`Cx::offload_io`], heavy work to [`Cx::offload_compute`].
+/// [`offload_io`](crate::Local::offload_io), heavy work to
+/// [`offload_compute`](crate::Local::offload_compute).
 ///
 /// Implementors write `async fn`, and leave out what they do not need:
 ///

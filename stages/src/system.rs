@@ -293,15 +293,15 @@ impl StagesBuilder {
         self
     }
 
-    /// Sets the number of threads for [`offload_compute`](crate::Cx::offload_compute); default:
+    /// Sets the number of threads for [`offload_compute`](crate::Local::offload_compute); default:
     /// as many as there are CPUs. They are made when there is work.
     pub fn compute_threads(mut self, threads: usize) -> Self {
         self.compute_threads = threads;
         self
     }
 
-    /// Sets the number of threads for [`offload_io`](crate::Cx::offload_io); default 64. They are
-    /// made when there is work.
+    /// Sets the number of threads for [`offload_io`](crate::Local::offload_io); default 64. They
+    /// are made when there is work.
     pub fn io_threads(mut self, threads: usize) -> Self {
         self.io_threads = threads;
         self
