@@ -277,6 +277,26 @@ impl Connection {
         }
     }
 
+    /// [`push_within`](Self::push_within) for a body of at most `max` bytes that `encode` writes;
+    /// returns its length, or gives `encode` back.
+    #[inline]
+    pub(crate) fn push_with_within<E: FnOnce(&mut [u8]) -> usize>(
+        &mut self,
+        max: usize,
+        encode: E,
+        most: usize,
+    ) -> Result<usize, E> {
+        if self.state != State::Open || self.held.is_some() || self.relay.is_some() {
+            return Err(encode);
+        }
+        let header = match self.wire {
+            Wire::Be32 => u32::to_be_bytes,
+            Wire::Le32 => u32::to_le_bytes,
+            _ => return Err(encode),
+        };
+        self.out.push_with_within(max, header, encode, most)
+    }
+
     /// Queues a copy of `body` in the connection's framing; returns the bytes queued.
     #[inline]
     pub(crate) fn push(&mut self, body: &[u8], buffers: &mut BufferPool) -> usize {

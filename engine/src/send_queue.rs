@@ -126,6 +126,34 @@ impl SendQueue {
         false
     }
 
+    /// [`push_within`](Self::push_within) for a body of at most `max` bytes that `encode` writes;
+    /// returns its length, or gives `encode` back.
+    #[inline]
+    pub(crate) fn push_with_within<E: FnOnce(&mut [u8]) -> usize>(
+        &mut self,
+        max: usize,
+        header: impl FnOnce(u32) -> [u8; 4],
+        encode: E,
+        most: usize,
+    ) -> Result<usize, E> {
+        if self.bytes + 4 + max <= most
+            && let Some(main) = &mut self.main
+            && let Some(room) = main.bytes.get_mut(main.end..main.end + 4 + max)
+            && let Some((head, rest)) = room.split_first_chunk_mut()
+        {
+            let length = encode(rest);
+            assert!(
+                length <= max,
+                "send_with: {length} bytes written into a room of {max}"
+            );
+            *head = header(length as u32);
+            main.end += 4 + length;
+            self.bytes += 4 + length;
+            return Ok(length);
+        }
+        Err(encode)
+    }
+
     /// [`push_within`](Self::push_within) for a message of a WebSocket; returns how many bytes
     /// were appended, 0 if none.
     #[cfg(feature = "ws")]
@@ -446,6 +474,8 @@ mod tests {
     enum Push {
         Copy(Vec<u8>),
         With(Vec<u8>, usize),
+        /// Within so many bytes of the queue, if there is room; else as above.
+        WithWithin(Vec<u8>, usize, usize),
         Shared(Vec<u8>),
         Drain(usize),
     }
@@ -455,6 +485,8 @@ mod tests {
         let push = prop_oneof![
             body().prop_map(Push::Copy),
             (body(), 0usize..5000).prop_map(|(body, spare)| Push::With(body, spare)),
+            (body(), 0usize..1000, 0usize..20_000)
+                .prop_map(|(body, spare, most)| Push::WithWithin(body, spare, most)),
             body().prop_map(Push::Shared),
             (1usize..4000).prop_map(Push::Drain),
         ];
@@ -484,6 +516,28 @@ mod tests {
                             u32::to_be_bytes,
                         ).0;
                         model.extend_from_slice(&(length as u32).to_be_bytes());
+                        model.extend_from_slice(&body);
+                    }
+                    Push::WithWithin(body, spare, most) => {
+                        let max = body.len() + spare;
+                        let encode = |room: &mut [u8]| {
+                            assert_eq!(room.len(), max);
+                            room[..body.len()].copy_from_slice(&body);
+                            body.len()
+                        };
+                        let before = queue.bytes();
+                        let header = u32::to_le_bytes;
+                        match queue.push_with_within(max, header, encode, most) {
+                            Ok(length) => {
+                                prop_assert_eq!(length, body.len());
+                                prop_assert!(before + 4 + max <= most);
+                            }
+                            Err(encode) => {
+                                prop_assert_eq!(queue.bytes(), before);
+                                queue.push_with(max, &mut pool, encode, header);
+                            }
+                        }
+                        model.extend_from_slice(&(body.len() as u32).to_le_bytes());
                         model.extend_from_slice(&body);
                     }
                     Push::Shared(body) => {

@@ -277,6 +277,30 @@ impl<P> Core<P> {
         max: usize,
         encode: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, SendError> {
+        let mut encode = encode;
+        if let Some((slot, connection)) = self.connections.find_mut(to) {
+            match connection.push_with_within(max, encode, self.send_within) {
+                Ok(length) => {
+                    if !(connection.dirty | connection.blocked) {
+                        connection.dirty = true;
+                        self.add_dirty(slot);
+                    }
+                    self.book(HEADER + length);
+                    return Ok(length);
+                }
+                Err(back) => encode = back,
+            }
+        }
+        self.send_first_with(to, max, encode)
+    }
+
+    /// [`send_with`](Self::send_with) where there is no room in the connection's open buffer.
+    fn send_first_with(
+        &mut self,
+        to: RouterId,
+        max: usize,
+        encode: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, SendError> {
         let send_memory = self.send_memory();
         let Some((slot, connection)) = self.connections.find_mut(to) else {
             self.admit_elsewhere(to, max)?;
