@@ -190,6 +190,18 @@ impl<'a> Message<'a> {
         self.text
     }
 
+    /// A part of the message, which can be leased by itself: for framings of an embedder's own.
+    ///
+    /// # Panics
+    /// If `range` is not within the message.
+    #[inline]
+    pub fn slice(&self, range: Range<usize>) -> Message<'a> {
+        Self {
+            bytes: &self.bytes[range],
+            ..*self
+        }
+    }
+
     /// Keeps the message beyond the call, without copying it as long as the shard has receive
     /// chunks left (see [`Limits::receive_chunks_max`](crate::Limits)).
     #[inline]
@@ -356,6 +368,21 @@ mod tests {
         assert_eq!(third.bytes().as_ptr(), address);
         drop(lease);
         assert_eq!(pool.bytes(), 2 * 4096);
+    }
+
+    #[test]
+    fn a_part_is_leased_by_itself() {
+        let mut pool = pool_of_two();
+        let mut chunk = pool.take();
+        if let Some(memory) = Rc::get_mut(&mut chunk) {
+            memory.bytes_mut()[..8].copy_from_slice(b"headbody");
+        }
+        let part = Message::new(&chunk, 0..8, lease(&pool)).slice(4..8);
+        let body = part.lease();
+        assert!(body.is_leased());
+        assert_eq!((part.bytes(), &body[..]), (&b"body"[..], &b"body"[..]));
+        pool.replace(&mut chunk);
+        assert_eq!(&*body.into_bytes(), b"body");
     }
 
     #[test]

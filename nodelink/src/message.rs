@@ -1,6 +1,7 @@
 //! Messages on their way out, as bytes of ZMTP; and messages as they arrive.
 
 use bytes::Bytes;
+use proscenium_engine::Body;
 use proscenium_framing::route::RouteHeader;
 use proscenium_framing::zmtp::FrameHeader;
 
@@ -26,7 +27,30 @@ pub struct NodeMessage<'a> {
     pub payload: &'a [u8],
     /// Where the answer goes, if one is wanted.
     pub reply_to: Option<ReplyTo>,
+    /// What the payload was received in, if it stands there in one piece.
+    pub(crate) received: Option<Received<'a>>,
 }
+
+/// What one read brought.
+pub(crate) type Received<'a> = proscenium_engine::Message<'a>;
+
+impl NodeMessage<'_> {
+    /// Keeps the payload beyond the call: by a lease on the shard's receive memory if it stands
+    /// there in one piece and is long enough for that to pay (1 KiB), else as a copy.
+    pub fn lease(&self) -> Body {
+        if let Some(received) = &self.received
+            && self.payload.len() >= LEASE_MIN
+        {
+            // The payload is a part of what was received.
+            let at = self.payload.as_ptr().addr() - received.bytes().as_ptr().addr();
+            return received.slice(at..at + self.payload.len()).lease();
+        }
+        Body::from(self.payload)
+    }
+}
+
+/// A shorter payload is not worth a chunk of receive memory.
+const LEASE_MIN: usize = 1024;
 
 /// Where the reply to a request goes. It may be kept and sent to other threads; a request that is
 /// not answered fails at its sender's deadline.

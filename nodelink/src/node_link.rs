@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proscenium_engine::timer::TimerWheel;
 use proscenium_engine::{
-    Address, CloseReason, ConnectError, ConnectId, Connector, Context, Framing, Listener, Origin,
-    Overflow, Peer as EnginePeer, RouterId, Time, TimerKey,
+    Address, CloseReason, ConnectError, ConnectId, Connector, Context, Framing, Listener, Message,
+    Origin, Overflow, Peer as EnginePeer, RouterId, Time, TimerKey,
 };
 use proscenium_framing::zmtp::{Decoder, Handshake, Null, Properties};
 use rustc_hash::FxHashMap;
@@ -264,12 +264,12 @@ impl NodeLink {
         cx: &mut Context<'_, P>,
         handler: &mut H,
         from: RouterId,
-        bytes: &[u8],
+        message: &Message<'_>,
     ) -> bool {
         let Some(&slot) = self.by_router.get(&from) else {
             return false;
         };
-        self.received(cx, handler, slot, bytes);
+        self.received(cx, handler, slot, message);
         true
     }
 

@@ -9,7 +9,7 @@ use crate::completion::{Completion, ReplyRef};
 use crate::context::{NodeContext, NodeHandler};
 use crate::error::{LinkEnd, RequestError};
 use crate::link::{Direction, LinkKey, Stage};
-use crate::message::{NodeMessage, ReplyTo};
+use crate::message::{NodeMessage, Received, ReplyTo};
 use crate::node_link::NodeLink;
 use crate::peer::PeerId;
 use crate::requests::Answered;
@@ -39,7 +39,7 @@ impl NodeLink {
         cx: &mut Context<'_, P>,
         handler: &mut H,
         slot: u32,
-        bytes: &[u8],
+        bytes: &Received<'_>,
     ) {
         let now: Time = cx.now();
         let Some(link) = self.links.get_mut(slot as usize) else {
@@ -55,7 +55,7 @@ impl NodeLink {
             Stage::Handshaking(_) => self.shake(cx, handler, key, tail, bytes),
             Stage::Up(_) => {
                 link.waiting_ticks = None;
-                self.read(cx, handler, key, tail, bytes);
+                self.read(cx, handler, key, tail, Some(bytes));
             }
         }
     }
@@ -89,7 +89,7 @@ impl NodeLink {
                     return self.keep(cx, key, tail);
                 };
                 if self.establish(cx, handler, key, &peer) {
-                    self.read(cx, handler, key, tail, &[]);
+                    self.read(cx, handler, key, tail, None);
                 }
             }
             Err(error) => self.broken(cx, key, &error),
@@ -103,8 +103,9 @@ impl NodeLink {
         handler: &mut H,
         key: LinkKey,
         mut tail: Vec<u8>,
-        mut rest: &[u8],
+        received: Option<&Received<'_>>,
     ) {
+        let mut rest = received.map_or(&[][..], |received| received.bytes());
         let limits = self.options.zmtp;
         let Some(link) = self.link_mut(key) else {
             return;
@@ -125,7 +126,7 @@ impl NodeLink {
         };
         // The kept message is completed by no more than it needs: what follows is read in place.
         while !tail.is_empty() {
-            let read = self.read_items(cx, handler, &source, &mut decoder, &tail);
+            let read = self.read_items(cx, handler, &source, &mut decoder, &tail, None);
             let Read::Done { consumed, needs } = read else {
                 return;
             };
@@ -140,14 +141,14 @@ impl NodeLink {
             tail.extend_from_slice(&rest[..missing]);
             rest = &rest[missing..];
         }
-        let read = self.read_items(cx, handler, &source, &mut decoder, rest);
+        let read = self.read_items(cx, handler, &source, &mut decoder, rest, received);
         if let Read::Done { consumed, .. } = read {
             tail.extend_from_slice(&rest[consumed..]);
             self.suspend(cx, key, decoder, tail);
         }
     }
 
-    /// Everything whole at the front of `bytes`.
+    /// Everything whole at the front of `bytes`, which are in `received` if that is given.
     fn read_items<P, H: NodeHandler<P>>(
         &mut self,
         cx: &mut Context<'_, P>,
@@ -155,13 +156,14 @@ impl NodeLink {
         source: &Source,
         decoder: &mut Decoder,
         bytes: &[u8],
+        received: Option<&Received<'_>>,
     ) -> Read {
         let mut at = 0;
         loop {
             match decoder.decode(&bytes[at..]) {
                 Ok(Decoded::Message(message)) => {
                     at += message.consumed();
-                    if let Err(what) = self.message(cx, handler, source, &message) {
+                    if let Err(what) = self.message(cx, handler, source, &message, received) {
                         tracing::warn!(peer = %source.nid, what, "a message is malformed");
                         self.close(cx, source.key, LinkEnd::Protocol);
                     }
@@ -227,6 +229,7 @@ impl NodeLink {
         handler: &mut H,
         source: &Source,
         message: &Message<'_>,
+        received: Option<&Received<'_>>,
     ) -> Result<(), &'static str> {
         let mut parts = message.parts();
         let (Some(head), Some(payload), None) = (parts.next(), parts.next(), parts.next()) else {
@@ -274,6 +277,7 @@ impl NodeLink {
             header,
             payload,
             reply_to,
+            received: received.copied(),
         };
         handler.on_message(&mut NodeContext::new(self, cx), message);
         Ok(())
