@@ -3,6 +3,8 @@
 //! ```text
 //! wanted ──► opened: in the directory at once, so that everybody who wants it meets at its backlog
 //!        ──► created by what comes first there; refused: out of the directory
+//!        ──► ousted: who opened it got nowhere, and what comes next wants another type: out of the
+//!            directory, what is in its backlog begins anew
 //!        ──► closing: what wants to join or create it is parked, and begins anew when it is gone
 //!        ──► gone
 //! ```

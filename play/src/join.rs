@@ -207,9 +207,13 @@ impl<S: PlayStage> Room<S> {
             Phase::Failed => {
                 return ticket.refuse(cx, ErrorCode::STAGE_CREATION_FAILED, None);
             }
-            Phase::Closing => {
+            Phase::Closing | Phase::Ousted => {
                 // It waits until this one is gone.
                 return self.house.tell_again(cx, RoomMsg::Join(ticket));
+            }
+            // Another listener has another default type, or none.
+            Phase::New if !self.house.is_kind(ticket.default_stage()) => {
+                return self.house.oust(cx, RoomMsg::Join(ticket));
             }
             Phase::New | Phase::Open => {}
         }

@@ -4,8 +4,10 @@
 mod sim;
 mod support;
 
+use std::time::Duration;
+
 use proscenium_engine::sim::{Faults, SimNet};
-use proscenium_play::{PlayServer, PlayServerBuilder, StageKind};
+use proscenium_play::{Content, ErrorCode, PlayServer, PlayServerBuilder, StageKind};
 use sim::{HOUR, House, MILLISECOND, SECOND};
 use support::AUTHENTICATE;
 use support::hall::{Hall, Journal, halls};
@@ -149,6 +151,49 @@ fn an_actor_is_kept_for_its_time_and_not_longer() {
         "it was empty for long enough"
     );
     assert_eq!(journal.count("stage.on_create"), 1);
+}
+
+/// Whoever opened a stage in vain has no say in what it becomes.
+#[test]
+fn a_refused_stranger_does_not_decide_the_type_of_a_stage() {
+    let (mut house, journal) = house(
+        1,
+        |kind| kind,
+        |builder| {
+            let arena = halls("arena", &Journal::default());
+            builder.stage(arena)
+        },
+    );
+    let mut stranger = house.connected();
+    let mut player = house.connected();
+    for client in [&mut stranger, &mut player] {
+        client.stage = 7;
+    }
+    stranger.send(AUTHENTICATE, 1, "eve:slow,wrong");
+    house.run(5 * MILLISECOND);
+    assert!(journal.has("eve.on_authenticate") && !journal.has("eve.on_destroy"));
+    // Both come to the stage that was opened for the stranger, of the listener's default type.
+    let content = Content::default;
+    let created = house.handle.create_stage("arena", 7, content());
+    house.run(MILLISECOND);
+    player.send(AUTHENTICATE, 1, "ann");
+    house.run(SECOND);
+    assert_eq!(stranger.answers()[0].error, 5);
+    assert!(created.wait(Duration::ZERO).unwrap().is_new);
+    let arena = house.handle.get_or_create_stage("arena", 7, content());
+    let hall = house.handle.get_or_create_stage("hall", 7, content());
+    house.run(MILLISECOND);
+    assert!(!arena.wait(Duration::ZERO).unwrap().is_new);
+    assert_eq!(
+        hall.wait(Duration::ZERO),
+        Err(ErrorCode::INVALID_STAGE_TYPE)
+    );
+    player.send("Echo", 2, "here");
+    house.run(SECOND);
+    assert_eq!(player.answers()[1].text(), "here");
+    let stats = house.handle.stats();
+    assert_eq!((stats.stages, stats.stages_created), (1, 1));
+    assert!(!journal.has("stage.on_create"), "no hall was made");
 }
 
 #[test]
