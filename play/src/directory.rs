@@ -48,10 +48,24 @@ pub(crate) struct Create {
 }
 
 impl RoomMsg {
+    /// It did not get to the shard of the stage. (A join says so when it is dropped.)
+    pub(crate) fn lost(self) {
+        match self {
+            Self::Join(_) | Self::Serve(_, None) => {}
+            Self::Create(create) => {
+                let _ = create.reply.send(Err(ErrorCode::SYSTEM_ERROR));
+            }
+            Self::Serve(_, Some(reply)) => {
+                let (error, content) = (ErrorCode::SYSTEM_ERROR, Content::default());
+                let _ = reply.send(StageReply { error, content });
+            }
+        }
+    }
+
     /// Says no.
     pub(crate) fn refuse(self, local: &Local<'_>, code: ErrorCode) {
         match self {
-            Self::Join(ticket) => ticket.refuse(local, code, None),
+            Self::Join(ticket) => ticket.turn_away(local, code),
             Self::Create(create) => drop(create.reply.send(Err(code))),
             Self::Serve(_, Some(reply)) => {
                 let content = Content::default();
