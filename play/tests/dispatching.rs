@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use proscenium_play::{Content, ErrorCode};
+use proscenium_play::{Content, DeliverError, ErrorCode};
 use support::hall::{server, server_of};
 use support::{Client, PATIENCE, eventually, packet};
 
@@ -149,13 +149,19 @@ fn an_answer_that_was_put_off_and_dropped_is_15_whatever_else_is_none() {
 
 #[test]
 fn a_broadcast_that_is_too_long_goes_to_nobody_and_says_so() {
-    let (server, _journal) = server(|builder| builder.limits(|limits| limits.frame_max(4096)));
+    let (server, _journal) = server(|builder| {
+        let builder = builder.limits(|limits| limits.frame_max(4096));
+        builder.map_errors(|error| match error.downcast_ref() {
+            Some(DeliverError::TooLong { limit: 4096, .. }) => Some(ErrorCode(1999)),
+            _ => None,
+        })
+    });
     let mut ann = Client::join(&server, 1, "ann");
     let mut bob = Client::join(&server, 1, "bob");
     // The packet of the server has six bytes more before its payload, its id as many.
     let most = 4096 - (1 + "Said".len() + 2 + 8 + 2 + 4);
     let answer = ann.request("All", 2, vec![b'x'; most + 1]);
-    assert_eq!(answer.short(), ("All", 2, 15, ""));
+    assert_eq!(answer.short(), ("All", 2, 1999, ""));
     ann.send("All", 0, vec![b'x'; most]);
     for client in [&mut ann, &mut bob] {
         let said = client.receive();
