@@ -15,7 +15,7 @@ use proscenium::framing::websocket::{
 };
 use proscenium::sim::{SimNet, SimPeer, SimRandom, SimWorld};
 use proscenium::{
-    Balance, Context, Engine, Framing, Handler, Limits, Listener, Message, RouterId,
+    Balance, Context, Engine, Framing, Handler, Limits, Listener, Message, Messages, RouterId,
     WebSocketServer,
 };
 use support::{ADDRESS, for_seeds};
@@ -31,7 +31,24 @@ struct Restless {
 impl Handler for Restless {
     type Post = ();
 
+    fn on_messages(
+        &mut self,
+        cx: &mut Context<'_, ()>,
+        from: RouterId,
+        messages: &mut Messages<'_>,
+    ) {
+        for message in &mut *messages {
+            self.on_message(cx, from, message);
+        }
+        // Behind the whole messages there may be the last part of one that is to wait.
+        if self.random.below(4) == 0 && cx.pause_reading(from) {
+            self.paused.push(from);
+            cx.set_timer(Duration::from_micros(self.random.below(3000)), 0);
+        }
+    }
+
     fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, message: Message<'_>) {
+        assert!(!self.paused.contains(&from), "a message while paused");
         // `Gone` is for connections that broke; the queue is long enough for everything.
         let _ = cx.forward(from, &message);
         match self.random.below(8) {

@@ -570,6 +570,45 @@ fn web_sockets_go_through_tls() {
     server.end_clean();
 }
 
+/// What a server says and the end of TLS behind it, all in one read: the end does not hide it.
+#[cfg(feature = "tls")]
+#[test]
+fn what_comes_with_the_end_of_tls_counts() {
+    let authority = tls::Authority::new();
+    let hasty = Behaviour::sink().on_connect(|cx, id| {
+        for _ in 0..3 {
+            cx.send(id, b"quick").unwrap();
+        }
+        cx.close(id);
+    });
+    let end = authority.server().build().unwrap();
+    let server = Server::with(Limits::default(), listener().tls(&end), hasty);
+    let client = Server::start(Engine::builder(), Behaviour::sink());
+    let tls = authority.client().build().unwrap();
+    let to = |path| {
+        let socket = WebSocketClient::new(tls::NAME, path).unwrap();
+        let connector = Connector::to(server.address()).framing(Framing::Raw);
+        connector.tls(&tls).web_socket(&socket)
+    };
+    let wrong = to("/elsewhere");
+    client.on(0, move |cx| cx.connect(&wrong));
+    let why = eventually("the attempt fails", || {
+        client.log.find(|seen| match seen {
+            Seen::ConnectFailed { text, .. } => Some(text.clone()),
+            _ => None,
+        })
+    });
+    assert!(why.contains("404"), "{why}");
+
+    let right = to("/ws");
+    client.on(0, move |cx| cx.connect(&right));
+    let (name, text) = client.log.until_closed(id_of(&client));
+    assert_eq!(name, "web_socket_closed", "{text}");
+    client.until_stats(|stats| stats.messages_in == 3);
+    client.end_clean();
+    server.end_clean();
+}
+
 /// A connection that moves in the middle of a message takes the beginning along.
 #[test]
 fn a_message_under_way_moves_along() {

@@ -10,6 +10,9 @@ use proscenium_framing::{ByteOrder, LengthPrefix};
 use crate::connector::Handler;
 use crate::{BuildError, Connector, Event};
 
+/// The longest of all durations, a hundred years, so that every one can be added to a time.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// What carries the packets.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,7 +100,8 @@ impl Reconnect {
     }
 }
 
-/// The options of a connector; begin with [`Connector::builder`].
+/// The options of a connector; begin with [`Connector::builder`]. Durations over a hundred years
+/// are a hundred years.
 #[must_use = "options alone do nothing"]
 pub struct Builder {
     pub(crate) config: Config,
@@ -214,8 +218,9 @@ impl Builder {
         self
     }
 
-    /// How many events may wait to be taken, and how many bytes of them. While there are more,
-    /// nothing is read from the server, and what is alive is not judged. 10,000 and 16 MiB.
+    /// How many events may wait to be taken, and how many bytes of them; answers to callbacks
+    /// count among them. While there are more, nothing is read from the server, and what is alive
+    /// is not judged. 10,000 and 16 MiB.
     pub fn event_queue_max(mut self, events: usize, bytes: usize) -> Self {
         self.config.event_queue_max = events;
         self.config.event_queue_bytes_max = bytes;
@@ -294,7 +299,25 @@ impl Builder {
         if config.event_queue_max == 0 || config.event_queue_bytes_max == 0 {
             return wrong("event_queue_max: at least one event and one byte");
         }
-        Connector::start(self)
+        Connector::start(self.bounded())
+    }
+
+    /// With durations that mean "never" cut to what can be added to a time.
+    fn bounded(mut self) -> Self {
+        let config = &mut self.config;
+        let mut durations = vec![
+            &mut config.heartbeat,
+            &mut config.dead_after,
+            &mut config.connect_timeout,
+            &mut config.request_timeout,
+        ];
+        if let Some(policy) = &mut config.reconnect {
+            durations.extend([&mut policy.first, &mut policy.max]);
+        }
+        for duration in durations {
+            *duration = DURATION_MAX.min(*duration);
+        }
+        self
     }
 }
 

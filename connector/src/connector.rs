@@ -204,17 +204,17 @@ impl Connector {
 
     /// Like [`next_event`](Self::next_event), but waits for one, at most so long.
     pub fn wait_event(&self, timeout: Duration) -> Option<Event> {
-        let until = Instant::now() + timeout;
+        let until = Instant::now().checked_add(timeout); // or for ever
         loop {
             self.main_thread_action();
             let mut inner = self.shared.inner();
             let event = self.pop_event(&mut inner);
-            let over = inner.phase == Phase::Closed || Instant::now() >= until;
+            let over = inner.phase == Phase::Closed || until.is_some_and(|at| Instant::now() >= at);
             if event.is_some() || over {
                 return event;
             }
             if inner.answers.is_empty() {
-                drop(self.shared.wait(inner, Some(until)));
+                drop(self.shared.wait(inner, until));
             }
         }
     }
@@ -291,15 +291,26 @@ impl fmt::Debug for Connector {
 
 fn close(shared: &Arc<Shared>) {
     let mut inner = shared.inner();
+    let me = this_thread();
     if inner.phase == Phase::Closed {
+        // Somebody else is at it, or was.
+        while !inner.closed && inner.dispatcher != Some(me) {
+            inner = shared.wait(inner, None);
+        }
         return;
     }
     let results = shared.leave(&mut inner, Command::Close);
+    inner.closer = Some(me);
     let connecting = inner.connecting.take();
-    let me = this_thread();
     while inner.dispatcher.is_some_and(|other| other != me) {
         inner = shared.wait(inner, None);
     }
+    // Within a callback it is its turn.
+    let turn = inner.dispatcher.is_none().then(|| Turn {
+        shared,
+        handler: None,
+    });
+    inner.dispatcher = Some(me);
     let handler = inner.handler.take();
     let events = std::mem::take(&mut inner.events);
     inner.event_bytes = 0;
@@ -318,6 +329,7 @@ fn close(shared: &Arc<Shared>) {
     for (callback, answer) in answers {
         callback(answer);
     }
+    drop(turn);
 }
 
 /// Runs what is due. One thread at a time: others wait until it is done.
@@ -367,11 +379,10 @@ fn dispatch(shared: &Arc<Shared>) -> usize {
 }
 
 fn next_item(shared: &Arc<Shared>, inner: &mut MutexGuard<'_, Inner>) -> Option<Item> {
-    if !inner.has_handler {
-        let (callback, answer) = inner.answers.pop_front()?;
-        return Some(Item::Answer(callback, answer));
-    }
-    let (item, resume) = inner.pop_item(&shared.config)?;
+    let (item, resume) = match inner.has_handler {
+        true => inner.pop_item(&shared.config)?,
+        false => inner.pop_answer(&shared.config)?,
+    };
     if resume {
         shared.touch(inner);
     }
@@ -388,6 +399,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut inner = self.shared.inner();
         inner.dispatcher = None;
+        inner.closed |= inner.closer == Some(this_thread());
         if inner.phase != Phase::Closed {
             inner.handler = self.handler.take();
         }
@@ -404,11 +416,19 @@ pub(crate) fn dispatch_on_io_thread(shared: &Arc<Shared>) {
     if !shared.inner().has_handler {
         // Nobody takes events; answers to callbacks are a queue of their own then.
         let mut inner = shared.inner();
-        while inner.pop_item(&shared.config).is_some() {}
+        while let Some((_, resume)) = inner.pop_item(&shared.config) {
+            if resume {
+                shared.touch(&mut inner);
+            }
+        }
     }
     let run = || while dispatch(shared) > 0 {};
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
-        let end = || close(shared);
+        // Who has closed it may wait for this thread.
+        let end = || match shared.phase() {
+            Phase::Closed => {}
+            _ => close(shared),
+        };
         // Callbacks of requests run there; whatever panics, the thread is not this connector's.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(end));
     }

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Registry, Token, Waker};
 use slab::Slab;
@@ -23,6 +24,9 @@ const WAKE: Token = Token(usize::MAX);
 
 /// Readiness taken from the system at once.
 const EVENTS: usize = 1024;
+
+/// The longest wait of the thread; the system counts milliseconds in 31 bits.
+const WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Bytes read from a socket at once.
 const CHUNK: usize = 64 * 1024;
@@ -107,11 +111,12 @@ pub(crate) fn release(io: &Arc<Io>) {
     let Some(Running { io, thread, .. }) = slot.take() else {
         return;
     };
+    // Free for whoever builds a connector meanwhile, foreign code on that thread (wakers) included.
+    drop(slot);
     io.stopping.store(true, Ordering::Release);
     io.wake();
     if !on_io_thread() {
-        // With the lock held, so that there is never a second thread. No callback can want the
-        // lock: all connectors are closed. A panic there has been told by the panic hook.
+        // A panic there has been told by the panic hook.
         let _ = thread.join();
     }
 }
@@ -149,8 +154,10 @@ impl Reactor {
         let mut due = Vec::new();
         while !(self.io.stopping.load(Ordering::Acquire) && self.sessions.is_empty()) {
             let timeout = match (self.again.is_empty(), self.timers.first()) {
-                (false, _) => Some(std::time::Duration::ZERO),
-                (true, Some(&(at, _))) => Some(at.saturating_duration_since(Instant::now())),
+                (false, _) => Some(Duration::ZERO),
+                (true, Some(&(at, _))) => {
+                    Some(WAIT_MAX.min(at.saturating_duration_since(Instant::now())))
+                }
                 (true, None) => None,
             };
             if let Err(error) = self.poll.poll(&mut events, timeout)
@@ -218,7 +225,12 @@ impl Reactor {
             random: &mut self.random,
             slot,
         };
-        let next = entry.session.drive(&mut turn);
+        let driven = catch_unwind(AssertUnwindSafe(|| entry.session.drive(&mut turn)));
+        let next = driven.unwrap_or_else(|_| {
+            // The panic hook has told of it. The thread is not this connector's alone.
+            entry.session.abandon();
+            Next::Again
+        });
         let shared = entry.session.shared().clone();
         if let Some(before) = entry.timer.take() {
             self.timers.remove(&(before, slot));

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -70,7 +71,9 @@ impl<T> Completer<T> {
         let before = std::mem::replace(&mut *lock(&self.0.state), State::Done(value));
         self.0.done.notify_all();
         if let State::Waiting(Some(waker)) = before {
-            waker.wake();
+            // Foreign code, and what else is to be told now does not concern it. The panic hook
+            // has told of a panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }
 }

@@ -97,6 +97,13 @@ impl Session {
         }
     }
 
+    /// Driving it panicked: its connection ends, or the attempt to have one, and it is not tried
+    /// again.
+    pub(crate) fn abandon(&mut self) {
+        *self = Self::new(self.shared.clone());
+        self.shared.broke();
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

@@ -8,12 +8,13 @@
 //! | `in_flight` | the I/O thread |
 //! | `requests` | users add; the I/O thread answers; `disconnect` and `close` fail them |
 //! | `events`, `answers` | the I/O thread adds; who dispatches takes |
-//! | `dispatcher`, `handler` | who dispatches |
+//! | `dispatcher`, `handler`, `closed` | who dispatches |
 //!
 //! While a `command` waits, whatever the I/O thread still reports about the connection is about
 //! one that the user has left, and is dropped.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -78,16 +79,20 @@ pub(crate) struct Inner {
     last_seq: u16,
     /// What is to be dispatched, in order. With a handler, answers to callbacks are among it.
     pub(crate) events: VecDeque<Item>,
+    /// Of `events` and `answers`.
     pub(crate) event_bytes: usize,
     /// Without a handler: what `main_thread_action` and `next_event` run.
     pub(crate) answers: VecDeque<(Callback, Answer)>,
-    /// The event queue is full and the I/O thread has stopped reading.
+    /// The queues are full and the I/O thread has stopped reading.
     paused: bool,
     /// What the server took, for reconnecting.
     credentials: Option<Credentials>,
     pub(crate) connecting: Option<Completer<Result<(), ConnectError>>>,
     /// The thread that runs callbacks.
     pub(crate) dispatcher: Option<u64>,
+    /// The thread that closes the connector, and whether no callback runs any more.
+    pub(crate) closer: Option<u64>,
+    pub(crate) closed: bool,
     pub(crate) handler: Option<Handler>,
     pub(crate) has_handler: bool,
     pub(crate) unknown_answers: u64,
@@ -98,6 +103,24 @@ pub(crate) struct Inner {
 pub(crate) enum Item {
     Event(Event),
     Answer(Callback, Answer),
+}
+
+impl Item {
+    /// What it counts as in the bound of the queue, in bytes.
+    fn size(&self) -> usize {
+        match self {
+            Self::Event(event) => event.size(),
+            Self::Answer(_, answer) => size_of_answer(answer),
+        }
+    }
+}
+
+fn size_of_answer(answer: &Answer) -> usize {
+    let payload = match answer {
+        Ok(packet) | Err(RequestError::Refused(packet)) => packet.size(),
+        Err(_) => 0,
+    };
+    size_of::<Item>() + payload
 }
 
 pub(crate) enum Completion {
@@ -179,6 +202,8 @@ impl Shared {
             credentials: None,
             connecting: None,
             dispatcher: None,
+            closer: None,
+            closed: false,
             has_handler: handler.is_some(),
             handler,
             unknown_answers: 0,
@@ -397,6 +422,20 @@ impl Shared {
         results.tell();
     }
 
+    /// Something on the I/O thread panicked. The connection is gone, or the attempt to have one.
+    pub(crate) fn broke(&self) {
+        let panicked = || io::Error::other("the connector panicked");
+        match self.phase() {
+            Phase::Connected | Phase::Authenticated => {
+                self.lost(DisconnectReason::Io(panicked()), false);
+            }
+            Phase::Connecting | Phase::Reconnecting => {
+                self.connect_failed(ConnectError::Io(Arc::new(panicked())), false);
+            }
+            Phase::Idle | Phase::Closed => {}
+        }
+    }
+
     /// A packet came. An error costs the connection.
     pub(crate) fn received(&self, packet: ServerPacket<'_>) -> Result<(), DisconnectReason> {
         if packet.seq == 0 && packet.msg_id == packet::HEARTBEAT {
@@ -524,22 +563,37 @@ impl Inner {
         self.events.push_back(Item::Event(event));
     }
 
+    /// Events and answers that wait.
+    fn waiting(&self) -> usize {
+        self.events.len() + self.answers.len()
+    }
+
     fn is_full(&self, config: &Config) -> bool {
-        self.events.len() >= config.event_queue_max
-            || self.event_bytes >= config.event_queue_bytes_max
+        self.waiting() >= config.event_queue_max || self.event_bytes >= config.event_queue_bytes_max
     }
 
     /// Takes the first event or answer; true with it if the I/O thread is to read again.
     pub(crate) fn pop_item(&mut self, config: &Config) -> Option<(Item, bool)> {
         let item = self.events.pop_front()?;
-        if let Item::Event(event) = &item {
-            self.event_bytes -= event.size();
-        }
-        let low = self.events.len() <= config.event_queue_max / 2
+        let resume = self.took(item.size(), config);
+        Some((item, resume))
+    }
+
+    /// Takes the first of the answers that are a queue of their own; true as with `pop_item`.
+    pub(crate) fn pop_answer(&mut self, config: &Config) -> Option<(Item, bool)> {
+        let (callback, answer) = self.answers.pop_front()?;
+        let item = Item::Answer(callback, answer);
+        let resume = self.took(item.size(), config);
+        Some((item, resume))
+    }
+
+    fn took(&mut self, bytes: usize, config: &Config) -> bool {
+        self.event_bytes -= bytes;
+        let low = self.waiting() <= config.event_queue_max / 2
             && self.event_bytes <= config.event_queue_bytes_max / 2;
         let resume = self.paused && low;
         self.paused &= !resume;
-        Some((item, resume))
+        resume
     }
 
     fn remove_request(&mut self, seq: u16) -> Option<Request> {
@@ -577,6 +631,9 @@ impl Inner {
     }
 
     fn finish(&mut self, completion: Completion, answer: Answer, results: &mut Results) {
+        if let Completion::Callback(_) = completion {
+            self.event_bytes += size_of_answer(&answer);
+        }
         match completion {
             Completion::Future(completer) => results.0.push((completer, answer)),
             Completion::Callback(callback) if self.has_handler => {

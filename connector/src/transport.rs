@@ -69,7 +69,7 @@ impl Transport {
             #[cfg(feature = "ws")]
             web_socket: match &config.opening {
                 Some(opening) => {
-                    let web_socket = WebSocket::new(opening, config, turn.random);
+                    let web_socket = WebSocket::new(opening, config, turn.random, turn.now);
                     Some(Box::new(web_socket))
                 }
                 None => None,
@@ -99,7 +99,7 @@ impl Transport {
             let established = self.upgrade(&mut web_socket, turn);
             let mut early = Vec::new();
             if let Ok(true) = established {
-                let decoded = web_socket.decode(&mut early);
+                let decoded = web_socket.decode(&mut early, turn.now);
                 decoded.map_err(|error| ConnectError::WebSocket(error.to_string()))?;
             }
             self.web_socket = Some(web_socket);
@@ -200,7 +200,7 @@ impl Transport {
             if !web_socket.ended {
                 read = self.read_stream(turn, web_socket.raw());
                 if let Ok(Read::Bytes(_)) = read
-                    && let Err(error) = web_socket.decode(into)
+                    && let Err(error) = web_socket.decode(into, turn.now)
                 {
                     read = Err(error.into());
                 }

@@ -1,5 +1,7 @@
 //! WebSocket as a client (RFC 6455), on the codec of `proscenium_framing::websocket`.
 
+use std::time::{Duration, Instant};
+
 use proscenium_framing::LengthPrefix;
 use proscenium_framing::websocket::handshake::{HandshakeLimits, Opening};
 use proscenium_framing::websocket::{
@@ -10,6 +12,9 @@ use proscenium_framing::websocket::{
 use crate::config::Config;
 use crate::random::Random;
 use crate::{BuildError, ConnectError, ProtocolError};
+
+/// Control frames are counted anew after so long: the limit is of their rate.
+const CONTROL_PERIOD: Duration = Duration::from_secs(1);
 
 /// What is asked of the server, checked when the connector is built.
 pub(crate) fn opening(config: &Config) -> Result<Opening, BuildError> {
@@ -32,6 +37,8 @@ pub(crate) struct WebSocket {
     /// its end.
     raw: Vec<u8>,
     decoder: Decoder,
+    /// When control frames were last begun to be counted anew.
+    counted_from: Instant,
     codec: LengthPrefix,
     /// What the last ping had in it: the one that is answered (§5.5.3).
     pong: Option<Vec<u8>>,
@@ -39,7 +46,12 @@ pub(crate) struct WebSocket {
 }
 
 impl WebSocket {
-    pub(crate) fn new(opening: &Opening, config: &Config, random: &mut Random) -> Self {
+    pub(crate) fn new(
+        opening: &Opening,
+        config: &Config,
+        random: &mut Random,
+        now: Instant,
+    ) -> Self {
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&random.next().to_ne_bytes());
         nonce[8..].copy_from_slice(&random.next().to_ne_bytes());
@@ -53,6 +65,7 @@ impl WebSocket {
             sent: 0,
             raw: Vec::new(),
             decoder: Decoder::new(Role::Client, limits),
+            counted_from: now,
             codec: config.codec,
             pong: None,
             ended: false,
@@ -90,7 +103,11 @@ impl WebSocket {
     }
 
     /// Appends what the received frames have of the packets' stream to `into`.
-    pub(crate) fn decode(&mut self, into: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    pub(crate) fn decode(&mut self, into: &mut Vec<u8>, now: Instant) -> Result<(), ProtocolError> {
+        if now.saturating_duration_since(self.counted_from) >= CONTROL_PERIOD {
+            self.counted_from = now;
+            self.decoder.forget_control_frames();
+        }
         let mut at = 0;
         while !self.ended {
             let rest = &mut self.raw[at..];
@@ -155,4 +172,29 @@ fn frame(opcode: Opcode, body: &[u8], out: &mut Vec<u8>, random: &mut Random) {
     let begin = out.len();
     out.extend_from_slice(body);
     apply_mask(&mut out[begin..], key);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Connector;
+
+    /// A server that pings now and then may do so for ever; one that only pings may not.
+    #[test]
+    fn control_frames_are_limited_by_their_rate() {
+        let config = Connector::builder("localhost", 1).config;
+        let begin = Instant::now();
+        let opening = opening(&config).expect("a plain path");
+        let mut web_socket = WebSocket::new(&opening, &config, &mut Random::default(), begin);
+        let limit = DecoderLimits::default().control_frames_max;
+        let mut take = |pings: usize, now| {
+            web_socket.raw().extend([0x89, 0].repeat(pings));
+            web_socket.decode(&mut Vec::new(), now)
+        };
+        for second in 0..3 {
+            let pinged = take(limit as usize, begin + CONTROL_PERIOD * second);
+            assert!(pinged.is_ok(), "second {second}: {pinged:?}");
+        }
+        assert!(take(1, begin + CONTROL_PERIOD * 2).is_err());
+    }
 }

@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::future::Future;
 use std::net::TcpListener;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -434,4 +437,111 @@ fn one_that_closes_at_once_loses_nothing_that_was_sent() {
         drop(connector);
         assert_eq!(server.join(), 200_000);
     }
+}
+
+/// Times that no clock reaches: none of them may break the thread of all connectors.
+#[test]
+fn the_longest_durations_mean_never() {
+    let server = Server::once(|mut peer: Peer| {
+        peer.accept_credentials();
+        let request = peer.expect();
+        peer.answer(&request, 0, b"yes");
+    });
+    let connector = server
+        .builder()
+        .heartbeat(Duration::MAX / 2)
+        .dead_after(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .request_timeout(Duration::MAX)
+        .reconnect(Reconnect {
+            first: Duration::MAX,
+            max: Duration::MAX,
+            attempts: 0,
+        })
+        .build()
+        .expect("a connector");
+    log_in(&connector);
+    let mut answer = connector.request(1, "R", b"");
+    let answer = answer.wait_timeout(PATIENCE).expect("an answer in time");
+    assert_eq!(answer.expect("an answer").payload, b"yes");
+    server.join();
+    let event = connector.wait_event(Duration::MAX);
+    assert!(matches!(event, Some(Event::Connected)), "{event:?}");
+    expect_disconnect(&connector, true);
+}
+
+#[test]
+fn a_waker_that_panics_stops_nobody() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a test's waker panics");
+        }
+    }
+    let (answer, wait) = mpsc::channel::<()>();
+    let server = Server::once(move |mut peer: Peer| {
+        peer.accept_credentials();
+        let request = peer.expect();
+        wait.recv().expect("the waker waits");
+        peer.answer(&request, 0, b"");
+        peer.echo().len()
+    });
+    let connector = server.client();
+    let mut pending = connector.request(1, "R", b"");
+    let waker = Waker::from(Arc::new(Panics));
+    let polled = Pin::new(&mut pending).poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    answer.send(()).expect("the server waits");
+    let answer = pending.wait_timeout(PATIENCE);
+    answer.expect("in time").expect("an answer");
+    let mut next = connector.request(1, "R", b"");
+    let next = next.wait_timeout(PATIENCE).expect("the thread goes on");
+    next.expect("an answer");
+    drop(connector);
+    assert_eq!(server.join(), 1);
+}
+
+#[test]
+fn every_close_waits_for_the_callback_that_runs() {
+    let server = Server::once(|mut peer: Peer| {
+        peer.accept_credentials();
+        peer.echo();
+    });
+    let connector = server.client();
+    let ((begun, running), (end, ending)) = (mpsc::channel(), mpsc::channel::<()>());
+    let done = Arc::new(AtomicUsize::new(0));
+    let finished = Arc::clone(&done);
+    let callback = move |_| {
+        begun.send(()).expect("the test waits");
+        ending.recv().expect("the test lets it go on");
+        finished.store(1, Ordering::SeqCst);
+    };
+    connector.request_with(1, "R", b"", callback).expect("sent");
+    thread::scope(|scope| {
+        let dispatcher =
+            scope.spawn(|| pump_until(&connector, || done.load(Ordering::SeqCst) == 1));
+        running.recv().expect("the callback runs");
+        let close = || {
+            connector.close();
+            assert_eq!(done.load(Ordering::SeqCst), 1, "the callback still runs");
+        };
+        let first = scope.spawn(close);
+        let begin = Instant::now();
+        while !matches!(connector.connect().wait(), Err(ConnectError::Cancelled)) {
+            assert!(begin.elapsed() < PATIENCE, "it does not close");
+            thread::yield_now();
+        }
+        let second = scope.spawn(close);
+        // Time for a close that does not wait to be found out.
+        let begin = Instant::now();
+        while !second.is_finished() && begin.elapsed() < Duration::from_millis(100) {
+            thread::yield_now();
+        }
+        end.send(()).expect("the callback waits");
+        for thread in [dispatcher, first, second] {
+            thread.join().expect("nobody panicked");
+        }
+    });
+    drop(connector);
+    server.join();
 }

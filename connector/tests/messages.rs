@@ -12,7 +12,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use proscenium_connector::{
-    ByteOrder, Connector, DisconnectReason, ErrorCode, Event, ProtocolError, RequestError,
+    Answer, ByteOrder, Connector, DisconnectReason, ErrorCode, Event, ProtocolError, RequestError,
     SendError,
 };
 use support::{AUTH, Peer, Received, Server, log_in, next_news, packet, pump_until, push};
@@ -491,6 +491,70 @@ fn nobody_taking_events_holds_the_server_up() {
     assert!(server.join(), "the server could send everything");
     // The connection is as it was: nothing was read, so nothing is known of its end.
     assert!(connector.is_connected());
+}
+
+/// The same for answers to callbacks.
+#[test]
+fn nobody_taking_answers_holds_the_server_up() {
+    const REQUESTS: usize = 1024;
+    let server = Server::once(|mut peer: Peer| {
+        peer.accept_credentials();
+        let requests: Vec<_> = (0..REQUESTS).map(|_| peer.expect()).collect();
+        let timeout = Some(Duration::from_millis(500));
+        peer.socket.set_write_timeout(timeout).expect("a socket");
+        let payload = [0; 64 * 1024];
+        requests.iter().any(|request| {
+            let answer = packet("Answer", request.seq, 1, 0, 0, &payload);
+            peer.write(&answer).is_err()
+        })
+    });
+    let builder = server.builder().event_queue_max(10_000, 1 << 20);
+    let connector = builder.build().expect("a connector");
+    log_in(&connector);
+    for _ in 0..REQUESTS {
+        connector.request_with(1, "R", b"", |_| {}).expect("sent");
+    }
+    assert!(server.join(), "the server could send everything");
+    assert!(connector.is_connected());
+}
+
+#[test]
+fn answers_that_were_taken_make_room_for_more() {
+    const REQUESTS: usize = 1000;
+    for (handled, most, bytes) in [
+        (true, 20, 1 << 20),
+        (false, 20, 1 << 20),
+        (false, 500, 9000),
+    ] {
+        let server = Server::once(|mut peer: Peer| {
+            peer.accept_credentials();
+            peer.echo().len()
+        });
+        let mut builder = server.builder().event_queue_max(most, bytes);
+        if handled {
+            builder = builder.on_event(|_| {});
+        }
+        let connector = builder.build().expect("a connector");
+        log_in(&connector);
+        let (told, answers) = mpsc::channel();
+        for _ in 0..REQUESTS {
+            let told = told.clone();
+            let callback = move |answer: Answer| {
+                told.send(answer.is_ok()).expect("the test waits");
+            };
+            connector
+                .request_with(1, "R", &[1; 1000], callback)
+                .expect("sent");
+        }
+        let mut taken = 0;
+        pump_until(&connector, || {
+            taken += answers.try_iter().filter(|ok| *ok).count();
+            while !handled && connector.next_event().is_some() {}
+            taken == REQUESTS
+        });
+        drop(connector);
+        assert_eq!(server.join(), REQUESTS);
+    }
 }
 
 #[test]

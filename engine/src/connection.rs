@@ -226,7 +226,8 @@ impl Connection {
     }
 
     /// Sends `frame` of a received `chunk` on without copying it, if it continues what is being
-    /// relayed or nothing else waits, and that is at most `most` bytes; says whether it did.
+    /// relayed or nothing else waits, and that is at most `most` bytes; says whether it did. Not
+    /// while a write is pending: it would keep the chunk for as long as the peer does not read.
     #[inline]
     pub(crate) fn relay(&mut self, chunk: &Rc<Chunk>, frame: Range<usize>, most: usize) -> bool {
         if self.state != State::Open || self.held.is_some() || self.out.bytes() > 0 {
@@ -242,7 +243,7 @@ impl Connection {
                 false
             }
             None => {
-                let fits = frame.len() <= most;
+                let fits = frame.len() <= most && !self.blocked;
                 if fits {
                     self.relay = Some(Relay {
                         chunk: Rc::clone(chunk),

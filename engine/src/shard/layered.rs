@@ -280,6 +280,13 @@ impl<P> Core<P> {
         #[cfg(feature = "ws")]
         self.discard_frames(slot);
         #[cfg(feature = "tls")]
+        self.discard_records(slot);
+        let _ = slot;
+    }
+
+    /// Forgets the records that are held, not what was decrypted.
+    #[cfg(feature = "tls")]
+    pub(super) fn discard_records(&mut self, slot: u32) {
         if let Some(connection) = self.connections.get_mut(slot)
             && let Some(tls) = connection.layers.as_mut().and_then(|l| l.tls.as_mut())
             && tls.input.memory() > 0
@@ -289,7 +296,6 @@ impl<P> Core<P> {
                 self.unlink(slot);
             }
         }
-        let _ = slot;
     }
 
     /// The memory of its layers goes to another shard with a connection.

@@ -66,7 +66,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.read_held(slot, id);
             }
         }
+        self.received_held(slot, id);
+    }
+
+    /// What was held is read: passes its plaintext on. If that ends with the peer's stream, it may
+    /// still have made the handshakes of the layers above, or say why there are none.
+    fn received_held(&mut self, slot: u32, id: RouterId) {
         self.received_plain(slot, id, 0..0);
+        let connection = self.core.connections.get_mut(slot);
+        if connection.is_some_and(|c| c.tls().is_some_and(|tls| tls.has_ended())) {
+            // Does nothing to one that is open.
+            self.handshake_failed(slot, HandshakeError::PeerClosed);
+        }
     }
 
     /// Decrypts the records in `range` of the chunk in place, and passes them on; keeps the rest.
@@ -153,8 +164,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Ok(Event::Nothing) if came_up => {} // what is left is no handshake any more
                 Ok(Event::Nothing) => return,
                 Ok(Event::Closed) => {
-                    self.core.discard_input(slot);
-                    return self.handshake_failed(slot, HandshakeError::PeerClosed);
+                    return self.core.discard_records(slot); // nothing counts behind the end
                 }
                 Err(error) => {
                     let state = self.core.connections.get(slot).map(|c| c.state);
@@ -209,7 +219,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.core.current = slot;
             self.core.stop_dispatch.set(false);
             self.handshake_step(slot, id);
-            self.received_plain(slot, id, 0..0);
+            self.received_held(slot, id);
             self.core.current = NONE;
             self.tell_layered_end(slot);
             self.run_ops();
@@ -230,6 +240,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
         };
+        if connection.blocked {
+            // Who does not read must not keep a receive chunk from being used again.
+            connection.queue_relay(0, &mut core.buffers);
+        }
         let (queued, state) = (connection.writable(), connection.state);
         let encoded = connection.tls().map_or(0, |tls| tls.output.len());
         if connection.tell_drained && queued <= core.limits.send_low {

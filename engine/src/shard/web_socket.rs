@@ -17,7 +17,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use proscenium_framing::websocket::handshake::{Answer, Opening, Request};
 use proscenium_framing::websocket::{
-    CONTROL_MAX, CloseCode, Decoded, Opcode, ProtocolError, close_body, unmask_whole,
+    CONTROL_MAX, CloseCode, Decoded, Decoder, Opcode, ProtocolError, close_body, unmask_whole,
 };
 
 use super::Shard;
@@ -266,11 +266,20 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 .on_message(&mut Context::new(core), id, message);
         }
         core.stats.messages_in += messages.taken();
-        let (left, other) = messages.into_frames();
+        let (left, mut other) = messages.into_frames();
+        let rest = range.end - left..range.end;
+        let stopped = stop.get() && matches!(other, Some(Ok(Decoded::Data(_))));
         if let Some(ws) = core.web_socket(slot) {
-            ws.decoder = decoder;
+            if stopped {
+                // A part may end a message, which has to wait: it is held and decoded later.
+                let frames = &self.chunk.bytes()[range.start..range.end];
+                decode_again(&mut ws.decoder, frames, rest.start - range.start);
+                other = None;
+            } else {
+                ws.decoder = decoder;
+            }
         }
-        (range.end - left..range.end, other)
+        (rest, other)
     }
 
     /// What is in `range` of the chunk is no whole frame: decodes what there is of it.
@@ -381,6 +390,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 }
 
+/// Brings `decoder` behind the first `taken` bytes of `frames`, which are whole messages.
+fn decode_again(decoder: &mut Decoder, frames: &[u8], taken: usize) {
+    let mut at = 0;
+    while at < taken
+        && let Ok(Decoded::Data(data)) = decoder.decode_whole(&frames[at..])
+    {
+        at += data.body.end;
+    }
+}
+
 /// Where the payload is that is of interest; behind it begins what was not decoded.
 fn body_of(decoded: &Decoded) -> Range<usize> {
     match decoded {
@@ -488,11 +507,14 @@ impl<P> Core<P> {
     }
 
     /// RFC 6455 §5.5.2: "as soon as is practical". Not to a peer that does not read: what it has
-    /// not taken yet shows well enough that we are there.
+    /// not taken yet shows well enough that we are there. Nor when the shard's memory for what is
+    /// to be sent is used up: pings must not get what messages do not.
     fn answer_ping(&mut self, slot: u32, body: &[u8]) {
         let most = self.limits.send_high;
+        let need = HEAD_MAX + body.len();
+        let has_memory = self.send_memory() + need <= self.limits.send_bytes_max;
         let connection = self.connections.get(slot);
-        if connection.is_some_and(|connection| connection.unsent() <= most) {
+        if has_memory && connection.is_some_and(|connection| connection.unsent() <= most) {
             self.push_control(slot, Opcode::Pong, body);
         }
     }

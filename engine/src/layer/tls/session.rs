@@ -134,7 +134,9 @@ impl Side {
                         .map_err(own_fault)?;
                         true
                     }
-                    _ => true,
+                    // Told once, and only after all that was to be read.
+                    ConnectionState::PeerClosed => false,
+                    _ => return Err(own_fault("the session is in no state to write")),
                 }
             });
             if is_written {
