@@ -1,5 +1,5 @@
 //! [`Call`]: the request that a handler is about to answer, if it is one. Exactly one answer leaves
-//! for each, whatever the handler does.
+//! for each, whatever the handler does; where that is not possible, the connection is closed.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use proscenium_framing::packet::{ClientPacket, ErrorCode};
 use proscenium_stages::{Local, Reply, RequestError};
 
 use crate::error::{DeliverError, Failure};
+use crate::gate::Gate;
 use crate::packet::{Content, Payload};
 use crate::shared::{Leftover, Shared};
 use crate::wire::{self, Head};
@@ -149,6 +150,9 @@ impl<'a> Call<'a> {
                     return sent; // another answer is possible
                 }
                 self.state.set(State::Answered);
+                if let Err(DeliverError::Full) = sent {
+                    Gate::mute(&self.local, *to);
+                }
                 sent
             }
             Asker::Server(reply) => {
@@ -172,7 +176,18 @@ impl<'a> Call<'a> {
         {
             return;
         }
-        let _ = self.answer(error, "", &()); // who asked may have gone
+        self.answer_last(error);
+    }
+
+    /// Answers with just a code: the shortest answer there is.
+    fn answer_last(&self, error: ErrorCode) {
+        let answered = self.answer(error, "", &()); // who asked may have gone
+        if let (Err(DeliverError::TooLong { .. }), Asker::Client { to, .. }) =
+            (answered, &self.asker)
+        {
+            self.state.set(State::Answered);
+            Gate::mute(&self.local, *to);
+        }
     }
 
     /// The handler is over: an answer leaves if none has.
@@ -188,7 +203,7 @@ impl<'a> Call<'a> {
     #[cold]
     fn forgotten(&self) {
         self.shared.count(&self.local, |stats| &stats.unanswered);
-        let _ = self.answer(self.shared.config.unanswered, "", &());
+        self.answer_last(self.shared.config.unanswered);
     }
 
     #[cold]
@@ -202,7 +217,7 @@ impl<'a> Call<'a> {
     /// The handler panicked.
     #[cold]
     pub(crate) fn broken(&self) {
-        let _ = self.answer(ErrorCode::UNCHECKED_CONTENTS_ERROR, "", &()); // it may be gone
+        self.answer_last(ErrorCode::UNCHECKED_CONTENTS_ERROR);
     }
 
     /// Puts the answer off.
@@ -240,7 +255,7 @@ impl Drop for Call<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.state.get() == State::Asked {
-            let _ = self.answer(ErrorCode::UNCHECKED_CONTENTS_ERROR, "", &());
+            self.answer_last(ErrorCode::UNCHECKED_CONTENTS_ERROR);
         }
     }
 }
@@ -279,7 +294,8 @@ impl LateReply {
             stage_id,
             asker: Some(asker),
         };
-        let _ = late.answer(local, shared.config.unanswered, "", &()); // it may be gone
+        // Not what `unanswered` says: that may be a success. Who asked may be gone.
+        let _ = late.answer(local, ErrorCode::UNCHECKED_CONTENTS_ERROR, "", &());
     }
 
     pub(crate) fn answer(

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proscenium_engine::{RouterId, Time};
 use proscenium_framing::packet::ErrorCode;
 use proscenium_stages::{Cx, DetachError, Local, Offload, Reply, Sleep, TimerId};
@@ -129,7 +131,7 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
     /// a connection are left out.
     ///
     /// # Errors
-    /// `MessageId`.
+    /// `MessageId`, `TooLong`: then nobody is sent it.
     pub fn broadcast(&self, msg_id: &str, payload: impl Payload) -> Result<usize, DeliverError> {
         self.broadcast_if(msg_id, payload, |_| true)
     }
@@ -137,7 +139,7 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
     /// [`broadcast`](Self::broadcast) to all but one.
     ///
     /// # Errors
-    /// `MessageId`.
+    /// `MessageId`, `TooLong`: then nobody is sent it.
     pub fn broadcast_except(
         &self,
         but: ActorId,
@@ -150,7 +152,7 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
     /// [`broadcast`](Self::broadcast) to those of whom `choose` says so.
     ///
     /// # Errors
-    /// `MessageId`.
+    /// `MessageId`, `TooLong`: then nobody is sent it.
     pub fn broadcast_if(
         &self,
         msg_id: &str,
@@ -168,14 +170,13 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
                 list.push(session.id);
             }
         }
-        Ok(self.deliver(msg_id, &payload, false, plain)?
-            + self.deliver(msg_id, &payload, true, packed)?)
+        self.deliver(msg_id, &payload, plain, packed)
     }
 
     /// [`broadcast`](Self::broadcast) to some.
     ///
     /// # Errors
-    /// `MessageId`.
+    /// `MessageId`, `TooLong`: then nobody is sent it.
     pub fn broadcast_to(
         &self,
         to: impl IntoIterator<Item = ActorId>,
@@ -187,24 +188,32 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
             let list = if session.lz4 { &mut packed } else { &mut plain };
             list.push(session.id);
         }
-        Ok(self.deliver(msg_id, &payload, false, plain)?
-            + self.deliver(msg_id, &payload, true, packed)?)
+        self.deliver(msg_id, &payload, plain, packed)
     }
 
+    /// To those who take compressed payloads, and to the others; to nobody if there is an error.
     fn deliver(
         &self,
         msg_id: &str,
         payload: &impl Payload,
-        lz4: bool,
-        to: Vec<RouterId>,
+        plain: Vec<RouterId>,
+        packed: Vec<RouterId>,
     ) -> Result<usize, DeliverError> {
         DeliverError::check_id(msg_id)?;
-        if to.is_empty() {
-            return Ok(0);
-        }
         let head = Head::push(msg_id, self.house.id);
-        let body = wire::encode(self.cx, lz4, head, payload)?;
-        Ok(self.cx.broadcast(to, &body))
+        let limit = self.house.shared.config.packet_max;
+        let encoded = |lz4, to: &[RouterId]| {
+            if to.is_empty() {
+                return Ok(Bytes::new());
+            }
+            let body = wire::encode(self.cx, lz4, head, payload)?;
+            match body.len() {
+                length if length > limit => Err(DeliverError::TooLong { length, limit }),
+                _ => Ok(body),
+            }
+        };
+        let bodies = (encoded(false, &plain)?, encoded(true, &packed)?);
+        Ok(self.cx.broadcast(plain, &bodies.0) + self.cx.broadcast(packed, &bodies.1))
     }
 }
 
@@ -346,7 +355,8 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
         self.cx.detach(future, |room, cx, output| {
             let Room { stage, house } = room;
             let mut stage_cx = house.context(cx);
-            then(stage, &mut stage_cx, output);
+            let done = catch_unwind(AssertUnwindSafe(|| then(stage, &mut stage_cx, output)));
+            house.survive(cx, done);
             house.settle_later(cx);
         })
     }

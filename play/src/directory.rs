@@ -3,6 +3,8 @@
 //! ```text
 //! wanted ──► opened: in the directory at once, so that everybody who wants it meets at its backlog
 //!        ──► created by what comes first there; refused: out of the directory
+//!        ──► ousted: who opened it got nowhere, and what comes next wants another type: out of the
+//!            directory, what is in its backlog begins anew
 //!        ──► closing: what wants to join or create it is parked, and begins anew when it is gone
 //!        ──► gone
 //! ```
@@ -46,10 +48,24 @@ pub(crate) struct Create {
 }
 
 impl RoomMsg {
+    /// It did not get to the shard of the stage. (A join says so when it is dropped.)
+    pub(crate) fn lost(self) {
+        match self {
+            Self::Join(_) | Self::Serve(_, None) => {}
+            Self::Create(create) => {
+                let _ = create.reply.send(Err(ErrorCode::SYSTEM_ERROR));
+            }
+            Self::Serve(_, Some(reply)) => {
+                let (error, content) = (ErrorCode::SYSTEM_ERROR, Content::default());
+                let _ = reply.send(StageReply { error, content });
+            }
+        }
+    }
+
     /// Says no.
     pub(crate) fn refuse(self, local: &Local<'_>, code: ErrorCode) {
         match self {
-            Self::Join(ticket) => ticket.refuse(local, code, None),
+            Self::Join(ticket) => ticket.turn_away(local, code),
             Self::Create(create) => drop(create.reply.send(Err(code))),
             Self::Serve(_, Some(reply)) => {
                 let content = Content::default();

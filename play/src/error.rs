@@ -96,7 +96,8 @@ pub enum DeliverError {
     /// The actor has no connection now, or has left.
     Disconnected,
     /// A bound was reached: of the connection's send queue, of the shard's send memory or of a
-    /// mailbox.
+    /// mailbox. If it was the answer to a client's request, the connection is closed: its client
+    /// would wait for ever.
     Full,
     /// The packet is longer than packets may be.
     TooLong {

@@ -16,14 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proscenium_engine::{CloseReason, Message, Origin, Peer, RouterId, Time};
+use proscenium_engine::{CloseReason, Message, Origin, Peer, RouterId, SendError, Time};
 use proscenium_framing::packet::{ClientPacket, DEBUG, ErrorCode, HEARTBEAT, lz4::Pickler};
 use proscenium_stages::{Front, Local};
 use rustc_hash::FxHashMap;
 
 use crate::call::LateReply;
 use crate::directory::{Directory, RoomMsg};
-use crate::join::{Outcome, Ticket};
+use crate::error::DeliverError;
+use crate::join::{Outcome, Ticket, Verdict};
 use crate::seats::Session;
 use crate::shared::{Leftover, Shared};
 use crate::stats::{Count, Counts};
@@ -106,6 +107,14 @@ impl Gate {
         which(self.counts()).add(1);
         self.waiting.borrow_mut().remove(&id);
         local.close(id);
+    }
+
+    /// A connection cannot be sent the answer to a request: it would wait for ever.
+    #[cold]
+    pub(crate) fn mute(local: &Local<'_>, id: RouterId) {
+        Self::with(local, |gate| {
+            gate.close(local, id, |counts| &counts.closed_mute);
+        });
     }
 
     /// A connection has to authenticate from now on.
@@ -206,13 +215,12 @@ impl Gate {
     }
 
     fn finish(&self, local: &Local<'_>, outcome: Outcome) {
-        let (id, reply, stage) = outcome.into_parts();
-        // Who cannot be told goes: it would wait for the answer.
-        let told = reply.is_none_or(|reply| local.send(id, &reply).is_ok());
-        if !told {
-            local.close(id);
+        let (id, reply, verdict) = outcome.into_parts();
+        match reply.map(|reply| local.send(id, &reply)) {
+            None | Some(Ok(()) | Err(SendError::Gone)) => {}
+            Some(Err(_)) => Self::mute(local, id),
         }
-        if let Some(stage) = stage {
+        if let Verdict::In(stage) = verdict {
             self.waiting.borrow_mut().remove(&id);
             // If it is gone, the stage is told so.
             return stage.bind(local, id);
@@ -223,7 +231,7 @@ impl Gate {
                 return; // it is gone, or about to
             };
             waiting.state = State::Fresh;
-            waiting.tries += 1;
+            waiting.tries += u32::from(matches!(verdict, Verdict::Refused));
             waiting.tries
         };
         if tries >= self.shared.config.authentication_tries {
@@ -246,7 +254,17 @@ impl Gate {
                 stage_id: packet.stage_id,
                 error: code,
             };
-            let _ = wire::send(local, (to, false), head, &()); // it may be gone
+            Self::respond(local, to, head, "");
+        }
+    }
+
+    /// Sends an answer; where a request cannot be given one, its connection is closed.
+    fn respond(local: &Local<'_>, to: RouterId, head: Head<'_>, text: &str) {
+        match wire::send(local, (to, false), head, text) {
+            Ok(()) | Err(DeliverError::Disconnected) => {}
+            // Who is not waiting for it may read on.
+            Err(_) if head.seq == 0 => {}
+            Err(_) => Self::mute(local, to),
         }
     }
 
@@ -265,7 +283,7 @@ impl Gate {
                     stage_id: packet.stage_id,
                     error: ErrorCode::SUCCESS,
                 };
-                let _ = wire::send(local, (from, false), head, &()); // it may read too slowly
+                Self::respond(local, from, head, "");
                 true
             }
             DEBUG if self.shared.config.debug => {
@@ -281,7 +299,7 @@ impl Gate {
                     stage_id: packet.stage_id,
                     error: ErrorCode::SUCCESS,
                 };
-                let _ = wire::send(local, (from, false), head, text.as_str());
+                Self::respond(local, from, head, &text);
                 true
             }
             _ => false,
@@ -340,7 +358,8 @@ impl Front for Gate {
             .borrow()
             .get(&from)
             .map(|waiting| waiting.state);
-        if packet.msg_id != self.shared.config.authentication_id {
+        let config = &self.shared.config;
+        if packet.msg_id != config.authentication_id {
             if state == Some(State::Left) {
                 self.counts().strays.add(1);
                 return Self::answer(local, from, &packet, ErrorCode::NOT_AUTHENTICATED);
@@ -350,6 +369,9 @@ impl Front for Gate {
         if state.is_none() {
             // Its stage ended as this arrived: it is being closed.
             return;
+        }
+        if message.len() > config.authentication_bytes_max {
+            return self.close(local, from, |counts| &counts.closed_long_authentication);
         }
         if !local.hold(from) {
             return;

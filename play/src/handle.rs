@@ -132,9 +132,12 @@ impl PlayHandle {
     }
 
     fn tell(&self, id: i64, kind: Option<usize>, message: RoomMsg) -> Result<(), TellError<()>> {
+        let mut posted = Posted(Some(message));
         self.stages
             .run_on(self.shared.place(id), move |local: &Local<'_>| {
-                Gate::with(local, |gate| gate.directory.tell(local, id, kind, message));
+                if let Some(message) = posted.0.take() {
+                    Gate::with(local, |gate| gate.directory.tell(local, id, kind, message));
+                }
             })
     }
 
@@ -146,6 +149,18 @@ impl PlayHandle {
     /// What its stages have done so far, as the stage system counts.
     pub fn stage_stats(&self) -> StageStats {
         self.stages.total()
+    }
+}
+
+/// A message on its way to a shard. If it does not get there, for want of room or because the
+/// server has stopped, it is answered 14.
+struct Posted(Option<RoomMsg>);
+
+impl Drop for Posted {
+    fn drop(&mut self) {
+        if let Some(message) = self.0.take() {
+            message.lost();
+        }
     }
 }
 

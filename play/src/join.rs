@@ -51,8 +51,17 @@ pub(crate) struct Outcome {
     pub(crate) session: Session,
     /// The packet to answer with, if it was a request.
     reply: Option<Bytes>,
-    /// Where it goes; `None`: it was refused.
-    stage: Option<Arc<dyn AnyRoom>>,
+    /// Where it goes.
+    verdict: Verdict,
+}
+
+/// What became of a connection that authenticated.
+pub(crate) enum Verdict {
+    In(Arc<dyn AnyRoom>),
+    /// That was one of its tries.
+    Refused,
+    /// There was no room to decide: no try.
+    NoRoom,
 }
 
 impl Ticket {
@@ -93,7 +102,17 @@ impl Ticket {
             ErrorCode::JOIN_STAGE_REJECTED | ErrorCode::JOIN_STAGE_FAILED => &counts.joins_refused,
             _ => &counts.authentications_refused,
         });
-        self.decide(local, code, content, None);
+        self.decide(local, code, content, Verdict::Refused);
+    }
+
+    /// Nobody has looked at it.
+    pub(crate) fn turn_away(self, local: &Local<'_>, code: ErrorCode) {
+        if code != ErrorCode::SYSTEM_ERROR {
+            return self.refuse(local, code, None);
+        }
+        self.shared
+            .count(local, |counts| &counts.authentications_refused);
+        self.decide(local, code, None, Verdict::NoRoom);
     }
 
     /// The answer, and where the connection goes.
@@ -102,7 +121,7 @@ impl Ticket {
         local: &Local<'_>,
         code: ErrorCode,
         content: Option<&Content>,
-        stage: Option<Arc<dyn AnyRoom>>,
+        verdict: Verdict,
     ) {
         self.decided = true;
         Gate::finish_on(
@@ -110,7 +129,7 @@ impl Ticket {
             Outcome {
                 session: self.session,
                 reply: self.reply(local, code, content),
-                stage,
+                verdict,
             },
         );
     }
@@ -172,12 +191,12 @@ impl Outcome {
         Self {
             session,
             reply: reply.flatten(),
-            stage: None,
+            verdict: Verdict::Refused,
         }
     }
 
-    pub(crate) fn into_parts(self) -> (RouterId, Option<Bytes>, Option<Arc<dyn AnyRoom>>) {
-        (self.session.id, self.reply, self.stage)
+    pub(crate) fn into_parts(self) -> (RouterId, Option<Bytes>, Verdict) {
+        (self.session.id, self.reply, self.verdict)
     }
 }
 
@@ -207,9 +226,13 @@ impl<S: PlayStage> Room<S> {
             Phase::Failed => {
                 return ticket.refuse(cx, ErrorCode::STAGE_CREATION_FAILED, None);
             }
-            Phase::Closing => {
+            Phase::Closing | Phase::Ousted => {
                 // It waits until this one is gone.
                 return self.house.tell_again(cx, RoomMsg::Join(ticket));
+            }
+            // Another listener has another default type, or none.
+            Phase::New if !self.house.is_kind(ticket.default_stage()) => {
+                return self.house.oust(cx, RoomMsg::Join(ticket));
             }
             Phase::New | Phase::Open => {}
         }
@@ -244,8 +267,8 @@ impl<S: PlayStage> Room<S> {
             self.settle(cx).await;
             match entered {
                 Ok(()) if self.house.seats.session(id).is_some() => {
-                    let stage = self.house.me(cx);
-                    return ticket.decide(cx, ErrorCode::SUCCESS, content.as_ref(), Some(stage));
+                    let verdict = Verdict::In(self.house.me(cx));
+                    return ticket.decide(cx, ErrorCode::SUCCESS, content.as_ref(), verdict);
                 }
                 // It was made to leave while it came.
                 Ok(()) => {
@@ -377,7 +400,7 @@ impl<S: PlayStage> Room<S> {
             cx.unbind(before.id); // nobody is told of its end
             cx.close(before.id);
         }
-        let stage_is = house.me(cx);
+        let verdict = Verdict::In(house.me(cx));
         if let Some(mut member) = house.seats.member(id) {
             let mut stage_cx = house.context(cx);
             let done = caught!(stage.on_connection_changed(&mut stage_cx, &mut member, true));
@@ -390,7 +413,7 @@ impl<S: PlayStage> Room<S> {
             .session(id)
             .is_some_and(|now| now.id == ticket.session.id)
         {
-            ticket.decide(cx, ErrorCode::SUCCESS, content, Some(stage_is));
+            ticket.decide(cx, ErrorCode::SUCCESS, content, verdict);
         } else {
             ticket.refuse(cx, ErrorCode::JOIN_STAGE_REJECTED, None);
         }

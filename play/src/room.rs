@@ -49,6 +49,9 @@ pub(crate) enum Phase {
     Open,
     /// Its creation was refused.
     Failed,
+    /// Who opened it got nowhere, and what came next wants a stage of another type: nothing of it
+    /// ran, it is out of the directory, and what is in its backlog begins anew there.
+    Ousted,
     /// It will end after what is in its backlog, which is refused.
     Closing,
 }
@@ -138,9 +141,11 @@ impl<S: PlayStage> Room<S> {
 
     async fn wanted(&mut self, cx: &Cx<'_, Self>, create: Box<Create>) {
         self.house.handled(cx);
-        let kinds = &self.house.shared.kinds;
-        let kind = kinds.get(create.kind).map(|kind| kind.name());
+        let is_same = self.house.is_kind(Some(create.kind));
         let answer = match self.house.phase() {
+            Phase::New if !is_same => {
+                return self.house.oust(cx, RoomMsg::Create(create));
+            }
             Phase::New => {
                 let created = self.create(cx, create.content.packet()).await;
                 created.map(|content| Created {
@@ -148,16 +153,16 @@ impl<S: PlayStage> Room<S> {
                     content,
                 })
             }
-            Phase::Open if kind != Some(self.house.kind.name()) && !create.anew => {
-                Err(ErrorCode::INVALID_STAGE_TYPE)
-            }
+            Phase::Open if !is_same && !create.anew => Err(ErrorCode::INVALID_STAGE_TYPE),
             Phase::Open if create.anew => Err(ErrorCode::STAGE_ALREADY_EXISTS),
             Phase::Open => Ok(Created {
                 is_new: false,
                 content: None,
             }),
             Phase::Failed => Err(ErrorCode::STAGE_CREATION_FAILED),
-            Phase::Closing => return self.house.tell_again(cx, RoomMsg::Create(create)),
+            Phase::Closing | Phase::Ousted => {
+                return self.house.tell_again(cx, RoomMsg::Create(create));
+            }
         };
         let _ = create.reply.send(answer); // who asked may have given up
         self.settle(cx).await;
@@ -460,6 +465,26 @@ impl<S: PlayStage> House<S> {
         Gate::with(cx, |gate| gate.directory.wanted(self.id, self.number))
     }
 
+    /// True if a type, by its number, is that of this stage.
+    pub(crate) fn is_kind(&self, number: Option<usize>) -> bool {
+        let kind = number.and_then(|number| self.shared.kinds.get(number));
+        kind.is_some_and(|kind| kind.name() == self.kind.name())
+    }
+
+    /// This stage was opened for somebody who got nowhere, and `message` wants one of another type:
+    /// it makes way, and what is behind that begins anew, too.
+    pub(crate) fn oust(&self, cx: &Cx<'_, Room<S>>, message: RoomMsg) {
+        self.phase.set(Phase::Ousted);
+        self.out(cx);
+        self.tell_again(cx, message);
+    }
+
+    /// Out of the directory at once, so that nobody finds it; it ends after what is in its backlog.
+    fn out(&self, cx: &Cx<'_, Room<S>>) {
+        Gate::with(cx, |gate| gate.directory.gone(cx, self.id, self.number));
+        cx.stop(cx.me());
+    }
+
     /// Begins anew with a message, when this stage is gone.
     pub(crate) fn tell_again(&self, cx: &Cx<'_, Room<S>>, message: RoomMsg) {
         Gate::with(cx, |gate| {
@@ -468,11 +493,10 @@ impl<S: PlayStage> House<S> {
         });
     }
 
-    /// The stage is none: out of the directory at once, so that nobody finds it.
+    /// The stage is none.
     pub(crate) fn fail(&self, cx: &Cx<'_, Room<S>>) {
         self.phase.set(Phase::Failed);
-        Gate::with(cx, |gate| gate.directory.gone(cx, self.id, self.number));
-        cx.stop(cx.me());
+        self.out(cx);
     }
 
     /// The stage closes when the handler is over.

@@ -112,6 +112,8 @@ impl PlayServerBuilder {
                 authentication_id: "AuthenticateRequest".to_owned(),
                 authentication_deadline: Duration::from_secs(10),
                 authentication_tries: 3,
+                authentication_bytes_max: 16 * 1024,
+                packet_max: 0,
                 messages_per_second: 0,
                 bytes_per_second: 0,
                 debug: false,
@@ -203,9 +205,19 @@ impl PlayServerBuilder {
     }
 
     /// Sets how often a connection may fail to authenticate or to join before it is closed: after
-    /// the answer to the last one. Default 3; at least 1.
+    /// the answer to the last one. That a stage has no room for one more (14) is no try. Default 3;
+    /// at least 1.
     pub fn authentication_tries(mut self, tries: u32) -> Self {
         self.config.authentication_tries = tries.max(1);
+        self
+    }
+
+    /// Sets how many bytes the packet may have by which a connection authenticates, its id and all
+    /// but the length in front included; a longer one closes the connection. It is kept in memory
+    /// until the stage has decided, and there may be one of each connection. Default 16 KiB; at
+    /// least 1 KiB.
+    pub fn authentication_bytes_max(mut self, bytes: usize) -> Self {
+        self.config.authentication_bytes_max = bytes.max(1024);
         self
     }
 
@@ -291,6 +303,7 @@ impl PlayServerBuilder {
             kinds.iter().position(|kind| kind.name() == name)
         };
         self.config.elsewhere.default_stage = number(&self.kinds, &self.default_stage);
+        self.config.packet_max = self.limits.frame_max;
         let mut engine = self.engine.shards(self.shards).limits(self.limits);
         for listener in self.listeners {
             let own = listener.default_stage.or(self.default_stage.clone());

@@ -22,6 +22,9 @@ pub(crate) struct Config {
     pub(crate) authentication_id: String,
     pub(crate) authentication_deadline: Duration,
     pub(crate) authentication_tries: u32,
+    pub(crate) authentication_bytes_max: usize,
+    /// That of the engine's limits.
+    pub(crate) packet_max: usize,
     pub(crate) messages_per_second: u32,
     pub(crate) bytes_per_second: u32,
     pub(crate) debug: bool,

@@ -97,8 +97,12 @@ stats! {
     closed_bad_packet,
     /// Connections closed: not authenticated in time.
     closed_deadline,
+    /// Connections closed: the packet that was to authenticate them was too long.
+    closed_long_authentication,
     /// Connections closed: too many tries to authenticate.
     closed_tries,
+    /// Connections closed: the answer to a request found no room in their send queue.
+    closed_mute,
     /// Connections closed: too many messages or bytes per second.
     closed_rate,
     /// Connections closed: their account came with another one.

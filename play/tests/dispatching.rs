@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use proscenium_play::{Content, ErrorCode};
+use proscenium_play::{Content, DeliverError, ErrorCode};
 use support::hall::{server, server_of};
 use support::{Client, PATIENCE, eventually, packet};
 
@@ -110,6 +110,11 @@ fn a_stage_may_survive_panics() {
     }
     assert_eq!(client.request("Seen", 9, "").text(), "4");
     assert_eq!(server.handle().stats().panics, 3);
+    // Also those of closures that enter it later.
+    let answer = client.request("DetachPanic", 10, "");
+    assert_eq!(answer.short(), ("DetachPanic", 10, 15, ""));
+    assert_eq!(client.request("Seen", 11, "").text(), "6");
+    assert_eq!(server.handle().stats().panics, 4);
 }
 
 #[test]
@@ -127,6 +132,41 @@ fn answers_may_be_put_off() {
     client.send("Defer", 6, "");
     client.send("Forget", 0, "");
     assert_eq!(client.receive().short(), ("Defer", 6, 15, ""), "dropped");
+}
+
+#[test]
+fn an_answer_that_was_put_off_and_dropped_is_15_whatever_else_is_none() {
+    let (server, _journal) = server(|builder| builder.unanswered(0));
+    let mut client = Client::join(&server, 1, "ann");
+    assert_eq!(
+        client.request("Nothing", 2, "").short(),
+        ("Nothing", 2, 0, "")
+    );
+    client.send("Defer", 3, "");
+    client.send("Forget", 0, "");
+    assert_eq!(client.receive().short(), ("Defer", 3, 15, ""));
+}
+
+#[test]
+fn a_broadcast_that_is_too_long_goes_to_nobody_and_says_so() {
+    let (server, _journal) = server(|builder| {
+        let builder = builder.limits(|limits| limits.frame_max(4096));
+        builder.map_errors(|error| match error.downcast_ref() {
+            Some(DeliverError::TooLong { limit: 4096, .. }) => Some(ErrorCode(1999)),
+            _ => None,
+        })
+    });
+    let mut ann = Client::join(&server, 1, "ann");
+    let mut bob = Client::join(&server, 1, "bob");
+    // The packet of the server has six bytes more before its payload, its id as many.
+    let most = 4096 - (1 + "Said".len() + 2 + 8 + 2 + 4);
+    let answer = ann.request("All", 2, vec![b'x'; most + 1]);
+    assert_eq!(answer.short(), ("All", 2, 1999, ""));
+    ann.send("All", 0, vec![b'x'; most]);
+    for client in [&mut ann, &mut bob] {
+        let said = client.receive();
+        assert_eq!((&*said.msg_id, said.payload.len()), ("Said", most));
+    }
 }
 
 #[test]

@@ -109,6 +109,28 @@ fn chatter_behind_a_failed_authentication_closes_the_connection() {
 }
 
 #[test]
+fn a_long_authentication_closes_the_connection_before_it_is_kept() {
+    let (server, journal) = server(|builder| builder.authentication_bytes_max(2048));
+    let head = packet(AUTHENTICATE, 1, 1, b"").len() - 4;
+    let payload = |len: usize| {
+        let mut payload = b"ann:".to_vec();
+        payload.resize(len - head, b'x');
+        payload
+    };
+    let mut client = Client::connect(&server);
+    client.write(&packet(AUTHENTICATE, 1, 1, &payload(2049)));
+    client.is_closed();
+    assert_eq!(server.handle().stats().closed_long_authentication, 1);
+    assert!(journal.all().is_empty(), "nobody was bothered");
+    let mut client = Client::connect(&server);
+    client.write(&packet(AUTHENTICATE, 1, 1, &payload(2048)));
+    assert_eq!(client.receive().error, 0);
+    client.stage = 1;
+    let long = client.request("Echo", 2, vec![b'x'; 4096]);
+    assert_eq!(long.payload.len(), 4096, "only that of authentication");
+}
+
+#[test]
 fn who_does_not_authenticate_in_time_is_closed() {
     let deadline = Duration::from_millis(30);
     let (server, _journal) = server(|builder| builder.authentication_deadline(deadline));

@@ -4,8 +4,10 @@
 mod sim;
 mod support;
 
+use std::time::Duration;
+
 use proscenium_engine::sim::{Faults, SimNet};
-use proscenium_play::{PlayServer, PlayServerBuilder, StageKind};
+use proscenium_play::{Content, ErrorCode, PlayServer, PlayServerBuilder, StageKind};
 use sim::{HOUR, House, MILLISECOND, SECOND};
 use support::AUTHENTICATE;
 use support::hall::{Hall, Journal, halls};
@@ -151,6 +153,49 @@ fn an_actor_is_kept_for_its_time_and_not_longer() {
     assert_eq!(journal.count("stage.on_create"), 1);
 }
 
+/// Whoever opened a stage in vain has no say in what it becomes.
+#[test]
+fn a_refused_stranger_does_not_decide_the_type_of_a_stage() {
+    let (mut house, journal) = house(
+        1,
+        |kind| kind,
+        |builder| {
+            let arena = halls("arena", &Journal::default());
+            builder.stage(arena)
+        },
+    );
+    let mut stranger = house.connected();
+    let mut player = house.connected();
+    for client in [&mut stranger, &mut player] {
+        client.stage = 7;
+    }
+    stranger.send(AUTHENTICATE, 1, "eve:slow,wrong");
+    house.run(5 * MILLISECOND);
+    assert!(journal.has("eve.on_authenticate") && !journal.has("eve.on_destroy"));
+    // Both come to the stage that was opened for the stranger, of the listener's default type.
+    let content = Content::default;
+    let created = house.handle.create_stage("arena", 7, content());
+    house.run(MILLISECOND);
+    player.send(AUTHENTICATE, 1, "ann");
+    house.run(SECOND);
+    assert_eq!(stranger.answers()[0].error, 5);
+    assert!(created.wait(Duration::ZERO).unwrap().is_new);
+    let arena = house.handle.get_or_create_stage("arena", 7, content());
+    let hall = house.handle.get_or_create_stage("hall", 7, content());
+    house.run(MILLISECOND);
+    assert!(!arena.wait(Duration::ZERO).unwrap().is_new);
+    assert_eq!(
+        hall.wait(Duration::ZERO),
+        Err(ErrorCode::INVALID_STAGE_TYPE)
+    );
+    player.send("Echo", 2, "here");
+    house.run(SECOND);
+    assert_eq!(player.answers()[1].text(), "here");
+    let stats = house.handle.stats();
+    assert_eq!((stats.stages, stats.stages_created), (1, 1));
+    assert!(!journal.has("stage.on_create"), "no hall was made");
+}
+
 #[test]
 fn rates_are_those_of_a_second() {
     let (mut house, _journal) = house(1, |kind| kind, |builder| builder.messages_per_second(10));
@@ -233,6 +278,104 @@ fn a_stage_with_a_full_backlog_reads_no_more_and_loses_nothing() {
     house.run(10 * SECOND);
     let seqs: Vec<u16> = client.answers().iter().map(|answer| answer.seq).collect();
     assert_eq!(seqs, (1..200).collect::<Vec<u16>>());
+}
+
+/// Every request gets its answer, or the end of its connection.
+#[test]
+fn who_cannot_be_sent_an_answer_is_closed() {
+    const KIB: usize = 1024;
+    let (mut house, _journal) = house(
+        1,
+        |kind| kind,
+        |builder| {
+            builder.limits(|limits| {
+                let limits = limits.frame_max(64 * KIB).send_low(64 * KIB);
+                limits.send_high(128 * KIB).send_queue_max(256 * KIB)
+            })
+        },
+    );
+    let (mut bob, mut ann) = (house.connected(), house.connected());
+    bob.send(AUTHENTICATE, 1, "bob");
+    ann.send(AUTHENTICATE, 1, "ann");
+    house.run(SECOND);
+    assert_eq!(bob.answers().len(), 1);
+    bob.send("Defer", 2, "");
+    house.run(SECOND);
+    // Bob does not read. Then there is no room for his answer, which is longer than an empty push.
+    for (payload, times) in [(32 * KIB, 256), (0, 4 * KIB)] {
+        for _ in 0..times {
+            ann.send("Others", 0, vec![b'x'; payload]);
+            house.run(MILLISECOND);
+        }
+    }
+    assert_eq!(
+        house.handle.stats().closed_mute,
+        0,
+        "a push is only dropped"
+    );
+    ann.send("Release", 0, "");
+    house.run(SECOND);
+    assert_eq!(house.handle.stats().closed_mute, 1);
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        answers.extend(bob.answers());
+        house.run(SECOND);
+    }
+    assert!(bob.is_over());
+    assert!(answers.iter().all(|answer| answer.msg_id == "Said"));
+    ann.send("Echo", 3, "here");
+    house.run(SECOND);
+    assert_eq!(ann.answers()[1].text(), "here");
+}
+
+/// That a stage has no room for one more is not the fault of who wants to come in.
+#[test]
+fn a_join_for_which_there_is_no_room_is_no_try() {
+    let (mut house, _journal) = house(
+        1,
+        |kind| kind.backlog(1),
+        |builder| builder.authentication_tries(1),
+    );
+    let mut clients: Vec<_> = (0..3).map(|_| house.connected()).collect();
+    for (client, account) in clients.iter_mut().zip(["ann:slow", "bob", "eve"]) {
+        client.send(AUTHENTICATE, 1, account);
+        house.run(2 * MILLISECOND);
+    }
+    // Ann is being authenticated, Bob waits.
+    assert_eq!(clients[2].answers()[0].error, 14);
+    house.run(SECOND);
+    clients[2].send(AUTHENTICATE, 2, "eve");
+    house.run(SECOND);
+    assert_eq!(clients[2].answers()[0].short(), (AUTHENTICATE, 2, 0, ""));
+    for client in &mut clients[..2] {
+        assert_eq!(client.answers()[0].error, 0);
+    }
+    assert_eq!(house.handle.stats().closed_tries, 0);
+}
+
+/// The code says why, where nothing got as far as a stage.
+#[test]
+fn a_full_mailbox_is_14() {
+    let (mut house, _journal) = house(
+        1,
+        |kind| kind,
+        |builder| builder.limits(|limits| limits.mailbox_max(8)),
+    );
+    let handle = house.handle.clone();
+    while handle.send_to_stage(1, "Note", ()).is_ok() {}
+    let created = handle.create_stage("hall", 1, Content::default());
+    let got = handle.get_or_create_stage("hall", 1, Content::default());
+    let asked = handle.request_stage(1, "Ask", ());
+    let destroyed = handle.destroy_stage(1);
+    let full = Some(ErrorCode::SYSTEM_ERROR);
+    assert_eq!(created.wait(Duration::ZERO).err(), full);
+    assert_eq!(got.wait(Duration::ZERO).err(), full);
+    assert_eq!(asked.wait(Duration::ZERO).err(), full);
+    assert_eq!(destroyed.wait(Duration::ZERO).err(), full);
+    house.run(SECOND);
+    let created = handle.create_stage("hall", 1, Content::default());
+    house.run(SECOND);
+    assert!(created.wait(Duration::ZERO).unwrap().is_new);
 }
 
 #[test]

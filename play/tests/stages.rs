@@ -181,5 +181,9 @@ fn shutdown_runs_on_destroy_of_every_stage_and_actor() {
     let late = handle
         .create_stage("hall", 99, Content::default())
         .wait(PATIENCE);
-    assert!(late.is_err());
+    assert_eq!(late.err(), Some(ErrorCode::SYSTEM_ERROR));
+    let asked = handle.request_stage(1, "Ask", ()).wait(PATIENCE);
+    assert_eq!(asked.err(), Some(ErrorCode::SYSTEM_ERROR));
+    let destroyed = handle.destroy_stage(1).wait(PATIENCE);
+    assert_eq!(destroyed.err(), Some(ErrorCode::SYSTEM_ERROR));
 }

@@ -159,6 +159,8 @@ impl Handler for StageShard {
                     engine.set_tag(id, 0);
                     engine.close(id);
                 });
+                // A stage that lives counts on hearing of the end.
+                core.disconnected(key, id, CloseReason::Local);
             }
         });
     }

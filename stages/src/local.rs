@@ -259,10 +259,11 @@ impl<'a> Local<'a> {
     ///
     /// If the stage is gone when the connection arrives there, the connection is closed; so it is
     /// if the ends of as many connections wait for the stage as its backlog has room for (and at
-    /// least 1,024), which is not told of one more then. If the connection is gone, the stage is
-    /// told so as of any other that ends, with the reason
-    /// [`PeerClosed`](proscenium_engine::CloseReason::PeerClosed) whatever the true one was: no
-    /// stage waits for a connection that never comes.
+    /// least 1,024). A stage that lives is told of that end as of any other, with the reason
+    /// [`Local`](proscenium_engine::CloseReason::Local), and so it is if the connection is gone,
+    /// with the reason [`PeerClosed`](proscenium_engine::CloseReason::PeerClosed) whatever the true
+    /// one was: no stage waits for a connection that never comes. Ends need no room, so whoever
+    /// binds without end to a stage that looks at nothing fills its backlog with them.
     pub fn bind<S: Stage>(&self, id: RouterId, stage: StageRef<S>) {
         let core = self.core();
         if stage.system == core.system_number {
@@ -534,7 +535,9 @@ impl Core {
         let bound = if stage.shard() == self.shard {
             let bound = self.stages(stage.stage_type()).bind(self, stage, id);
             if !bound {
-                self.engine.with(|engine| engine.set_tag(id, 0)); // its end is not the stage's
+                // Its end is told here, once: a stage that lives counts on hearing of it.
+                self.engine.with(|engine| engine.set_tag(id, 0));
+                self.disconnected(stage, id, CloseReason::Local);
             }
             bound
         } else {

@@ -416,9 +416,34 @@ fn a_stage_that_is_far_behind_with_ends_gets_no_more_connections() {
     for told in &connects[..1024] {
         assert_eq!(office.book.ends(*told), [(0, "broken")]);
     }
-    assert_eq!(office.book.ends(id), [], "it never was the stage's");
+    assert_eq!(office.book.ends(id), [(0, "local")], "it counts on it");
     let (peer, _) = office.connected();
     assert!(!peer.is_read_closed(), "it has caught up");
+}
+
+/// The same for a connection that comes from another shard.
+#[test]
+fn a_stage_is_told_of_a_connection_that_moved_to_it_in_vain() {
+    let mut office = Office::new(&calm(), 2, 1, 8);
+    office.order(0, Order::Rest(10 * HOUR));
+    for _ in 0..1024 {
+        let (peer, _) = office.connected();
+        peer.reset();
+        office.run(MILLISECOND);
+    }
+    let elsewhere = 1 - office.desks[0].shard();
+    let (peer, id) = office.connected_on(elsewhere);
+    assert!(peer.is_read_closed(), "the stage is far behind");
+    let refused = office.house.stages.total().binds_refused;
+    assert!(refused >= 1);
+    drop(peer);
+    office.run(10 * HOUR);
+    assert_eq!(office.book.ends(id), [(0, "local")]);
+    let mut told: Vec<usize> = Vec::new();
+    for id in office.book.connects() {
+        told.push(office.book.ends(id).len());
+    }
+    assert!(told.iter().all(|&times| times == 1), "each once: {told:?}");
 }
 
 /// A peer that has said all and half-closes still gets its answers, as from a plain handler.

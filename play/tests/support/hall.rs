@@ -346,6 +346,13 @@ impl Hall {
                     cx.leave(id);
                 })?;
             }
+            "DetachPanic" => {
+                let (work, late) = (cx.offload_io(|| ()), cx.defer_reply());
+                cx.detach(work, move |_, _, _| {
+                    let _late = late; // answered when it is dropped
+                    std::panic::resume_unwind(Box::new("planned"));
+                })?;
+            }
             "AskStage" => {
                 let id = std::str::from_utf8(packet.payload())?.parse()?;
                 let what = if id == 3 { "Fail" } else { "Ask" };
