@@ -199,7 +199,7 @@ impl ServerInfo {
 pub(crate) fn is_reachable(address: &Address) -> bool {
     match address {
         Address::Tcp(address) => !address.ip().is_unspecified() && address.port() != 0,
-        Address::Unix(_) => true,
+        _ => true,
     }
 }
 
@@ -231,8 +231,10 @@ pub trait Watch: Send {}
 /// directory is out of reach. An implementation that needs I/O does it on a thread (or a runtime)
 /// of its own, never on that of a shard.
 pub trait Directory: Send + Sync {
-    /// Announces `server`, or changes what was announced under its name. Without another
-    /// announcement within `ttl` it is forgotten, where the directory can do that.
+    /// Announces `server`, or changes what was announced under its name: its state, its weight.
+    /// That stands until it is withdrawn; the directory refreshes it where it has to be. When this
+    /// process ends without a word, or the directory is dropped, it is forgotten after `ttl`, where
+    /// the directory can do that.
     ///
     /// # Errors
     /// When the directory cannot be reached or written.

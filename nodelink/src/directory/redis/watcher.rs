@@ -109,15 +109,11 @@ impl Watching {
         changes
             .subscribe(Store::channel(&config))
             .map_err(explain)?;
-        let mut last = Instant::now();
-        let mut is_due = true;
         loop {
-            if is_due {
-                self.read(&mut reading)?;
-                (last, is_due) = (Instant::now(), false);
-                self.complained.clear();
-                self.attempts = 0;
-            }
+            self.read(&mut reading)?;
+            let last = Instant::now();
+            self.complained.clear();
+            self.attempts = 0;
             let mut until = last + config.every;
             if let Some(end) = self.known.next_end() {
                 until = until.min(end);
@@ -144,7 +140,6 @@ impl Watching {
                     Err(error) => return Err(explain(error)),
                 }
             }
-            is_due = true;
         }
     }
 
