@@ -175,8 +175,8 @@ impl PlayServerBuilder {
     }
 
     /// Changes what else can be said of the engine: names of threads, CPUs, the watchdog. Shards
-    /// and limits are those of this builder. A listener that is added here is one of the engine, with
-    /// the engine's framing: to be a client's of this server it has to have that of packets, and
+    /// and limits are those of this builder. A listener that is added here is one of the engine,
+    /// with the engine's framing: for clients of this server it has to have that of packets, and
     /// the server's defaults hold for it.
     pub fn with_engine(mut self, change: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Self {
         self.engine = change(self.engine);
