@@ -388,15 +388,15 @@ impl NodeLink {
         }
     }
 
-    /// Messages that wait and requests without an answer, of this node and of others: for the
-    /// handler's `pending_work`.
+    /// Messages that wait, what handles have asked for, and requests without an answer, of this
+    /// node and of others: for the handler's `pending_work`.
     pub fn pending_work(&self) -> usize {
         let requests = self.peers.iter().map(|(_, peer)| peer.requests.len());
         let of_links = self
             .links
             .iter()
             .map(|(_, link)| link.outbox.messages() + link.unanswered);
-        requests.sum::<usize>() + of_links.sum::<usize>()
+        requests.sum::<usize>() + of_links.sum::<usize>() + self.shared.queue.len()
     }
 
     /// What can be done with the node during a call.
