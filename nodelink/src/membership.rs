@@ -1,9 +1,9 @@
 //! [`Membership`]: a node in a directory, from joining to leaving.
 //!
 //! Who leaves says so twice. The directory says it to all servers, sooner or later. A PING with the
-//! context `leave` says it to each Proscenium peer by its links, at once, also when the directory is
-//! out of reach: the PONG comes behind everything that the peer sent before it knew, so a node whose
-//! peers have all answered, and which has answered all requests, is done.
+//! context `leave` says it to each Proscenium peer by its links, at once, also when the directory
+//! is out of reach: the PONG comes behind everything that the peer sent before it knew, so a node
+//! whose peers have all confirmed, and which has answered all requests, is done.
 
 use std::fmt;
 use std::io;
@@ -98,9 +98,9 @@ impl fmt::Display for Departure {
 }
 
 impl NodeHandle {
-    /// Links the node to all servers of a directory, as [`follow`](Self::follow) does, and announces
-    /// it there as `server`: to be called when it is ready for work. The directory forgets it `ttl`
-    /// after this process has ended without a word; 15 s are a good choice.
+    /// Links the node to all servers of a directory, as [`follow`](Self::follow) does, and
+    /// announces it there as `server`: to be called when it is ready for work. The directory
+    /// forgets it `ttl` after this process has ended without a word; 15 s are a good choice.
     ///
     /// # Errors
     /// `InvalidInput` if `server` has another name than the node, or an address that nobody can
