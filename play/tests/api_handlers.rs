@@ -1,19 +1,19 @@
 //! Handlers of API servers: what they answer, when they fail, and how many there may be.
 
-#[path = "support/mesh.rs"]
-mod mesh;
+#[path = "support/scripted.rs"]
+mod scripted;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mesh::{PATIENCE, any, api, ask, asker, options, wait_routable, wait_until};
 use proscenium_nodelink::directory::StaticDirectory;
 use proscenium_nodelink::{Endpoint, RequestOptions, RouteHeader};
 use proscenium_play::api::{ApiCx, ApiServer, Policy, To};
 use proscenium_play::{Content, ErrorCode, Failure, Proto, Result};
 use proscenium_stages::Reply;
+use scripted::{PATIENCE, any, api, ask, asker, options, wait_routable, wait_until};
 
 fn answer(code: u32, id: &str, payload: &str) -> (u32, String, String) {
     (code, id.to_owned(), payload.to_owned())

@@ -1,7 +1,7 @@
 //! How API servers end: in the directory first, then their handlers, then their links.
 
-#[path = "support/mesh.rs"]
-mod mesh;
+#[path = "support/scripted.rs"]
+mod scripted;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,12 +9,12 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mesh::{PATIENCE, api, asker, wait_until};
 use proscenium_nodelink::directory::{
     Directory, OnServers, ServerInfo, ServerState, StaticDirectory, Watch,
 };
 use proscenium_nodelink::{Nid, RequestOptions, RouteHeader};
 use proscenium_stages::Reply;
+use scripted::{PATIENCE, api, asker, wait_until};
 
 /// Tells the test what is asked of it, and may be out of reach.
 struct Told {

@@ -1,16 +1,16 @@
 //! What API servers ask of Play servers, against one that answers by a script.
 
-#[path = "support/mesh.rs"]
-mod mesh;
+#[path = "support/scripted.rs"]
+mod scripted;
 
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use mesh::{PATIENCE, Seen, api, scripted, wait_until};
 use proscenium_nodelink::{Chain, ChainEntry, RequestOptions, RouteHeader};
 use proscenium_play::system::{CreateStageReq, CreateStageRes, GetOrCreateStageRes};
 use proscenium_play::{Content, ErrorCode, Proto};
 use prost::Message;
+use scripted::{PATIENCE, Seen, api, scripted, wait_until};
 
 type Answer = Option<(u32, String, Vec<u8>)>;
 
@@ -184,7 +184,7 @@ fn an_answer_with_an_error_may_have_a_payload() {
     });
     let server = server.start().unwrap();
     let (play, _) = scripted("play-1", &server, play);
-    assert_eq!(mesh::ask(&play, "api-1", "Ask", "").0, 0);
+    assert_eq!(scripted::ask(&play, "api-1", "Ask", "").0, 0);
     let reply = answers.recv_timeout(PATIENCE).unwrap();
     assert_eq!((reply.error_code, &reply.payload[..]), (1234, &b"poor"[..]));
 }
