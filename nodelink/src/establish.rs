@@ -348,7 +348,7 @@ impl NodeLink {
         end: LinkEnd,
     ) {
         self.ended[end as usize] += 1;
-        self.tail_bytes -= link.tail.len();
+        self.tail_bytes -= link.tail.capacity();
         let key = link.key;
         if let Some(id) = link.peer().or(link.closing_peer) {
             tracing::debug!(nid = %self.nid(), reason = end.name(), "a link has ended");

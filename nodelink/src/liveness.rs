@@ -178,6 +178,7 @@ impl NodeLink {
             peers,
             ended: self.ended,
             links: self.links.len(),
+            reassembly_bytes: self.tail_bytes,
             unroutable: self.unroutable,
             replies_refused: self.replies_refused,
         }
