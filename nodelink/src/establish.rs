@@ -183,6 +183,7 @@ impl NodeLink {
         }
         if let Some(link) = self.link_mut(old) {
             link.waiting_ticks.get_or_insert(0);
+            link.ping_end = link.bytes_out;
         }
         if let Some(link) = self.link_mut(next) {
             link.held = true;
