@@ -48,11 +48,14 @@
 mod context;
 mod executor;
 mod handlers;
+#[cfg(feature = "http")]
+pub mod http;
 mod presence;
 mod running;
 mod sender;
 mod server;
 mod stats;
+mod status;
 mod target;
 
 pub use context::ApiCx;

@@ -81,7 +81,7 @@ impl Presence {
     }
 
     /// Takes the entry back, and waits for that, at most until `until`.
-    pub(crate) fn withdraw(self, until: Instant) {
+    pub(crate) fn withdraw(&self, until: Instant) {
         let mut state = self.shared.state.lock();
         state.ended = true;
         self.shared.changed.notify_all();

@@ -14,6 +14,9 @@ use proscenium_framing::packet::ErrorCode;
 use proscenium_nodelink::directory::{Directory, ServerInfo, ServerType, Watch};
 use proscenium_nodelink::{Endpoint, Node, NodeBuilder, NodeOptions};
 
+#[cfg(feature = "http")]
+use super::http::{Http, HttpAddrs, Serving};
+
 use super::context::ApiCx;
 use super::executor::Executor;
 use super::handlers::{Handlers, Incoming, Spawn};
@@ -21,6 +24,7 @@ use super::presence::Presence;
 use super::running::{Bounds, Running};
 use super::sender::ApiSender;
 use super::stats::ApiStats;
+use super::status::Status;
 use crate::error::{DeliverError, Failure, Result};
 use crate::packet::Content;
 use crate::shared::MapErrors;
@@ -32,9 +36,10 @@ use crate::system::is_system_id;
 pub struct ApiServer {
     node: Node,
     sender: ApiSender,
-    running: Arc<Running>,
-    presence: Option<Presence>,
+    status: Arc<Status>,
     drain_delay: Duration,
+    #[cfg(feature = "http")]
+    http: Option<Serving>,
     // Kept, in this order: each ends when it is dropped.
     _abort: AbortOnDrop,
     _watch: Option<Box<dyn Watch>>,
@@ -82,38 +87,61 @@ impl ApiServer {
 
     /// What its handlers have done so far.
     pub fn stats(&self) -> ApiStats {
-        self.running.counts.read()
+        self.status.running.counts.read()
     }
 
     /// True while it takes work: it runs, and the directory, if it has one, knows of it.
     pub fn is_ready(&self) -> bool {
-        self.presence.as_ref().is_none_or(Presence::is_running)
+        self.status.why_not_ready().is_none()
     }
 
-    /// Shuts down, all within `deadline`: the directory is told that the server takes no new work;
-    /// after [`drain_delay`](ApiServerBuilder::drain_delay), for others to hear of that, messages
-    /// are refused with error 2; the handlers that are under way end; their answers are flushed,
-    /// and the links closed. A handler that has not ended at three quarters of the time is ended,
-    /// its request answered 14.
+    /// Where it serves HTTP, if it does.
+    #[cfg(feature = "http")]
+    pub fn http_addrs(&self) -> Option<HttpAddrs> {
+        self.http.as_ref().map(Serving::addrs)
+    }
+
+    /// Shuts down, all within `deadline`: the directory is told that the server takes no new work,
+    /// and `/ready` says so;
+    /// after [`drain_delay`](ApiServerBuilder::drain_delay), for others to hear of that, HTTP takes
+    /// no further requests, and messages are refused with error 2; the requests and handlers that
+    /// are under way end; their answers are flushed, and the links closed. What has not ended at
+    /// three quarters of the time is ended, its request answered 14.
+    #[cfg_attr(not(feature = "http"), allow(unused_mut, reason = "HTTP is taken out"))]
     pub fn shutdown(mut self, deadline: Duration) -> ApiReport {
         let began = Instant::now();
-        let until = began + deadline;
-        if let Some(presence) = &self.presence
-            && presence.disable(began + deadline / 4)
+        let eighths = |eighths| began + deadline / 8 * eighths;
+        let Status {
+            running, presence, ..
+        } = &*self.status;
+        self.status.end();
+        let mut somebody_looks = false;
+        #[cfg(feature = "http")]
         {
+            somebody_looks |= self.http.is_some();
+        }
+        if let Some(presence) = presence {
+            somebody_looks |= presence.disable(eighths(2));
+        }
+        if somebody_looks {
             std::thread::sleep(self.drain_delay.min(deadline / 4));
         }
-        self.running.refuse();
+        // Its routes ask other servers: before the links.
+        #[cfg(feature = "http")]
+        if let Some(http) = self.http.take() {
+            http.shutdown(eighths(6));
+        }
+        running.refuse();
         let mut abandoned = 0;
-        if !self.running.wait(began + deadline / 4 * 3) {
-            abandoned = self.running.abort();
+        if !running.wait(eighths(6)) {
+            abandoned = running.abort();
             // One that blocks its thread does not end: it is left to itself.
-            self.running.wait(began + deadline / 8 * 7);
+            running.wait(eighths(7));
         }
-        if let Some(presence) = self.presence.take() {
-            presence.withdraw(began + deadline / 8 * 7);
+        if let Some(presence) = presence {
+            presence.withdraw(eighths(7));
         }
-        let left = until.saturating_duration_since(Instant::now());
+        let left = eighths(8).saturating_duration_since(Instant::now());
         let links = self.node.shutdown(left);
         ApiReport { abandoned, links }
     }
@@ -156,6 +184,8 @@ pub struct ApiServerBuilder {
     running_bytes_max: usize,
     handler_deadline: Duration,
     map_errors: Option<Box<MapErrors>>,
+    #[cfg(feature = "http")]
+    http: Option<Http>,
 }
 
 impl fmt::Debug for ApiServerBuilder {
@@ -190,6 +220,8 @@ impl ApiServerBuilder {
             running_bytes_max: 256 << 20,
             handler_deadline: Duration::from_secs(60),
             map_errors: None,
+            #[cfg(feature = "http")]
+            http: None,
         }
     }
 
@@ -366,10 +398,21 @@ impl ApiServerBuilder {
         self
     }
 
-    /// Sets how long a shutdown goes on taking work after the directory was told that there is to
-    /// be none, at most a quarter of its deadline; default 1 s.
+    /// Sets how long a shutdown goes on taking work after it was told that there is to be none (to
+    /// the directory, and to who asks for `/ready`), at most a quarter of its deadline; default
+    /// 1 s. A server without either does not wait.
     pub fn drain_delay(mut self, delay: Duration) -> Self {
         self.drain_delay = delay;
+        self
+    }
+}
+
+/// # HTTP
+#[cfg(feature = "http")]
+impl ApiServerBuilder {
+    /// Serves HTTP, too.
+    pub fn http(mut self, http: Http) -> Self {
+        self.http = Some(http);
         self
     }
 }
@@ -400,7 +443,8 @@ impl ApiServerBuilder {
     ///
     /// # Errors
     /// Two handlers for one message, or one for a system message; a deadline, TTL or number of
-    /// handlers of zero; those of [`NodeBuilder::start`]; a directory that cannot be watched.
+    /// handlers of zero; those of [`NodeBuilder::start`]; a directory that cannot be watched; an
+    /// address that HTTP cannot be served at.
     pub fn start(self) -> io::Result<ApiServer> {
         let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text);
         if let Some(wrong) = &self.wrong {
@@ -454,13 +498,22 @@ impl ApiServerBuilder {
                 presence = Some(Presence::start(directory, server, ttl)?);
             }
         }
+        let (handle, engine) = (node.handle(), node.engine().handle());
+        let abort = AbortOnDrop(Arc::clone(&running));
+        let status = Arc::new(Status::new(running, presence, handle, engine));
+        #[cfg(feature = "http")]
+        let http = match self.http {
+            Some(http) => Some(Serving::start(http, sender.clone(), &status)?),
+            None => None,
+        };
         Ok(ApiServer {
             node,
             sender,
-            presence,
+            status,
             drain_delay: self.drain_delay,
-            _abort: AbortOnDrop(Arc::clone(&running)),
-            running,
+            #[cfg(feature = "http")]
+            http,
+            _abort: abort,
             _watch: watch,
             _executor: executor,
             _deadlines: deadlines,
