@@ -56,6 +56,8 @@
 //!   happens at a time: thousands of them on each shard, without locks.
 //! - `play`: the module `play`, a Play server for games: stages with actors, whose clients
 //!   authenticate, join, come back and leave. With it comes `stages`.
+//! - `http`: HTTP for the API servers of `play`: routes of axum on a thread of their own, health,
+//!   readiness, metrics.
 //! - `nodelink`: the module `nodelink`, nodes of a mesh of servers that send each other messages
 //!   and requests by name, over the protocol of ZeroMQ.
 //! - `sim`: the module `sim`, in which the same shards (and stages) run on virtual time and an
@@ -108,6 +110,9 @@ mod pages {
     #[cfg(feature = "play")]
     #[doc = include_str!("../docs/guide/play.md")]
     struct Play;
+    #[cfg(all(feature = "http", feature = "nodelink"))]
+    #[doc = include_str!("../docs/guide/api.md")]
+    struct Api;
     #[cfg(feature = "sim")]
     #[doc = include_str!("../docs/guide/simulation.md")]
     struct Simulation;

@@ -50,7 +50,6 @@ mod executor;
 mod handlers;
 #[cfg(feature = "http")]
 pub mod http;
-mod presence;
 mod running;
 mod sender;
 mod server;

@@ -9,7 +9,6 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proscenium_nodelink::directory::StaticDirectory;
 use proscenium_play::api::http::axum::extract::{ConnectInfo, Path, State};
 use proscenium_play::api::http::axum::routing::{get, post};
 use proscenium_play::api::http::axum::{Json, Router};
@@ -158,17 +157,12 @@ fn connections_beyond_the_limit_wait() {
 }
 
 #[test]
-fn health_and_readiness_tell_of_the_directory_and_the_application() {
+fn readiness_is_what_the_application_says() {
     let ready = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let agrees = Arc::clone(&ready);
     let http = Http::new(any(), Router::new())
         .ready_when(move |_| agrees.load(std::sync::atomic::Ordering::SeqCst));
-    let directory = Arc::new(StaticDirectory::default());
-    let server = api("api-1")
-        .directory(directory, PATIENCE)
-        .http(http)
-        .start()
-        .unwrap();
+    let server = api("api-1").http(http).start().unwrap();
     let at = routes(&server);
     assert_eq!(ask(at, "GET", "/health"), (200, "healthy\n".to_owned()));
     let not_yet = (503, "the application is not ready\n".to_owned());

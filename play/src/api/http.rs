@@ -29,11 +29,11 @@
 //! | path | answers |
 //! |---|---|
 //! | `/health` | 200 as long as the server runs, also while it shuts down |
-//! | `/ready` | 200 if it takes work: the directory, if there is one, has it as running, no shutdown has begun, and [`Http::ready_when`] agrees; else 503 with the reason |
+//! | `/ready` | 200 if it takes work: no shutdown has begun, and [`Http::ready_when`] agrees; else 503 with the reason |
 //! | `/metrics` | the numbers of handlers, HTTP, peers and engine, in the text format of OpenMetrics |
 //!
-//! A peer that is slow to send its request is closed at a deadline, a request that takes too long is
-//! answered 504, and so many connections and no more are served at a time; what reads its answer
+//! A peer that is slow to send its request is closed at a deadline, a request that takes too long
+//! is answered 504, and so many connections and no more are served at a time; what reads its answer
 //! slowly keeps its connection. Connections are not upgraded: WebSocket is what Play servers speak.
 //! To the public internet, put a reverse proxy before it.
 

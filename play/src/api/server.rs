@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use proscenium_engine::{Address, DrainReport};
 use proscenium_framing::packet::ErrorCode;
 use proscenium_nodelink::directory::{Directory, ServerInfo, ServerType, Watch};
-use proscenium_nodelink::{Endpoint, Node, NodeBuilder, NodeOptions};
+use proscenium_nodelink::{Endpoint, Membership, Nid, Node, NodeBuilder, NodeOptions};
 
 #[cfg(feature = "http")]
 use super::http::{Http, HttpAddrs, Serving};
@@ -20,7 +20,6 @@ use super::http::{Http, HttpAddrs, Serving};
 use super::context::ApiCx;
 use super::executor::Executor;
 use super::handlers::{Handlers, Incoming, Spawn};
-use super::presence::Presence;
 use super::running::{Bounds, Running};
 use super::sender::ApiSender;
 use super::stats::ApiStats;
@@ -34,9 +33,12 @@ use crate::system::is_system_id;
 /// state of their own, on others. Dropping it shuts it down without waiting for handlers.
 #[must_use = "dropping a server shuts it down"]
 pub struct ApiServer {
+    /// First: others are told before the links end.
+    membership: Option<Membership>,
     node: Node,
     sender: ApiSender,
     status: Arc<Status>,
+    #[cfg(feature = "http")]
     drain_delay: Duration,
     #[cfg(feature = "http")]
     http: Option<Serving>,
@@ -90,7 +92,7 @@ impl ApiServer {
         self.status.running.counts.read()
     }
 
-    /// True while it takes work: it runs, and the directory, if it has one, knows of it.
+    /// True until a shutdown begins.
     pub fn is_ready(&self) -> bool {
         self.status.why_not_ready().is_none()
     }
@@ -101,36 +103,30 @@ impl ApiServer {
         self.http.as_ref().map(Serving::addrs)
     }
 
-    /// Shuts down, all within `deadline`: the directory is told that the server takes no new work,
-    /// and `/ready` says so;
-    /// after [`drain_delay`](ApiServerBuilder::drain_delay), for others to hear of that, HTTP takes
-    /// no further requests, and messages are refused with error 2; the requests and handlers that
-    /// are under way end; their answers are flushed, and the links closed. What has not ended at
-    /// three quarters of the time is ended, its request answered 14.
+    /// Shuts down, all within `deadline`. `/ready` says so at once;
+    /// a delay (`drain_delay`) later, when balancers have seen it, HTTP
+    /// takes no further requests and finishes those under way. The server leaves the directory
+    /// ([`Membership::leave`]): others do not choose it any more, and what they have sent until
+    /// they know of it is answered. From then on messages are refused with error 2. Handlers that
+    /// are still under way at three quarters of the time are ended, their requests answered 14; at
+    /// last the links are flushed and closed.
     #[cfg_attr(not(feature = "http"), allow(unused_mut, reason = "HTTP is taken out"))]
     pub fn shutdown(mut self, deadline: Duration) -> ApiReport {
         let began = Instant::now();
         let eighths = |eighths| began + deadline / 8 * eighths;
-        let Status {
-            running, presence, ..
-        } = &*self.status;
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
         self.status.end();
-        let mut somebody_looks = false;
-        #[cfg(feature = "http")]
-        {
-            somebody_looks |= self.http.is_some();
-        }
-        if let Some(presence) = presence {
-            somebody_looks |= presence.disable(eighths(2));
-        }
-        if somebody_looks {
-            std::thread::sleep(self.drain_delay.min(deadline / 4));
-        }
         // Its routes ask other servers: before the links.
         #[cfg(feature = "http")]
         if let Some(http) = self.http.take() {
-            http.shutdown(eighths(6));
+            std::thread::sleep(self.drain_delay.min(deadline / 4));
+            http.shutdown(eighths(5));
         }
+        if let Some(membership) = self.membership.take() {
+            // What is left is waited for below, and reported.
+            let _ = membership.leave(left(eighths(6)));
+        }
+        let running = &self.status.running;
         running.refuse();
         let mut abandoned = 0;
         if !running.wait(eighths(6)) {
@@ -138,11 +134,7 @@ impl ApiServer {
             // One that blocks its thread does not end: it is left to itself.
             running.wait(eighths(7));
         }
-        if let Some(presence) = presence {
-            presence.withdraw(eighths(7));
-        }
-        let left = eighths(8).saturating_duration_since(Instant::now());
-        let links = self.node.shutdown(left);
+        let links = self.node.shutdown(left(eighths(8)));
         ApiReport { abandoned, links }
     }
 }
@@ -169,12 +161,13 @@ impl fmt::Debug for ApiServer {
 #[must_use]
 pub struct ApiServerBuilder {
     node: NodeBuilder,
-    nid: proscenium_nodelink::Nid,
+    nid: Nid,
     reply_max: usize,
     service_id: u16,
     weight: u32,
     advertise: Option<Address>,
     directory: Option<(Arc<dyn Directory>, Duration)>,
+    #[cfg(feature = "http")]
     drain_delay: Duration,
     handlers: Handlers,
     wrong: Option<String>,
@@ -211,6 +204,7 @@ impl ApiServerBuilder {
             weight: 100,
             advertise: None,
             directory: None,
+            #[cfg(feature = "http")]
             drain_delay: Duration::from_secs(1),
             handlers: Handlers::default(),
             wrong: None,
@@ -385,24 +379,16 @@ impl ApiServerBuilder {
         self
     }
 
-    /// Links it to all servers of a directory, and announces it there (if it listens anywhere),
-    /// anew within each `ttl`.
-    pub fn directory(mut self, directory: Arc<dyn Directory>, ttl: Duration) -> Self {
-        self.directory = Some((directory, ttl));
+    /// Links it to all servers of a directory, and announces it there (if it listens anywhere), to
+    /// be forgotten `ttl` after the process has ended without a word; 15 s are a good choice.
+    pub fn directory(mut self, directory: impl Directory + 'static, ttl: Duration) -> Self {
+        self.directory = Some((Arc::new(directory), ttl));
         self
     }
 
     /// Sets the address that is announced; default: the first that it listens at.
     pub fn advertise(mut self, address: impl Into<Address>) -> Self {
         self.advertise = Some(address.into());
-        self
-    }
-
-    /// Sets how long a shutdown goes on taking work after it was told that there is to be none (to
-    /// the directory, and to who asks for `/ready`), at most a quarter of its deadline; default
-    /// 1 s. A server without either does not wait.
-    pub fn drain_delay(mut self, delay: Duration) -> Self {
-        self.drain_delay = delay;
         self
     }
 }
@@ -413,6 +399,13 @@ impl ApiServerBuilder {
     /// Serves HTTP, too.
     pub fn http(mut self, http: Http) -> Self {
         self.http = Some(http);
+        self
+    }
+
+    /// Sets how long a shutdown goes on taking requests of HTTP while `/ready` says that it should
+    /// be sent none, at most a quarter of its deadline; default 1 s.
+    pub fn drain_delay(mut self, delay: Duration) -> Self {
+        self.drain_delay = delay;
         self
     }
 }
@@ -443,7 +436,8 @@ impl ApiServerBuilder {
     ///
     /// # Errors
     /// Two handlers for one message, or one for a system message; a deadline, TTL or number of
-    /// handlers of zero; those of [`NodeBuilder::start`]; a directory that cannot be watched; an
+    /// handlers of zero; those of [`NodeBuilder::start`], and of
+    /// [`NodeHandle::join`](proscenium_nodelink::NodeHandle::join) if there is a directory; an
     /// address that HTTP cannot be served at.
     pub fn start(self) -> io::Result<ApiServer> {
         let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text);
@@ -488,28 +482,30 @@ impl ApiServerBuilder {
         };
         let deadlines = Deadlines::start(&name, &running)?;
         let address = self.advertise.or(node.local_addrs().first().cloned());
-        let (mut watch, mut presence) = (None, None);
+        let (mut watch, mut membership) = (None, None);
         if let Some((directory, ttl)) = self.directory {
-            watch = Some(sender.node().follow(&*directory)?);
             if let Some(address) = address {
-                let nid = self.nid.clone();
-                let server = ServerInfo::new(nid, address, ServerType::Api, service_id);
+                let server = ServerInfo::new(self.nid, address, ServerType::Api, service_id);
                 let server = server.weight(self.weight);
-                presence = Some(Presence::start(directory, server, ttl)?);
+                membership = Some(sender.node().join(directory, server, ttl)?);
+            } else {
+                watch = Some(sender.node().follow(&*directory)?);
             }
         }
         let (handle, engine) = (node.handle(), node.engine().handle());
         let abort = AbortOnDrop(Arc::clone(&running));
-        let status = Arc::new(Status::new(running, presence, handle, engine));
+        let status = Arc::new(Status::new(running, handle, engine));
         #[cfg(feature = "http")]
         let http = match self.http {
             Some(http) => Some(Serving::start(http, sender.clone(), &status)?),
             None => None,
         };
         Ok(ApiServer {
+            membership,
             node,
             sender,
             status,
+            #[cfg(feature = "http")]
             drain_delay: self.drain_delay,
             #[cfg(feature = "http")]
             http,

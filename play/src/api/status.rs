@@ -6,13 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proscenium_engine::Handle;
 use proscenium_nodelink::NodeHandle;
 
-use super::presence::Presence;
 use super::running::Running;
 
 /// What a server's parts share about its state.
 pub(crate) struct Status {
     pub(crate) running: Arc<Running>,
-    pub(crate) presence: Option<Presence>,
     #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "for metrics"))]
     pub(crate) node: NodeHandle,
     #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "for metrics"))]
@@ -21,15 +19,9 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    pub(crate) fn new(
-        running: Arc<Running>,
-        presence: Option<Presence>,
-        node: NodeHandle,
-        engine: Handle<()>,
-    ) -> Self {
+    pub(crate) fn new(running: Arc<Running>, node: NodeHandle, engine: Handle<()>) -> Self {
         Self {
             running,
-            presence,
             node,
             engine,
             ending: AtomicBool::new(false),
@@ -49,11 +41,7 @@ impl Status {
 
     /// Why the server does not take work; `None`: it does.
     pub(crate) fn why_not_ready(&self) -> Option<&'static str> {
-        if self.ending.load(Ordering::Relaxed) {
-            return Some("the server shuts down");
-        }
-        let presence = self.presence.as_ref();
-        let announced = presence.is_none_or(Presence::is_running);
-        (!announced).then_some("the directory does not know of the server")
+        let ending = self.ending.load(Ordering::Relaxed);
+        ending.then_some("the server shuts down")
     }
 }
