@@ -16,7 +16,7 @@ use slab::Slab;
 use crate::context::{NodeContext, NodeHandler};
 use crate::dial::{Dial, EndpointId};
 use crate::error::{LinkEnd, RequestError};
-use crate::handle::{NodeHandle, Shared};
+use crate::handle::{NodeHandle, PeerGauge, Shared};
 use crate::link::{Direction, Link, LinkKey, Stage};
 use crate::peer::{Peer, PeerId};
 use crate::{Nid, NodeOptions};
@@ -146,6 +146,12 @@ impl NodeLink {
             .is_some_and(|peer| peer.current.is_some())
     }
 
+    /// What threads and shards other than the node's see of a peer.
+    pub fn gauge(&self, peer: PeerId) -> Option<PeerGauge> {
+        let peer = self.peer_at(peer)?;
+        Some(PeerGauge::new(&peer.gauge, &self.options))
+    }
+
     /// Whether a connection is this node's.
     #[inline]
     pub fn owns(&self, id: RouterId) -> bool {
@@ -250,6 +256,8 @@ impl NodeLink {
         let decoder = Decoder::new(limits);
         entry.insert(Link::new(key, id, direction, handshake, decoder, cx.now()));
         self.by_router.insert(id, slot);
+        // Heartbeats find out who is dead; foreign peers without these may be silent for long.
+        cx.disable_idle_timeout(id);
         if let Direction::Dialled { dial } = direction {
             self.connected(dial, slot);
         }
