@@ -35,6 +35,7 @@ mod server;
 mod shared;
 mod stage;
 mod stats;
+pub mod system;
 mod verdict;
 mod wire;
 
@@ -45,9 +46,7 @@ pub use error::{DeliverError, Failure, Result};
 pub use handle::{Created, Pending, PendingContent, PlayHandle};
 pub use kind::StageKind;
 pub use listener::PlayListener;
-#[cfg(feature = "prost")]
-pub use packet::Proto;
-pub use packet::{Content, Packet, Payload};
+pub use packet::{Content, Packet, Payload, Proto};
 pub use proscenium_framing::packet::ErrorCode;
 pub use proscenium_stages::{DetachError, Offload, OffloadError, Sleep, Tick, TimerId};
 pub use seats::{ActorId, Leave, Member};

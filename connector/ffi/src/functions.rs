@@ -9,7 +9,7 @@ use proscenium_connector::{
 };
 
 use crate::boundary::{
-    Callbacks, UserData, answer, bytes, c_string, guarded, into_pointer, last_error, reference,
+    Callbacks, UserData, answer, c_string, guarded, into_pointer, last_error, message, reference,
     refused, required, set_last_error, shared, take_back, text, view, with_status,
 };
 use crate::{
@@ -287,13 +287,8 @@ pub unsafe extern "C" fn psc_send(
 ) -> PscStatus {
     with_status(|| {
         // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) = unsafe {
-            (
-                shared(connector)?,
-                required(msg_id)?,
-                bytes(payload, payload_len)?,
-            )
-        };
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
         connector.send(stage_id, msg_id, payload).map_err(refused)
     })
 }
@@ -317,13 +312,8 @@ pub unsafe extern "C" fn psc_request(
     let user_data = UserData(user_data);
     with_status(|| {
         // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) = unsafe {
-            (
-                shared(connector)?,
-                required(msg_id)?,
-                bytes(payload, payload_len)?,
-            )
-        };
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
         let called = move |result: Result<_, _>| answer(on_answer, user_data, &result);
         let sent = connector.request_with(stage_id, msg_id, payload, called);
         sent.map_err(refused)
@@ -349,13 +339,8 @@ pub unsafe extern "C" fn psc_authenticate(
     let user_data = UserData(user_data);
     with_status(|| {
         // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) = unsafe {
-            (
-                shared(connector)?,
-                required(msg_id)?,
-                bytes(payload, payload_len)?,
-            )
-        };
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
         let called = move |result: Result<_, _>| answer(on_answer, user_data, &result);
         let sent = connector.authenticate_with(stage_id, msg_id, payload, called);
         sent.map_err(refused)
@@ -388,13 +373,8 @@ pub unsafe extern "C" fn psc_request_wait(
         // SAFETY: not null; the rest is the caller's promise.
         unsafe { response.write(std::ptr::null_mut()) };
         // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) = unsafe {
-            (
-                shared(connector)?,
-                required(msg_id)?,
-                bytes(payload, payload_len)?,
-            )
-        };
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
         if Connector::is_on_io_thread() {
             set_last_error("waiting on the background thread");
             return Err(PscStatus::WouldDeadlock);
