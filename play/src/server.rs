@@ -7,14 +7,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proscenium_engine::{Address, DrainReport, Engine, EngineBuilder, Limits};
+use proscenium_engine::{Address, Balance, DrainReport, Engine, EngineBuilder, Limits};
 use proscenium_framing::packet::ErrorCode;
+use proscenium_nodelink::NodeBuilder;
 use proscenium_stages::{StagePost, Stages, StagesBuilder};
 
 use crate::gate::Gate;
 use crate::handle::PlayHandle;
 use crate::kind::{AnyKind, Registration, StageKind};
 use crate::listener::PlayListener;
+use crate::mesh::{NodePart, PlayShards};
 use crate::shared::{Config, ListenerConfig, Shared};
 use crate::stage::PlayStage;
 
@@ -23,6 +25,8 @@ use crate::stage::PlayStage;
 pub struct PlayServer {
     engine: Engine<StagePost>,
     handle: PlayHandle,
+    /// Listeners for clients; those for other servers follow.
+    clients: usize,
 }
 
 impl PlayServer {
@@ -33,7 +37,13 @@ impl PlayServer {
 
     /// Where the listeners listen, in the order in which they were added, with real ports.
     pub fn local_addrs(&self) -> &[Address] {
-        self.engine.local_addrs()
+        &self.engine.local_addrs()[..self.clients]
+    }
+
+    /// Where the server listens for other servers, with real ports: see
+    /// [`PlayServerBuilder::node`].
+    pub fn node_addrs(&self) -> &[Address] {
+        &self.engine.local_addrs()[self.clients..]
     }
 
     /// The server from other threads.
@@ -69,6 +79,7 @@ pub struct PlayServerBuilder {
     kinds: Vec<Arc<dyn AnyKind>>,
     known: Vec<TypeId>,
     listeners: Vec<PlayListener>,
+    node: Option<NodeBuilder>,
     default_stage: Option<String>,
     config: Config,
     twice: Option<&'static str>,
@@ -94,6 +105,8 @@ pub struct PlayParts {
     pub stages: Stages,
     /// The server from other threads.
     pub handle: PlayHandle,
+    /// Makes the handlers of the shards: `stages`, and on shard 0 the node link.
+    pub shards: PlayShards,
 }
 
 /// # What there is
@@ -107,6 +120,7 @@ impl PlayServerBuilder {
             kinds: Vec::new(),
             known: Vec::new(),
             listeners: Vec::new(),
+            node: None,
             default_stage: None,
             config: Config {
                 authentication_id: "AuthenticateRequest".to_owned(),
@@ -145,6 +159,15 @@ impl PlayServerBuilder {
     /// packets.
     pub fn listen(mut self, listener: impl Into<PlayListener>) -> Self {
         self.listeners.push(listener.into());
+        self
+    }
+
+    /// Makes the server one of a mesh, by the name and with the addresses and endpoints of `node`:
+    /// its stages and actors can then [send to and ask](crate::StageCx::request_to_stage) other
+    /// servers, and these its stages. The links live on shard 0, beside its stages; the limits are
+    /// those of this builder. See [`PlayHandle::node`] for following a directory.
+    pub fn node(mut self, node: NodeBuilder) -> Self {
+        self.node = Some(node);
         self
     }
 
@@ -235,7 +258,7 @@ impl PlayServerBuilder {
         self
     }
 
-    /// Sets how long [`StageCx::request_stage`](crate::StageCx::request_stage) waits for an answer;
+    /// Sets how long [`StageCx::request_to_stage`](crate::StageCx::request_to_stage) waits for an answer;
     /// default 30 s.
     pub fn request_deadline(mut self, deadline: Duration) -> Self {
         self.config.request_deadline = deadline;
@@ -277,18 +300,24 @@ impl PlayServerBuilder {
     /// Contradicting or missing options, addresses that cannot be bound, no more descriptors or
     /// threads.
     pub fn start(self) -> io::Result<PlayServer> {
+        let clients = self.listeners.len();
         let PlayParts {
             engine,
             stages,
             handle,
+            shards,
         } = self.into_parts()?;
-        let engine = stages.start(engine)?;
-        Ok(PlayServer { engine, handle })
+        let engine = stages.start_in(engine, move |shard, stages| shards.wrap(shard, stages))?;
+        Ok(PlayServer {
+            engine,
+            handle,
+            clients,
+        })
     }
 
     /// What [`start`](Self::start) starts, for an engine that is hosted
-    /// (`parts.engine.host(parts.stages.shards()(0))`) or simulated
-    /// (`parts.engine.simulate(&mut world, parts.stages.shards())`; then
+    /// (`parts.engine.host(parts.shards.shard(0))`) or simulated
+    /// (`parts.engine.simulate(&mut world, parts.shards.make())`; then
     /// [`with_stages`](Self::with_stages) says [`simulated`](StagesBuilder::simulated)).
     ///
     /// # Errors
@@ -313,20 +342,33 @@ impl PlayServerBuilder {
             });
             engine = engine.listen(listener.listener);
         }
-        let shared = Shared::new(self.config, self.kinds, self.shards);
+        let clients = self.config.listeners.len();
+        let mut link = None;
+        if let Some(node) = self.node {
+            let mut parts = node.into_parts()?;
+            let numbers: Vec<usize> = (clients..).take(parts.listeners.len()).collect();
+            for listener in parts.listeners.drain(..) {
+                engine = engine.listen(listener.balance(Balance::Only(0)));
+            }
+            link = Some(parts.link(&numbers));
+        }
+        let part = link.as_ref().map(NodePart::new);
+        let shared = Shared::new(self.config, self.kinds, self.shards, part);
         let of_gates = Arc::clone(&shared);
         let stages = self
             .stages
             .front(move |shard| Gate::new(Arc::clone(&of_gates), shard))
             .build();
         let handle = PlayHandle {
-            shared,
+            shared: Arc::clone(&shared),
             stages: stages.clone(),
         };
+        let shards = PlayShards::new(stages.clone(), shared, link);
         Ok(PlayParts {
             engine,
             stages,
             handle,
+            shards,
         })
     }
 

@@ -142,7 +142,7 @@ pub trait PlayStage: Sized + 'static {
     ) -> impl Future<Output = Result>;
 
     /// A message of another stage or of the program: [`StageCx::send_to_stage`],
-    /// [`StageCx::request_stage`] and those of [`PlayHandle`](crate::PlayHandle). By default there
+    /// [`StageCx::request_to_stage`] and those of [`PlayHandle`](crate::PlayHandle). By default there
     /// is no handler (error 12).
     fn on_dispatch_server(
         &mut self,
