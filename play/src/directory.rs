@@ -41,7 +41,7 @@ pub(crate) enum RoomMsg {
     /// It is wanted: created, unless it is.
     Create(Box<Create>),
     /// A message of another stage, of the program, or of another server.
-    Serve(Served),
+    Serve(Box<Served>),
 }
 
 pub(crate) struct Create {

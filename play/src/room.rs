@@ -169,12 +169,12 @@ impl<S: PlayStage> Room<S> {
         self.settle(cx).await;
     }
 
-    async fn serve(&mut self, cx: &Cx<'_, Self>, served: Served) {
+    async fn serve(&mut self, cx: &Cx<'_, Self>, served: Box<Served>) {
         let Self { stage, house } = self;
         if house.phase() != Phase::Open {
             return served.refuse(cx, ErrorCode::STAGE_NOT_FOUND);
         }
-        let Served { body, asker } = served;
+        let Served { body, asker } = *served;
         let packet = body.packet(asker.is_somebody());
         let call = Call::server(**cx, &house.shared, house.id, &body, asker);
         {

@@ -83,7 +83,7 @@ pub(crate) struct Mesh {
     /// On shard 0, by shard: messages for stages of the others.
     parcels: RefCell<Vec<Vec<Parcel>>>,
     /// Messages of detached futures to stages of this server.
-    inside: RefCell<VecDeque<(i64, Served)>>,
+    inside: RefCell<VecDeque<(i64, Box<Served>)>>,
 }
 
 impl Mesh {
@@ -306,7 +306,12 @@ impl Parcel {
 ///
 /// # Errors
 /// The message, if there was no room in the mailbox of its shard.
-fn tell(local: &Local<'_>, shard: usize, stage_id: i64, served: Served) -> Result<(), Served> {
+fn tell(
+    local: &Local<'_>,
+    shard: usize,
+    stage_id: i64,
+    served: Box<Served>,
+) -> Result<(), Box<Served>> {
     if shard == local.shard() {
         Gate::with(local, |gate| {
             let message = RoomMsg::Serve(served);

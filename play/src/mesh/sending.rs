@@ -96,7 +96,7 @@ impl Sender<'_> {
         }
     }
 
-    fn tell_here(&self, stage_id: i64, served: Served) -> Result<(), DeliverError> {
+    fn tell_here(&self, stage_id: i64, served: Box<Served>) -> Result<(), DeliverError> {
         match &self.local {
             Some(local) => {
                 let shard = self.mesh.shared.place(stage_id);

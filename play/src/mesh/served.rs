@@ -99,11 +99,11 @@ impl ServedAsker {
 
 impl Served {
     /// A message of this server.
-    pub(crate) fn here(content: Content, reply: Option<Reply<StageReply>>) -> Self {
-        Self {
+    pub(crate) fn here(content: Content, reply: Option<Reply<StageReply>>) -> Box<Self> {
+        Box::new(Self {
             body: ServedBody::Here(content, Box::default()),
             asker: reply.map_or(ServedAsker::Nobody, ServedAsker::Here),
-        }
+        })
     }
 
     /// A request of this server, for which others wait.
@@ -111,21 +111,21 @@ impl Served {
         content: Content,
         reply: Reply<StageReply>,
         (nid, waiting): (&str, Waiting<'_>),
-    ) -> Self {
+    ) -> Box<Self> {
         let mut trail = Vec::with_capacity(waiting.trail.len() + 24);
         waiting.encode(nid, &mut trail);
-        Self {
+        Box::new(Self {
             body: ServedBody::Here(content, trail.into_boxed_slice()),
             asker: ServedAsker::Here(reply),
-        }
+        })
     }
 
     /// A message of another server.
-    pub(crate) fn there(message: &NodeMessage<'_>, reply: Option<NodeReply>) -> Self {
-        Self {
+    pub(crate) fn there(message: &NodeMessage<'_>, reply: Option<NodeReply>) -> Box<Self> {
+        Box::new(Self {
             body: ServedBody::of(message),
             asker: reply.map_or(ServedAsker::Nobody, ServedAsker::There),
-        }
+        })
     }
 
     /// Says no.
