@@ -265,8 +265,8 @@ impl PlayServerBuilder {
         self
     }
 
-    /// Sets how long [`StageCx::request_to_stage`](crate::StageCx::request_to_stage) waits for an answer;
-    /// default 30 s.
+    /// Sets how long [`StageCx::request_to_stage`](crate::StageCx::request_to_stage) and its likes
+    /// wait for an answer unless told otherwise; default 30 s.
     pub fn request_deadline(mut self, deadline: Duration) -> Self {
         self.config.request_deadline = deadline;
         self

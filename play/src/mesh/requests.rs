@@ -1,4 +1,5 @@
-//! [`Requests`]: what the stages of a shard have asked and wait for; [`Request`]: the future of one.
+//! [`Requests`]: what the stages of a shard have asked and wait for; [`Request`]: the future of
+//! one.
 //!
 //! The number of a request names its shard (8 bits), a counter that begins anywhere (32 bits) and
 //! its place in the table (24 bits). It is the token under which the node link knows the request,
