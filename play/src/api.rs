@@ -57,8 +57,8 @@ mod stats;
 mod status;
 mod target;
 
+pub use crate::target::{Policy, To};
 pub use context::ApiCx;
 pub use sender::{ApiSender, Asking};
 pub use server::{ApiReport, ApiServer, ApiServerBuilder};
 pub use stats::ApiStats;
-pub use target::{Policy, To};
