@@ -106,16 +106,15 @@ impl Scene {
 
     #[track_caller]
     fn count(&self, what: impl Fn(&PlayStats) -> u64, expected: u64) {
-        let begin = Instant::now();
-        loop {
-            let counted = what(&self.server.handle().stats());
-            if counted == expected {
-                return;
-            }
-            let late = begin.elapsed() > PATIENCE || counted > expected;
-            assert!(!late, "{counted}, not {expected}");
-            thread::sleep(Duration::from_millis(1));
-        }
+        reaches(expected, || what(&self.server.handle().stats()));
+    }
+
+    /// So many connections have ended for that reason, which some are told of later than their
+    /// clients.
+    #[track_caller]
+    fn closed(&self, reason: &str, expected: u64) {
+        let engine = self.server.engine().handle();
+        reaches(expected, || engine.stats().total().closed(reason));
     }
 
     fn close(self) {
@@ -123,6 +122,21 @@ impl Scene {
         assert_eq!(answer.expect("an answer").payload, b"unharmed");
         drop(self.witness);
         self.server.shutdown(PATIENCE);
+    }
+}
+
+/// Waits for a count, which must not go beyond.
+#[track_caller]
+fn reaches(expected: u64, count: impl Fn() -> u64) {
+    let begin = Instant::now();
+    loop {
+        let counted = count();
+        if counted == expected {
+            return;
+        }
+        let late = begin.elapsed() > PATIENCE || counted > expected;
+        assert!(!late, "{counted}, not {expected}");
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -165,8 +179,7 @@ fn bytes_that_are_no_packet_cost_their_connection_on_every_transport() {
     let (bodies, lengths) = (8, 4);
     let transports = TRANSPORTS.len() as u64;
     scene.count(|stats| stats.closed_bad_packet, 2 * bodies * transports);
-    let stats = scene.server.engine().handle().stats().total();
-    assert_eq!(stats.closed("bad_frame"), 2 * lengths * transports);
+    scene.closed("bad_frame", 2 * lengths * transports);
     scene.close();
 }
 
@@ -210,15 +223,7 @@ fn floods_of_web_socket_frames_cost_their_connection() {
             }
         }
     }
-    let begin = Instant::now();
-    let closed = || {
-        let stats = scene.server.engine().handle().stats().total();
-        stats.closed("web_socket")
-    };
-    while closed() < 6 {
-        assert!(begin.elapsed() < PATIENCE, "{} of 6", closed());
-        thread::sleep(Duration::from_millis(1));
-    }
+    scene.closed("web_socket", 6);
     scene.close();
 }
 
