@@ -48,15 +48,17 @@
 mod context;
 mod executor;
 mod handlers;
-mod presence;
+#[cfg(feature = "http")]
+pub mod http;
 mod running;
 mod sender;
 mod server;
 mod stats;
+mod status;
 mod target;
 
+pub use crate::target::{Policy, To};
 pub use context::ApiCx;
 pub use sender::{ApiSender, Asking};
 pub use server::{ApiReport, ApiServer, ApiServerBuilder};
 pub use stats::ApiStats;
-pub use target::{Policy, To};
