@@ -146,12 +146,7 @@ fn visit(address: SocketAddr, target: &str) -> Vec<String> {
         .overflow(Overflow::PauseReading)
         .web_socket(&socket);
     client.on(0, move |cx| cx.connect(&connector));
-    let id: RouterId = eventually("a connection", || {
-        client.log.find(|seen| match seen {
-            Seen::Connected { id, .. } => Some(*id),
-            _ => None,
-        })
-    });
+    let id = client.nth(0);
     client.log.until_closed(id);
     client.shutdown();
     let texts = texts.lock().unwrap();
