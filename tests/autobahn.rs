@@ -11,10 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use proscenium::{
-    Connector, Engine, Framing, Limits, Overflow, RouterId, WebSocketClient, WebSocketServer,
-};
-use support::{Behaviour, Seen, Server, eventually, loopback};
+use proscenium::{Connector, Engine, Framing, Limits, Overflow, WebSocketClient, WebSocketServer};
+use support::{Behaviour, Server, eventually, loopback};
 
 /// The longest messages of the suite have 16 MiB, in up to 65,536 frames.
 const MESSAGE_MAX: usize = 20 << 20;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use proscenium::{Engine, RouterId, Shard};
+use proscenium::{Engine, Shard};
 use support::{
     Behaviour, Job, Log, PATIENCE, Probe, Seen, connect, frame, loopback, on_shard, read_frame,
     tcp_address, try_read_frame,

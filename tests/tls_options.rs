@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proscenium::{
-    ClientCertificates, Connector, Engine, HandshakeKind, Limits, Pin, RouterId, TlsClient,
-    TlsConfigError, TlsInfo, TlsServer, TlsServerBuilder, TlsVersion,
+    ClientCertificates, Connector, Engine, HandshakeKind, Limits, Pin, TlsClient, TlsConfigError,
+    TlsInfo, TlsServer, TlsServerBuilder, TlsVersion,
 };
 use rustls::ClientConfig;
 use rustls::client::Resumption;

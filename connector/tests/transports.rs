@@ -188,6 +188,27 @@ fn a_handshake_that_stalls_runs_out_of_time() {
 }
 
 #[test]
+fn disconnecting_cancels_connecting() {
+    for close in [Connector::disconnect, Connector::close] {
+        // It accepts, and never answers the handshake.
+        let server = Server::once(|mut peer: Peer| {
+            let mut all = Vec::new();
+            peer.stream.read_to_end(&mut all).expect("the end");
+            all
+        });
+        let builder = server.builder().transport(Transport::Ws);
+        let connector = builder.build().expect("a connector");
+        let result = connector.connect();
+        close(&connector);
+        let result = result.wait();
+        assert!(matches!(result, Err(ConnectError::Cancelled)), "{result:?}");
+        let now = connector.is_connected();
+        assert!(!now);
+        let _ = server.join();
+    }
+}
+
+#[test]
 fn servers_that_speak_something_else_are_refused() {
     let answers: [(Transport, &[u8], &str); 4] = [
         (

@@ -405,9 +405,13 @@ impl Mesh {
         }
         let before = self.book.borrow().answered;
         for (from, to) in pairs {
-            while self.book.borrow().outstanding.is_empty() {
-                self.talk(from, to);
+            for _ in 0..1000 {
+                if self.book.borrow().outstanding.is_empty() {
+                    self.talk(from, to);
+                }
             }
+            let asked = !self.book.borrow().outstanding.is_empty();
+            assert!(asked, "{from} cannot ask {to}");
             for node in 0..NODES {
                 self.world.run_for(Duration::from_millis(200));
                 self.answer_kept(node);
