@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+pub mod api;
 mod call;
 mod context;
 mod directory;

@@ -96,9 +96,24 @@ impl Content {
         }
     }
 
+    /// The payload as a protobuf message.
+    ///
+    /// # Errors
+    /// When it is none of that type.
+    pub fn decode<M: prost::Message + Default>(&self) -> Result<M, prost::DecodeError> {
+        M::decode(&self.payload[..])
+    }
+
     /// The same, borrowed.
     pub fn packet(&self) -> Packet<'_> {
         Packet::new(&self.msg_id, &self.payload)
+    }
+}
+
+/// Nothing: as an answer, an empty one with the id of the request.
+impl From<()> for Content {
+    fn from((): ()) -> Self {
+        Self::default()
     }
 }
 

@@ -33,7 +33,7 @@ const ZMQ_VERSION: &str = "import zmq; print(zmq.zmq_version())";
 
 const WEBSOCKETS_VERSION: &str = "import websockets; print(websockets.version.version)";
 
-const ALL: [Program; 6] = [
+const ALL: [Program; 7] = [
     Program {
         name: "openssl",
         versions: &[&["openssl", "version"]],
@@ -75,6 +75,12 @@ const ALL: [Program; 6] = [
         versions: &[&["node", "-p", "require('ws/package.json').version"]],
         debian: &["node-ws"],
         otherwise: Some(Source::Npm("ws")),
+    },
+    Program {
+        name: "redis-server",
+        versions: &[&["redis-server", "--version"]],
+        debian: &["redis-server"],
+        otherwise: None,
     },
 ];
 
