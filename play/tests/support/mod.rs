@@ -10,6 +10,7 @@
 #[path = "../../../tests/support/clients.rs"]
 mod clients;
 pub mod hall;
+pub mod mesh;
 pub use clients::*;
 
 use std::io::{self, Read, Write};
