@@ -5,7 +5,7 @@ mod support;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use proscenium_nodelink::directory::{
@@ -103,7 +103,8 @@ fn a_list_tells_its_watchers_what_has_changed() {
     );
     drop(watch);
     list.set([]);
-    assert!(lists.recv_timeout(PATIENCE).is_err(), "the watch has ended");
+    let after = lists.recv_timeout(PATIENCE);
+    assert_eq!(after, Err(RecvTimeoutError::Disconnected), "it has ended");
 }
 
 #[test]

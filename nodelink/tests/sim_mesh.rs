@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,6 +16,10 @@ use proscenium_nodelink::{
     Endpoint, LinkEnd, Nid, Node, NodeContext, NodeHandler, NodeMessage, NodeOptions, NodeShard,
     ReplyRef, ReplyTo, RequestError, RequestOptions, RouteHeader,
 };
+
+#[path = "../../tests/support/seeds.rs"]
+mod seeds;
+use seeds::for_seeds;
 
 const NODES: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -422,26 +425,10 @@ impl Mesh {
     }
 }
 
-/// Runs `run` for each seed; a seed that fails is named.
-fn for_seeds(seeds: u64, run: impl Fn(&SimNet)) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let all = match number("PROSCENIUM_SEED") {
-        Some(one) => one..one + 1,
-        None => 0..number("PROSCENIUM_SEEDS").unwrap_or(seeds),
-    };
-    for seed in all {
-        let net = SimNet::from_seed(seed);
-        let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&net))) else {
-            continue;
-        };
-        let text = panic.downcast_ref::<String>().map_or("", String::as_str);
-        panic!("seed {seed} failed: {text}\nreplay: PROSCENIUM_SEED={seed}");
-    }
-}
-
 #[test]
 fn a_mesh_under_faults_keeps_its_promises_and_recovers() {
-    for_seeds(40, |net| {
+    let test = "a_mesh_under_faults_keeps_its_promises_and_recovers";
+    for_seeds(test, 40, |net| {
         let mut mesh = Mesh::new(net);
         for _ in 0..300 {
             mesh.step();
@@ -457,7 +444,8 @@ fn a_mesh_under_faults_keeps_its_promises_and_recovers() {
 /// still believes in them: what these still bring must not come behind what was sent since.
 #[test]
 fn links_that_one_end_has_given_up_bring_nothing_late() {
-    for_seeds(20, |net| {
+    let test = "links_that_one_end_has_given_up_bring_nothing_late";
+    for_seeds(test, 20, |net| {
         // Everything but stalls is well: the more of them there are.
         net.set_faults(Faults::none());
         let mut mesh = Mesh::with(net, net.fork_random(), true);
@@ -479,7 +467,8 @@ fn links_that_one_end_has_given_up_bring_nothing_late() {
 
 #[test]
 fn two_nodes_of_one_name_harm_nobody_else() {
-    for_seeds(20, |net| {
+    let test = "two_nodes_of_one_name_harm_nobody_else";
+    for_seeds(test, 20, |net| {
         let mut mesh = Mesh::new(net);
         mesh.book.borrow_mut().has_impostor = true;
         let impostor = mesh.start(0, NODES);
