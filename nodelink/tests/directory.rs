@@ -166,3 +166,23 @@ fn a_node_is_linked_to_the_servers_of_its_directory() {
     assert_eq!(names(), "play-1 play-2");
     drop(one);
 }
+
+/// Whoever writes the list decides whom a node dials, and not how many.
+#[test]
+fn a_list_that_is_too_long_is_followed_to_its_bound() {
+    let node = Node::builder(options("api-1").peers_max(2))
+        .start(Echo::default())
+        .unwrap();
+    let servers: Vec<Node> = ["a", "b", "c"].map(echo).into();
+    let list = StaticDirectory::new(servers.iter().map(info_of));
+    let handle = node.handle();
+    let _watch = handle.follow(&list).unwrap();
+    wait_until("the first two are linked", || {
+        handle.is_routable("a") && handle.is_routable("b")
+    });
+    // Had the third been dialled with them, it would have seen that by now.
+    let third = servers[2].handle().stats(PATIENCE).unwrap();
+    assert_eq!((third.links, third.ended.iter().sum()), (0, 0), "{third:?}");
+    list.withdraw(&Nid::new("a").unwrap()).unwrap();
+    wait_until("there is room for the third", || handle.is_routable("c"));
+}

@@ -13,8 +13,8 @@ use std::time::Duration;
 use proscenium_engine::sim::{Faults, SimEngine, SimNet, SimRandom, SimWorld};
 use proscenium_engine::{Address, Backoff};
 use proscenium_nodelink::{
-    Endpoint, Nid, Node, NodeContext, NodeHandler, NodeMessage, NodeOptions, NodeShard, ReplyRef,
-    ReplyTo, RequestError, RequestOptions, RouteHeader,
+    Endpoint, LinkEnd, Nid, Node, NodeContext, NodeHandler, NodeMessage, NodeOptions, NodeShard,
+    ReplyRef, ReplyTo, RequestError, RequestOptions, RouteHeader,
 };
 
 #[path = "../../tests/support/seeds.rs"]
@@ -298,14 +298,14 @@ impl Mesh {
             7 | 8 => KEPT,
             _ => IGNORED,
         };
-        self.say(from, to, treatment);
-    }
-
-    fn say(&mut self, from: usize, to: usize, treatment: u8) {
         let length = match self.random.below(20) {
             0 => self.random.below(200_000) as usize,
             _ => self.random.below(300) as usize,
         };
+        self.say(from, to, treatment, length);
+    }
+
+    fn say(&mut self, from: usize, to: usize, treatment: u8, length: usize) {
         let book = Rc::clone(&self.book);
         self.nodes[from].engine.with(0, |shard, cx| {
             let (link, actor) = shard.parts();
@@ -415,7 +415,8 @@ impl Mesh {
         }
         for (from, to) in pairs {
             let before = self.book.borrow().answered;
-            self.say(from, to, ANSWERED);
+            // Short: a connection that was made among faults may be slow for ever.
+            self.say(from, to, ANSWERED, 300);
             self.world.run_for(DEADLINE + Duration::from_secs(1));
             let book = self.book.borrow();
             assert!(book.outstanding.is_empty(), "{:?}", book.outstanding);
@@ -480,6 +481,32 @@ fn two_nodes_of_one_name_harm_nobody_else() {
         let impostor = mesh.nodes.pop().unwrap();
         impostor.engine.handle().shutdown(Duration::ZERO);
         mesh.recovers();
+    });
+}
+
+/// A PING behind much else has not been asked yet, and who is told much is not silent therefore.
+#[test]
+fn a_long_message_on_a_slow_link_is_no_sign_of_death() {
+    for_seeds(10, |net| {
+        // About 2 KB a second.
+        let mut faults = Faults::none();
+        faults.latency = Duration::from_millis(20)..=Duration::from_millis(20);
+        faults.buffer_bytes = 85..=85;
+        net.set_faults(faults);
+        let mut mesh = Mesh::with(net, net.fork_random(), false);
+        mesh.world.run_for(Duration::from_secs(5));
+        for (from, to) in [(0, 1), (1, 2)] {
+            assert!(mesh.routable(from, to), "{from} does not reach {to}");
+            mesh.say(from, to, MESSAGE, 40_000);
+        }
+        mesh.world.run_for(Duration::from_secs(60));
+        assert_eq!(mesh.book.borrow().arrived, 2);
+        for instance in &mesh.nodes {
+            instance.engine.with(0, |shard, cx| {
+                let stats = shard.parts().0.with(cx).stats();
+                assert_eq!(stats.ended(LinkEnd::Dead), 0, "{stats:?}");
+            });
+        }
     });
 }
 
