@@ -7,6 +7,7 @@ use proscenium_engine::{Balance, Framing, Overflow, RouterId};
 
 use crate::compare::CompareArgs;
 use crate::layers::ServerLayers;
+use crate::load::node::NodeArgs;
 use crate::load::{PlayArgs, StreamArgs};
 use crate::units::{parse_bytes, parse_duration};
 
@@ -49,6 +50,8 @@ pub(crate) enum LoadKind {
     Stream(StreamArgs),
     /// The same through a Play server: clients authenticate and join first
     Play(PlayArgs),
+    /// Messages and requests from one node to another
+    Node(NodeArgs),
 }
 
 /// How bytes become messages, as the command line names it.
@@ -129,6 +132,8 @@ pub(crate) enum Mode {
     Stage,
     /// A Play server, which lets everybody in, under the name in the authentication's payload
     Play,
+    /// A node of a mesh, whose NID is `echo`
+    Node,
 }
 
 /// How the echo answers on the callback interface.
@@ -149,6 +154,7 @@ Examples:
   proscenium echo --listen unix:/run/echo.sock --framing raw
   proscenium echo --mode stage                                 a stage for each connection
   proscenium echo --mode play                                  for `proscenium load play`
+  proscenium echo --mode node                                  for `proscenium load node`
   proscenium echo --tls --cert chain.pem --key key.pem --ws    wss://
   proscenium echo --listen 0.0.0.0:7000 --shards 4 --pin 0,1,2,3 --metrics 127.0.0.1:9100
 
@@ -226,8 +232,9 @@ mod tests {
         let load = command.find_subcommand("load").unwrap();
         let stream = load.find_subcommand("stream").unwrap().clone();
         let play = load.find_subcommand("play").unwrap().clone();
+        let node = load.find_subcommand("node").unwrap().clone();
         let compare = command.find_subcommand("compare").unwrap().clone();
-        for mut command in [command.clone(), echo, stream, play, compare] {
+        for mut command in [command.clone(), echo, stream, play, node, compare] {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{help}");
         }

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Load(load) => match &load.kind {
             LoadKind::Stream(args) => load::stream(args),
             LoadKind::Play(args) => load::play(args),
+            LoadKind::Node(args) => load::node::run(args),
         },
         Command::Compare(args) => compare::run(args).map(|()| true),
     };
