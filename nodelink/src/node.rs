@@ -169,8 +169,21 @@ impl NodeBuilder {
     where
         H: NodeHandler<()> + Send + 'static,
     {
+        self.start_with(|_| handler)
+    }
+
+    /// The same with a handler that needs the node's handle: `make` is called before anything
+    /// arrives.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn start_with<H>(self, make: impl FnOnce(NodeHandle) -> H) -> io::Result<Node>
+    where
+        H: NodeHandler<()> + Send + 'static,
+    {
         let (builder, link) = self.prepare()?;
         let handle = link.handle();
+        let handler = make(handle.clone());
         let shard = std::sync::Mutex::new(Some(NodeShard::new(link, handler)));
         let engine = builder.start(move |_| {
             let mut shard = shard
@@ -247,6 +260,11 @@ impl Node {
     /// A handle for any thread.
     pub fn handle(&self) -> NodeHandle {
         self.handle.clone()
+    }
+
+    /// The engine under it: its statistics, and its own handle.
+    pub fn engine(&self) -> &Engine<()> {
+        &self.engine
     }
 
     /// Where it listens, in the order of the calls to `bind`, with real ports.

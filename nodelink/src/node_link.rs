@@ -378,11 +378,12 @@ impl NodeLink {
         }
     }
 
-    /// Messages that wait and requests without an answer: for the handler's `pending_work`.
+    /// Messages that wait, what handles have asked for, and requests without an answer: for the
+    /// handler's `pending_work`.
     pub fn pending_work(&self) -> usize {
         let requests = self.peers.iter().map(|(_, peer)| peer.requests.len());
         let messages = self.links.iter().map(|(_, link)| link.outbox.messages());
-        requests.sum::<usize>() + messages.sum::<usize>()
+        requests.sum::<usize>() + messages.sum::<usize>() + self.shared.queue.len()
     }
 
     /// What can be done with the node during a call.
