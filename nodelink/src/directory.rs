@@ -253,3 +253,17 @@ pub trait Directory: Send + Sync {
     /// is told when it is back.
     fn watch(&self, changed: OnServers) -> io::Result<Box<dyn Watch>>;
 }
+
+impl<D: Directory + ?Sized> Directory for Arc<D> {
+    fn announce(&self, server: &ServerInfo, ttl: Duration) -> io::Result<()> {
+        (**self).announce(server, ttl)
+    }
+
+    fn withdraw(&self, nid: &Nid) -> io::Result<()> {
+        (**self).withdraw(nid)
+    }
+
+    fn watch(&self, changed: OnServers) -> io::Result<Box<dyn Watch>> {
+        (**self).watch(changed)
+    }
+}

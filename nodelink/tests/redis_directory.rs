@@ -237,6 +237,14 @@ fn a_redis_that_is_killed_and_comes_back_empty_costs_nobody_anything() {
 }
 
 #[test]
+fn a_rolling_restart_loses_no_request() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    support::rolling::rolling_restart(&directory(&redis));
+}
+
+#[test]
 fn broken_entries_are_skipped_and_counted() {
     let Some(redis) = Redis::start(&[]) else {
         return;
