@@ -41,7 +41,7 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), String> {
         (Interface::Callback, Mode::Play) => play::run(args, listeners, limits),
         (Interface::Callback, Mode::Node) => node::run(args, listeners, limits),
         (Interface::Socket, Mode::Stage | Mode::Play | Mode::Node) => Err(
-            "--mode: stages and nodes run on --interface callback, not on a socket that is pulled from"
+            "--mode: stages and nodes run on --interface callback, not on a socket one pulls from"
                 .to_owned(),
         ),
     }

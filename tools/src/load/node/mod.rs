@@ -24,7 +24,7 @@ use client::{Client, Plan};
 
 const EXAMPLES: &str = "\
 Modes:
-  request  at most --window requests are unanswered; latency is that of single requests at --window 1
+  request  at most --window requests are unanswered; with 1, latency is that of single requests
   send     messages without an answer, as fast as the queue (--hwm) takes them; the rate is that at
            which they arrive, by the receiver's own count and clock
 
