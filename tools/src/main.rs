@@ -11,6 +11,7 @@ mod layers;
 mod load;
 mod machine;
 mod metrics;
+mod node;
 mod process;
 mod record;
 mod signals;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
             LoadKind::Play(args) => load::play(args),
             LoadKind::Node(args) => load::node::run(args),
         },
+        Command::Node(args) => node::run(args),
         Command::Compare(args) => compare::run(args).map(|()| true),
     };
     match result {

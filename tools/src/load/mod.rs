@@ -407,7 +407,9 @@ mod tests {
                     unreachable!("the arguments say stream")
                 }
             },
-            Command::Echo(_) | Command::Compare(_) => unreachable!("the arguments say load"),
+            Command::Echo(_) | Command::Node(_) | Command::Compare(_) => {
+                unreachable!("the arguments say load")
+            }
         }
     }
 
