@@ -207,7 +207,11 @@ impl<'a> Message<'a> {
     #[inline]
     pub fn lease(&self) -> Body {
         if self.lease == Lease::Copy {
-            return Body::from(self.bytes());
+            let bytes = Box::new(Bytes::copy_from_slice(self.bytes));
+            let text = self.text;
+            return Body {
+                source: Source::Owned { bytes, text },
+            };
         }
         let chunk = Rc::clone(self.chunk);
         let start = self.start();
@@ -217,6 +221,7 @@ impl<'a> Message<'a> {
                 start: start as u32,
                 end: (start + self.bytes.len()) as u32,
                 lease: self.lease,
+                text: self.text,
             },
         }
     }
@@ -245,9 +250,10 @@ enum Source {
         end: u32,
         /// In which memory: not [`Lease::Copy`].
         lease: Lease,
+        text: bool,
     },
     /// Boxed, so that a body is three words: it is moved several times.
-    Owned(Box<Bytes>),
+    Owned { bytes: Box<Bytes>, text: bool },
 }
 
 /// An owned message: a lease on receive memory of the shard (counted without atomics, so it stays
@@ -264,7 +270,7 @@ impl Body {
             Source::Leased {
                 chunk, start, end, ..
             } => Bytes::copy_from_slice(&chunk.bytes()[start as usize..end as usize]),
-            Source::Owned(bytes) => *bytes,
+            Source::Owned { bytes, .. } => *bytes,
         }
     }
 
@@ -277,8 +283,22 @@ impl Body {
                 start,
                 end,
                 lease,
-            } => Ok(Message::new(chunk, *start as usize..*end as usize, *lease)),
-            Source::Owned(bytes) => Err(bytes),
+                text,
+            } => {
+                let message = Message::new(chunk, *start as usize..*end as usize, *lease);
+                Ok(Message {
+                    text: *text,
+                    ..message
+                })
+            }
+            Source::Owned { bytes, .. } => Err(bytes),
+        }
+    }
+
+    /// Whether it came as a text message of a WebSocket: then it is UTF-8.
+    pub fn is_text(&self) -> bool {
+        match self.source {
+            Source::Leased { text, .. } | Source::Owned { text, .. } => text,
         }
     }
 
@@ -297,7 +317,7 @@ impl Deref for Body {
             Source::Leased {
                 chunk, start, end, ..
             } => &chunk.bytes()[*start as usize..*end as usize],
-            Source::Owned(bytes) => bytes,
+            Source::Owned { bytes, .. } => bytes,
         }
     }
 }
@@ -311,7 +331,10 @@ impl AsRef<[u8]> for Body {
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         Self {
-            source: Source::Owned(Box::new(bytes)),
+            source: Source::Owned {
+                bytes: Box::new(bytes),
+                text: false,
+            },
         }
     }
 }

@@ -82,7 +82,7 @@ impl<'a, P> Context<'a, P> {
 
     /// Sends a kept message on: as with [`forward`](Self::forward) if it is leased, which its
     /// lease outlives until it is written; as with [`send_shared`](Self::send_shared) if it owns
-    /// its bytes.
+    /// its bytes. To a WebSocket without framing it goes as it came, as text or binary.
     ///
     /// # Errors
     /// Those of [`send`](Self::send).
@@ -90,7 +90,7 @@ impl<'a, P> Context<'a, P> {
     pub fn forward_body(&mut self, to: RouterId, body: &Body) -> Result<(), SendError> {
         match body.received() {
             Ok(message) => self.core.forward(to, &message),
-            Err(bytes) => self.core.send_shared(to, bytes, false),
+            Err(bytes) => self.core.send_shared(to, bytes, body.is_text()),
         }
     }
 

@@ -7,7 +7,9 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use proscenium_connector::{Builder, Transport};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData as _};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData as _,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tungstenite::{Message, WebSocket};
@@ -38,6 +40,9 @@ impl Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate whose subject is its issuer for one that signed itself.
+        let name = &mut params.distinguished_name;
+        name.push(DnType::CommonName, "authority of the tests");
         let authority = params.self_signed(&key).expect("a certificate");
         let authority_pem = authority.pem();
         let issuer = Issuer::new(params, key);

@@ -178,7 +178,7 @@ fn many_seeds(steps: &mut Steps, seeds: u32) {
         "-p",
         "proscenium-play",
         "--features",
-        "proscenium/sim,proscenium-stages/sim,proscenium-play/sim",
+        "proscenium/sim,proscenium/tls,proscenium/ws,proscenium-stages/sim,proscenium-play/sim",
         "--no-fail-fast",
         "--test",
         "sim_*",
