@@ -29,7 +29,7 @@ Examples:
 `ping`, `send`, `request` and `status` join the mesh for a moment, as a node of their own. Links are
 direct: they need the address of the node that they name, from --at or from a directory, which is
 a file or redis://HOST:PORT.
-Exit codes: 0 done, 1 the command could not do its work, 2 somebody did not answer, or with an error.";
+Exit codes: 0 done, 1 the command could not do its work, 2 no answer, or one with an error code.";
 
 /// Options of `proscenium node`.
 #[derive(Debug, Args)]
