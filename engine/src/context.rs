@@ -192,6 +192,19 @@ impl<'a, P> Context<'a, P> {
         slot.is_some_and(|slot| self.core.set_pause(slot, Pause::HANDLER, false))
     }
 
+    /// Takes a connection of this shard out of the [idle timeout](crate::Limits::idle_timeout), as
+    /// long as it stays here: for whoever finds out by a protocol of its own that a peer is dead.
+    /// False if it is gone or lives elsewhere.
+    pub fn disable_idle_timeout(&mut self, id: RouterId) -> bool {
+        let Some((_, connection)) = self.core.open_mut(id) else {
+            return false;
+        };
+        if let Some(timer) = connection.timer.take() {
+            self.core.timers.cancel(timer);
+        }
+        true
+    }
+
     /// Bytes that are queued for a connection of this shard and not yet written; `None` if it is
     /// gone or lives elsewhere. For conflating: send the newest state when this is small.
     pub fn queued_bytes(&self, id: RouterId) -> Option<usize> {
