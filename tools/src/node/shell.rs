@@ -48,7 +48,8 @@ pub(super) fn targets(reach: &Reach, nids: &[String]) -> Result<Vec<Target>, Str
         return Err("where is it? --at ADDR, or --directory with a file or redis://…".to_owned());
     };
     let source = Source::new(directory, reach.mesh.as_deref(), Path::new(""))?;
-    let servers = servers(&source, reach.timeout)?;
+    let servers = servers(&source, reach.timeout)
+        .map_err(|error| format!("--directory {directory}: {error}"))?;
     if nids.is_empty() {
         let all = servers.into_iter().map(|server| Target {
             nid: Some(server.nid),
@@ -74,7 +75,7 @@ pub(super) fn targets(reach: &Reach, nids: &[String]) -> Result<Vec<Target>, Str
 /// Who is in a directory now.
 fn servers(source: &Source, timeout: Duration) -> Result<Vec<ServerInfo>, String> {
     let redis = match source {
-        Source::File(file) => return file.read().map_err(|error| format!("--directory {error}")),
+        Source::File(file) => return file.read().map_err(|error| error.to_string()),
         Source::Redis(redis) => redis,
     };
     let (tell, told) = mpsc::channel();
@@ -82,9 +83,9 @@ fn servers(source: &Source, timeout: Duration) -> Result<Vec<ServerInfo>, String
         // Who asked may have heard enough.
         let _ = tell.send(servers.to_vec());
     }));
-    let _watch = watch.map_err(|error| format!("--directory: {error}"))?;
+    let _watch = watch.map_err(|error| error.to_string())?;
     told.recv_timeout(timeout)
-        .map_err(|_| format!("--directory: Redis said nothing within {timeout:?}"))
+        .map_err(|_| format!("Redis said nothing within {timeout:?}"))
 }
 
 /// Tells who can be reached.
