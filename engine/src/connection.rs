@@ -290,10 +290,17 @@ impl Connection {
         if self.state != State::Open || self.held.is_some() || self.relay.is_some() {
             return Err(encode);
         }
-        let header = match self.wire {
-            Wire::Be32 => u32::to_be_bytes,
-            Wire::Le32 => u32::to_le_bytes,
+        let is_big = match self.wire {
+            Wire::Be32 => true,
+            Wire::Le32 => false,
             _ => return Err(encode),
+        };
+        let header = |length: u32| {
+            if is_big {
+                length.to_be_bytes()
+            } else {
+                length.to_le_bytes()
+            }
         };
         self.out.push_with_within(max, header, encode, most)
     }
