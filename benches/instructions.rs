@@ -29,7 +29,7 @@ use proscenium::{Framing, Handler};
 use crate::echo::{Echo, ReplayEcho, SimEcho};
 use crate::forward::{Forward, stages};
 use crate::frames::frames;
-use crate::play::{packets, play};
+use crate::play::{Crowd, packets, play};
 
 /// Rounds of each workload that are counted, after as many that are not.
 const ROUNDS: u64 = 20;
@@ -110,6 +110,26 @@ const WORKLOADS: &[Workload] = &[
         name: "play-replayed-1024",
         messages: REPLAYED / (4 + 1024),
         make: || Box::new(Played::new(1024)),
+    },
+    Workload {
+        name: "broadcast-replayed-256",
+        messages: Crowd::PLAYERS,
+        make: || Box::new(Crowd::new("Broadcast", 1)),
+    },
+    Workload {
+        name: "broadcast-replayed-256-10",
+        messages: 10 * Crowd::PLAYERS,
+        make: || Box::new(Crowd::new("Broadcast", 10)),
+    },
+    Workload {
+        name: "each-replayed-256",
+        messages: Crowd::PLAYERS,
+        make: || Box::new(Crowd::new("Each", 1)),
+    },
+    Workload {
+        name: "each-replayed-256-10",
+        messages: 10 * Crowd::PLAYERS,
+        make: || Box::new(Crowd::new("Each", 10)),
     },
     Workload {
         name: "echo-simulated-64",
@@ -200,6 +220,16 @@ impl Round for Played {
     fn after(&mut self) {
         // Less what of the last frame of each connection comes with the next turn.
         self.0.check_at_least(REPLAYED - 10 * 2048);
+    }
+}
+
+impl Round for Crowd {
+    fn measured(&mut self) {
+        self.turn();
+    }
+
+    fn after(&mut self) {
+        self.check();
     }
 }
 

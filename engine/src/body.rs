@@ -16,8 +16,13 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     pub(crate) fn new(size: usize) -> Rc<Self> {
+        Self::of(vec![0; size].into_boxed_slice())
+    }
+
+    /// One that holds `bytes`, which nobody receives into.
+    pub(crate) fn of(bytes: Box<[u8]>) -> Rc<Self> {
         Rc::new(Self {
-            bytes: vec![0; size].into_boxed_slice(),
+            bytes,
             foreign: Bytes::new(),
         })
     }

@@ -237,14 +237,30 @@ impl<A> Seats<A> {
     }
 
     /// Calls `call` with the connection of every actor that has one.
-    pub(crate) fn each_session(&self, mut call: impl FnMut(ActorId, Session)) {
+    pub(crate) fn each_session(&self, mut call: impl FnMut(ActorId, &Session)) {
         for (slot, seat) in &self.table.borrow().seats {
-            if let (true, Some(session)) = (seat.joined, seat.session) {
+            if let (true, Some(session)) = (seat.joined, &seat.session) {
                 let number = seat.number;
                 let slot = slot as u32;
                 call(ActorId { slot, number }, session);
             }
         }
+    }
+
+    /// The connections of those whom `keep` wants, apart: of clients that take plain payloads, and
+    /// of those that take compressed ones. `keep` is not anybody's code.
+    pub(crate) fn sessions(
+        &self,
+        mut keep: impl FnMut(ActorId) -> bool,
+    ) -> (Vec<RouterId>, Vec<RouterId>) {
+        let (mut plain, mut packed) = (Vec::with_capacity(self.len()), Vec::new());
+        self.each_session(|id, session| {
+            if keep(id) {
+                let list = if session.lz4 { &mut packed } else { &mut plain };
+                list.push(session.id);
+            }
+        });
+        (plain, packed)
     }
 
     /// A session has ended: its actor, which has none now. `None` if it was not (or is no longer)
