@@ -304,10 +304,11 @@ fn run(round: &mut dyn Round, rounds: u64, measure: fn(&mut dyn Round)) {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    if let [flag, name] = &arguments[..]
+    if let [flag, name, rounds @ ..] = &arguments[..]
         && flag == "--workload"
     {
-        return run_one(name);
+        let rounds = rounds.first().and_then(|rounds| rounds.parse().ok());
+        return run_one(name, rounds.unwrap_or(ROUNDS));
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let chosen: Vec<&Workload> = {
@@ -336,15 +337,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// The run under callgrind.
-fn run_one(name: &str) -> ExitCode {
+/// The run under callgrind; by itself, with more rounds, something to be timed.
+fn run_one(name: &str, rounds: u64) -> ExitCode {
     let mut round: Box<dyn Round> = match WORKLOADS.iter().find(|one| one.name == name) {
         Some(workload) => (workload.make)(),
         None if name == EMPTY => Box::new(Empty),
         None => return ExitCode::FAILURE,
     };
     run(&mut *round, ROUNDS, |round| round.measured());
-    run(&mut *round, ROUNDS, measured_region);
+    run(&mut *round, rounds, measured_region);
     ExitCode::SUCCESS
 }
 
