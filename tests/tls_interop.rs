@@ -1,7 +1,7 @@
-//! The `openssl` program as the other side. Skipped, with the reason printed, where there is none.
+//! The `openssl` program as the other side, where there is one (see `support/foreign.rs`).
 
-#![allow(clippy::print_stderr, reason = "says why it was skipped")]
-
+#[path = "support/foreign.rs"]
+mod foreign;
 mod support;
 #[path = "support/tls.rs"]
 mod tls;
@@ -20,13 +20,9 @@ use support::{Behaviour, PATIENCE, Seen, Server, eventually, frame, loopback, re
 use tls::{Authority, NAME, Pems};
 
 /// Whether there is an `openssl` to talk to.
+#[track_caller]
 fn has_openssl() -> bool {
-    let found = Command::new("openssl").arg("version").output();
-    let found = found.is_ok_and(|output| output.status.success());
-    if !found {
-        eprintln!("skipped: no program openssl on this machine");
-    }
-    found
+    foreign::program("openssl", &["openssl", "version"])
 }
 
 /// A file in a folder of this test alone.

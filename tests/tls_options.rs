@@ -289,7 +289,7 @@ fn whoever_has_a_ticket_comes_back_without_a_full_handshake() {
     assert_eq!(come_again(&server, &config, 7), Full);
     server.shutdown();
 
-    // An engine as the client: its tickets are read by our own record layer.
+    // An engine as the client.
     let (server, _tls) = serve(authority.server());
     let engine = Server::start(Engine::builder(), Behaviour::sink());
     for (client, kinds) in [

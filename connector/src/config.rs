@@ -11,7 +11,7 @@ use crate::connector::Handler;
 use crate::{BuildError, Connector, Event};
 
 /// The longest of all durations, a hundred years, so that every one can be added to a time.
-const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// What carries the packets.
 #[non_exhaustive]

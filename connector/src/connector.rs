@@ -71,7 +71,7 @@ impl Connector {
     /// # Errors
     /// By the result: [`RequestError`].
     pub fn authenticate(&self, stage_id: i64, msg_id: &str, payload: &[u8]) -> Pending<Answer> {
-        self.future(stage_id, msg_id, payload, true)
+        self.future(stage_id, msg_id, payload, true, self.request_timeout())
     }
 
     /// Like [`authenticate`](Self::authenticate), with a callback; see
@@ -86,7 +86,8 @@ impl Connector {
         payload: &[u8],
         callback: impl FnOnce(Answer) + Send + 'static,
     ) -> Result<(), SendError> {
-        self.callback(stage_id, msg_id, payload, true, Box::new(callback))
+        let timeout = self.request_timeout();
+        self.callback(stage_id, msg_id, payload, true, timeout, Box::new(callback))
     }
 
     /// Sends a message without an answer. `Ok` says that it is in the queue.
@@ -108,7 +109,22 @@ impl Connector {
     /// # Errors
     /// By the result: [`RequestError`].
     pub fn request(&self, stage_id: i64, msg_id: &str, payload: &[u8]) -> Pending<Answer> {
-        self.future(stage_id, msg_id, payload, false)
+        self.future(stage_id, msg_id, payload, false, self.request_timeout())
+    }
+
+    /// [`request`](Self::request) with a time-out of its own, instead of that of all
+    /// ([`Builder::request_timeout`]). Zero: it has failed before an answer can come.
+    ///
+    /// # Errors
+    /// By the result: [`RequestError`].
+    pub fn request_within(
+        &self,
+        timeout: Duration,
+        stage_id: i64,
+        msg_id: &str,
+        payload: &[u8],
+    ) -> Pending<Answer> {
+        self.future(stage_id, msg_id, payload, false, timeout)
     }
 
     /// Sends a message and calls back with its answer, where and when events are told. If this
@@ -123,7 +139,42 @@ impl Connector {
         payload: &[u8],
         callback: impl FnOnce(Answer) + Send + 'static,
     ) -> Result<(), SendError> {
-        self.callback(stage_id, msg_id, payload, false, Box::new(callback))
+        let timeout = self.request_timeout();
+        self.callback(
+            stage_id,
+            msg_id,
+            payload,
+            false,
+            timeout,
+            Box::new(callback),
+        )
+    }
+
+    /// [`request_with`](Self::request_with) with a time-out of its own, as
+    /// [`request_within`](Self::request_within) has one.
+    ///
+    /// # Errors
+    /// [`SendError`]; the callback is then never called.
+    pub fn request_within_with(
+        &self,
+        timeout: Duration,
+        stage_id: i64,
+        msg_id: &str,
+        payload: &[u8],
+        callback: impl FnOnce(Answer) + Send + 'static,
+    ) -> Result<(), SendError> {
+        self.callback(
+            stage_id,
+            msg_id,
+            payload,
+            false,
+            timeout,
+            Box::new(callback),
+        )
+    }
+
+    fn request_timeout(&self) -> Duration {
+        self.shared.config.request_timeout
     }
 
     fn future(
@@ -132,6 +183,7 @@ impl Connector {
         msg_id: &str,
         payload: &[u8],
         authenticates: bool,
+        timeout: Duration,
     ) -> Pending<Answer> {
         let outgoing = Outgoing {
             stage_id,
@@ -139,7 +191,7 @@ impl Connector {
             payload,
         };
         let (completer, pending) = pending();
-        let completion = Some(Completion::Future(completer));
+        let completion = Some((Completion::Future(completer), timeout));
         match self.shared.enqueue(outgoing, authenticates, completion) {
             Ok(()) => pending,
             Err((error, _)) => Pending::ready(Err(RequestError::NotSent(error))),
@@ -152,6 +204,7 @@ impl Connector {
         msg_id: &str,
         payload: &[u8],
         authenticates: bool,
+        timeout: Duration,
         callback: Callback,
     ) -> Result<(), SendError> {
         let outgoing = Outgoing {
@@ -159,7 +212,7 @@ impl Connector {
             msg_id,
             payload,
         };
-        let completion = Some(Completion::Callback(callback));
+        let completion = Some((Completion::Callback(callback), timeout));
         let sent = self.shared.enqueue(outgoing, authenticates, completion);
         sent.map_err(|(error, _)| error)
     }

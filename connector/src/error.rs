@@ -193,6 +193,9 @@ pub enum DisconnectReason {
     Protocol(ProtocolError),
     /// After reconnecting the server refused the credentials that it took before.
     AuthenticationRefused(ErrorCode),
+    /// The server gave the account to another connection that authenticated for it, and said so.
+    /// This one is not made again: two clients would throw each other out for ever.
+    Replaced,
 }
 
 impl fmt::Display for DisconnectReason {
@@ -204,6 +207,7 @@ impl fmt::Display for DisconnectReason {
             Self::Io(error) => error.fmt(f),
             Self::Protocol(error) => error.fmt(f),
             Self::AuthenticationRefused(code) => write!(f, "authentication refused: {code}"),
+            Self::Replaced => f.write_str("the account came with another connection"),
         }
     }
 }

@@ -303,7 +303,10 @@ impl Session {
         if let DisconnectReason::PeerClosed = reason {
             self.part(*open, &mut Vec::new(), turn); // a good-bye wants another
         }
-        let refused = matches!(reason, DisconnectReason::AuthenticationRefused(_));
+        let refused = matches!(
+            reason,
+            DisconnectReason::AuthenticationRefused(_) | DisconnectReason::Replaced
+        );
         let policy = self.shared.config.reconnect;
         let reconnecting = match policy {
             Some(policy) if !refused => {

@@ -16,12 +16,12 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proscenium_framing::packet::lz4::unpickle;
-use proscenium_framing::packet::{self, ClientPacket, ServerPacket};
+use proscenium_framing::packet::{self, ClientPacket, ErrorCode, ServerPacket};
 
-use crate::config::Config;
+use crate::config::{Config, DURATION_MAX};
 use crate::connector::Handler;
 use crate::io_thread::Io;
 use crate::pending::Completer;
@@ -258,8 +258,9 @@ impl Shared {
         self: &Arc<Self>,
         outgoing: Outgoing<'_>,
         authenticates: bool,
-        completion: Option<Completion>,
+        completion: Option<(Completion, Duration)>,
     ) -> Result<(), (SendError, Option<Completion>)> {
+        let (completion, timeout) = completion.unzip();
         // What can never be sent is told whatever the connection is.
         if let Err(error) = outgoing.check(&self.config) {
             return Err((error, completion));
@@ -282,7 +283,8 @@ impl Shared {
         };
         inner.push(seq, outgoing, &self.config);
         if let Some(completion) = completion {
-            let deadline = Instant::now() + self.config.request_timeout;
+            let timeout = timeout.unwrap_or(self.config.request_timeout);
+            let deadline = Instant::now() + timeout.min(DURATION_MAX);
             let authenticates = authenticates.then(|| Credentials {
                 stage_id: outgoing.stage_id,
                 msg_id: outgoing.msg_id.to_owned(),
@@ -370,7 +372,8 @@ impl Shared {
                 payload: &credentials.payload,
             };
             // Only the user can have come in between, and has then authenticated or left.
-            let _ = self.enqueue(outgoing, true, Some(Completion::Reauthentication));
+            let completion = (Completion::Reauthentication, self.config.request_timeout);
+            let _ = self.enqueue(outgoing, true, Some(completion));
         }
     }
 
@@ -457,6 +460,7 @@ impl Shared {
             return Ok(());
         }
         let results = match packet.seq {
+            0 if inner.is_replaced(&owned) => return Err(DisconnectReason::Replaced),
             0 => {
                 inner.push_event(Event::Received(owned));
                 Results::default()
@@ -511,6 +515,13 @@ impl Inner {
     /// True if the user has left what the I/O thread still knows as the connection.
     fn is_left(&self) -> bool {
         self.command.is_some() || self.phase == Phase::Closed
+    }
+
+    /// True for the push by which a server says that the account has another connection now.
+    fn is_replaced(&self, push: &Packet) -> bool {
+        let credentials = self.credentials.as_ref();
+        push.error == ErrorCode::ALREADY_AUTHENTICATED
+            && credentials.is_some_and(|credentials| credentials.msg_id == push.msg_id)
     }
 
     fn check_room(&self, outgoing: Outgoing<'_>, config: &Config) -> Result<(), SendError> {

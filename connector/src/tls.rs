@@ -8,7 +8,7 @@ use mio::net::TcpStream;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
@@ -25,6 +25,8 @@ pub(crate) struct Trust {
     roots: Vec<CertificateDer<'static>>,
     pins: Vec<Pin>,
     server_name: Option<String>,
+    /// The certificate, with those that issued it, and its key, for servers that ask for one.
+    client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     /// The first thing that was wrong with an option.
     error: Option<String>,
 }
@@ -58,6 +60,25 @@ impl Builder {
     /// SubjectPublicKeyInfo, in DER), which outlives renewals.
     pub fn pin_public_key_sha256(mut self, digest: [u8; 32]) -> Self {
         self.tls.pins.push(Pin::PublicKey(digest));
+        self
+    }
+
+    /// Shows this certificate to a server that asks for one (mutual TLS): PEM, the client's own
+    /// first, then those that lead to an authority that the server trusts; and its private key
+    /// (PEM, PKCS#8, PKCS#1 or SEC1). By default none is shown. A server that does not take it ends
+    /// the connection, with TLS 1.3 only after [`Connector::connect`](crate::Connector::connect)
+    /// has succeeded.
+    pub fn client_certificate_pem(mut self, certificates: &str, key: &str) -> Self {
+        let parsed: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(certificates.as_bytes()).collect();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
+        match (parsed, key) {
+            (Ok(certificates), _) if certificates.is_empty() => {
+                self.tls.error = Some("no client certificate in the PEM text".to_owned());
+            }
+            (Ok(certificates), Ok(key)) => self.tls.client = Some((certificates, key)),
+            (Err(error), _) | (_, Err(error)) => self.tls.error = Some(error.to_string()),
+        }
         self
     }
 
@@ -122,8 +143,14 @@ impl Trust {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(verifier))
         };
+        let config = match self.client {
+            Some((certificates, key)) => config
+                .with_client_auth_cert(certificates, key)
+                .map_err(|error| error.to_string())?,
+            None => config.with_no_client_auth(),
+        };
         Ok(Client {
-            config: Arc::new(config.with_no_client_auth()),
+            config: Arc::new(config),
             name,
         })
     }

@@ -356,6 +356,37 @@ fn refused_credentials_end_reconnecting() {
 }
 
 #[test]
+fn who_was_replaced_does_not_come_back() {
+    let server = Server::once(|mut peer: Peer| {
+        peer.accept_credentials();
+        // Only the authentication's own id says so, and only with that code, as a push.
+        peer.send(&push("News", b""));
+        peer.send(&packet("News", 0, 1, 7, 0, b""));
+        peer.send(&packet(AUTH, 0, 1, 5, 0, b""));
+        peer.send(&packet(AUTH, 0, 1, 7, 0, b""));
+        peer.echo()
+    });
+    let connector = server.builder().reconnect(SOON).build();
+    let connector = connector.expect("a connector");
+    log_in(&connector);
+    let never = connector.request(1, "Never", b"");
+    for code in [0, 7, 5] {
+        let event = next_news(&connector);
+        let told = matches!(&event, Event::Received(packet) if packet.error == ErrorCode(code));
+        assert!(told, "{event:?}");
+    }
+    let reason = expect_disconnect(&connector, false);
+    assert!(matches!(reason, DisconnectReason::Replaced), "{reason}");
+    assert!(never.wait().is_err() && !connector.is_connected());
+    server.join();
+    // It may be told to.
+    assert!(
+        connector.connect().wait().is_err(),
+        "nobody is there any more"
+    );
+}
+
+#[test]
 fn reconnecting_ends_after_so_many_attempts() {
     let server = Server::once(|mut peer: Peer| drop(peer.accept_credentials()));
     let policy = Reconnect {

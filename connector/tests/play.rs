@@ -10,7 +10,9 @@ mod support;
 use std::time::Duration;
 
 use layers::{Identity, TRANSPORTS, trusting};
-use proscenium_connector::{Connector, ErrorCode, Event, Reconnect, RequestError, Transport};
+use proscenium_connector::{
+    Connector, DisconnectReason, ErrorCode, Event, Reconnect, RequestError, Transport,
+};
 use proscenium_play::PlayServer;
 use support::{AUTH, PATIENCE, next_news};
 
@@ -160,6 +162,37 @@ fn who_is_thrown_out_comes_back() {
             .wait()
             .expect("an answer");
     }
+    hall.close();
+}
+
+#[test]
+fn who_logs_in_twice_is_told_where_it_is_not_any_more() {
+    let hall = Hall::open();
+    let policy = Reconnect {
+        first: Duration::from_millis(1),
+        max: Duration::from_millis(20),
+        attempts: 0,
+    };
+    for (number, transport) in TRANSPORTS.into_iter().enumerate() {
+        let first = hall.builder(number).reconnect(policy).build();
+        let first = first.expect("a connector");
+        first.connect().wait().expect("connected");
+        let login = first.authenticate(1, AUTH, b"twin").wait();
+        login.expect("authenticated");
+        let second = hall.client(number, "twin");
+        let news = next_news(&first);
+        let replaced = matches!(
+            news,
+            Event::Disconnected {
+                reason: DisconnectReason::Replaced,
+                reconnecting: false,
+            }
+        );
+        assert!(replaced, "{transport:?}: {news:?}");
+        let answer = second.request(1, "Echo", b"mine").wait();
+        assert_eq!(answer.expect("an answer").payload, b"mine");
+    }
+    assert_eq!(hall.server.handle().stats().replaced, 4);
     hall.close();
 }
 

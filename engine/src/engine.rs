@@ -87,6 +87,11 @@ impl EngineBuilder {
         self
     }
 
+    /// How many listeners were added so far: the number that the next one gets.
+    pub fn listeners(&self) -> usize {
+        self.listeners.len()
+    }
+
     /// Adds a listener; its number in [`Origin`](crate::Origin) and
     /// [`Engine::local_addrs`] is the number of those added before.
     pub fn listen(mut self, listener: Listener) -> Self {

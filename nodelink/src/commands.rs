@@ -13,6 +13,7 @@ use crate::dial::{Endpoint, EndpointId};
 use crate::error::{RequestError, SendError};
 use crate::handle::Gauge;
 use crate::link::LinkKey;
+use crate::membership::Departure;
 use crate::message::{Head, Outgoing, Payload, ReplyTo};
 use crate::node_link::NodeLink;
 use crate::peer::PeerId;
@@ -45,6 +46,7 @@ pub(crate) enum Command {
     Connect(Endpoint),
     Disconnect(Endpoint),
     Stats(Filler<NodeStats>),
+    Leave(Filler<Departure>),
 }
 
 impl Command {
@@ -80,6 +82,7 @@ impl NodeLink {
         }
         for _ in 0..BATCH {
             let Some(command) = self.shared.queue.pop() else {
+                self.confirm_leaving(cx);
                 return;
             };
             self.run_command(cx, handler, command);
@@ -151,6 +154,10 @@ impl NodeLink {
                 }
             }
             Command::Stats(filler) => filler.fill(self.stats(cx)),
+            Command::Leave(filler) => {
+                let left = self.leave(cx);
+                filler.fill(left);
+            }
         }
     }
 

@@ -152,14 +152,7 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
         options: RequestOptions,
         token: u64,
     ) -> Result<(), SendError> {
-        let peer = to.find(self.node).ok_or(SendError::Unroutable)?;
-        let completion = Completion::Token(token);
-        let payload = Payload::Borrowed(payload);
-        let deadline = options.deadline;
-        let sent = self
-            .node
-            .request(self.cx, peer, header, payload, deadline, completion);
-        sent.map_err(|(error, _)| error)
+        self.ask(to, header, payload, options, Completion::Token(token))
     }
 
     /// Sends a request and calls `call` with what became of it, on this shard, within its
@@ -175,13 +168,28 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
         options: RequestOptions,
         call: impl FnOnce(Result<ReplyRef<'_>, RequestError>) + Send + 'static,
     ) -> Result<(), SendError> {
+        self.ask(
+            to,
+            header,
+            payload,
+            options,
+            Completion::Call(Box::new(call)),
+        )
+    }
+
+    fn ask(
+        &mut self,
+        to: impl Target,
+        header: &RouteHeader<'_>,
+        payload: &[u8],
+        options: RequestOptions,
+        completion: Completion,
+    ) -> Result<(), SendError> {
         let peer = to.find(self.node).ok_or(SendError::Unroutable)?;
-        let completion = Completion::Call(Box::new(call));
         let payload = Payload::Borrowed(payload);
-        let deadline = options.deadline;
         let sent = self
             .node
-            .request(self.cx, peer, header, payload, deadline, completion);
+            .request(self.cx, peer, header, payload, options.deadline, completion);
         sent.map_err(|(error, _)| error)
     }
 

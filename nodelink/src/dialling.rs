@@ -43,6 +43,30 @@ impl NodeLink {
         }
     }
 
+    /// The link that an endpoint has, up or in handshake.
+    pub(crate) fn link_of(&self, endpoint: EndpointId) -> Option<LinkKey> {
+        let dial = self.dials.get(endpoint.slot as usize)?;
+        match dial.attempt {
+            Attempt::Connected(slot) if dial.id == endpoint => {
+                self.links.get(slot as usize).map(|link| link.key)
+            }
+            _ => None,
+        }
+    }
+
+    /// An endpoint that has its link already, which was dialled for an earlier one.
+    pub(crate) fn adopt(&mut self, key: LinkKey, endpoint: Endpoint) -> EndpointId {
+        let answered = endpoint.nid.clone();
+        let id = self.add_endpoint(endpoint);
+        if let Some(link) = self.link_mut(key) {
+            link.direction = Direction::Dialled { dial: id.slot };
+            let dial = &mut self.dials[id.slot as usize];
+            dial.attempt = Attempt::Connected(key.slot);
+            dial.answered = answered;
+        }
+        id
+    }
+
     /// No further attempts there. A link that is up stays.
     pub(crate) fn forget_dial<P>(
         &mut self,

@@ -2,9 +2,13 @@
 
 mod file;
 mod list;
+#[cfg(feature = "redis")]
+mod redis;
+mod worker;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +19,8 @@ use crate::Nid;
 
 pub use file::FileDirectory;
 pub use list::StaticDirectory;
+#[cfg(feature = "redis")]
+pub use redis::{RedisDirectory, RedisStats};
 
 /// What kind of server a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -135,7 +141,16 @@ impl FromStr for ServerInfo {
 
     /// `NID ADDRESS TYPE SERVICE [STATE [WEIGHT]]`, separated by blanks: the type is `play`, `api`
     /// or a number, the state `running` (unless given) or `disabled`, the weight 100 unless given.
+    /// The address may name a host, which the system's resolver is asked for.
     fn from_str(line: &str) -> Result<Self, ServerInfoError> {
+        Self::read(line, true)
+    }
+}
+
+impl ServerInfo {
+    /// See [`FromStr`]; without `resolve` the address has to be one in numbers, or of a Unix
+    /// socket, and one that can be connected to.
+    fn read(line: &str, resolve: bool) -> Result<Self, ServerInfoError> {
         let error = |what: &'static str| ServerInfoError {
             what,
             line: line.to_owned(),
@@ -144,7 +159,14 @@ impl FromStr for ServerInfo {
         let nid = words.next().ok_or(error("a NID"))?;
         let nid = Nid::new(nid).map_err(|_| error("a NID of 1 to 255 bytes"))?;
         let address = words.next().ok_or(error("an address"))?;
-        let address = Address::parse(address).map_err(|_| error("HOST:PORT or unix:/PATH"))?;
+        let is_path = address.starts_with("unix:") || address.starts_with('/');
+        let address = if resolve || is_path {
+            Address::parse(address).map_err(|_| error("HOST:PORT or unix:/PATH"))?
+        } else {
+            let address = address.parse::<SocketAddr>().ok().map(Address::Tcp);
+            let address = address.filter(is_reachable);
+            address.ok_or(error("IP:PORT that can be connected to, or unix:/PATH"))?
+        };
         let server_type = match words.next() {
             Some("play") => ServerType::Play,
             Some("api") => ServerType::Api,
@@ -170,6 +192,14 @@ impl FromStr for ServerInfo {
         }
         let info = Self::new(nid, address, server_type, service);
         Ok(info.state(state).weight(weight))
+    }
+}
+
+/// False for addresses that one can listen at, and nobody can connect to.
+pub(crate) fn is_reachable(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => !address.ip().is_unspecified() && address.port() != 0,
+        _ => true,
     }
 }
 
@@ -201,8 +231,10 @@ pub trait Watch: Send {}
 /// directory is out of reach. An implementation that needs I/O does it on a thread (or a runtime)
 /// of its own, never on that of a shard.
 pub trait Directory: Send + Sync {
-    /// Announces `server`, or changes what was announced under its name. Without another
-    /// announcement within `ttl` it is forgotten, where the directory can do that.
+    /// Announces `server`, or changes what was announced under its name: its state, its weight.
+    /// That stands until it is withdrawn; the directory refreshes it where it has to be. When this
+    /// process ends without a word, or the directory is dropped, it is forgotten after `ttl`, where
+    /// the directory can do that.
     ///
     /// # Errors
     /// When the directory cannot be reached or written.
@@ -220,4 +252,18 @@ pub trait Directory: Send + Sync {
     /// When watching cannot begin. A directory that is out of reach later is no error: `changed`
     /// is told when it is back.
     fn watch(&self, changed: OnServers) -> io::Result<Box<dyn Watch>>;
+}
+
+impl<D: Directory + ?Sized> Directory for Arc<D> {
+    fn announce(&self, server: &ServerInfo, ttl: Duration) -> io::Result<()> {
+        (**self).announce(server, ttl)
+    }
+
+    fn withdraw(&self, nid: &Nid) -> io::Result<()> {
+        (**self).withdraw(nid)
+    }
+
+    fn watch(&self, changed: OnServers) -> io::Result<Box<dyn Watch>> {
+        (**self).watch(changed)
+    }
 }

@@ -64,6 +64,7 @@ impl NodeLink {
         peer.counters.links_up += 1;
         if std::mem::replace(&mut peer.run, introduced.run) != introduced.run {
             peer.turn_in = 0;
+            peer.gauge.set_leaving(false);
         }
         let (before, other) = if direction.is_dialled() {
             (peer.dialled.replace(key), peer.accepted)
@@ -87,6 +88,7 @@ impl NodeLink {
             self.dials[dial as usize].answered = Some(introduced.nid);
         }
         self.choose(cx, id);
+        self.tell_leaving(cx, key);
         self.tell_up(cx, handler, id);
         self.link_at(key).is_some_and(|link| link.peer().is_some())
     }
@@ -198,6 +200,7 @@ impl NodeLink {
         key: LinkKey,
         context: &[u8],
     ) {
+        self.knows_of_leaving(key, context);
         let fence = self.peer_at(id).and_then(|peer| peer.fence);
         if fence.is_some_and(|fence| fence.old == key && context == fence.nonce.to_be_bytes()) {
             self.release(cx, id);

@@ -40,6 +40,8 @@ impl RequestOptions {
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
     up: AtomicBool,
+    /// It has said that it leaves.
+    leaving: AtomicBool,
     /// What waits for its links.
     queued_messages: AtomicUsize,
     queued_bytes: AtomicUsize,
@@ -54,6 +56,14 @@ pub(crate) struct Gauge {
 impl Gauge {
     pub(crate) fn set_up(&self, up: bool) {
         self.up.store(up, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_pending(&self, pending: usize) {
@@ -146,10 +156,10 @@ impl Shared {
         gauges.get(nid).cloned()
     }
 
-    /// How many requests a peer has not answered, if it can be reached.
+    /// How many requests a peer has not answered, if it can be reached and takes new work.
     pub(crate) fn reachable(&self, nid: &str) -> Option<usize> {
         let gauge = self.gauge(nid)?;
-        let up = gauge.up.load(Ordering::Relaxed);
+        let up = gauge.up.load(Ordering::Relaxed) && !gauge.is_leaving();
         up.then(|| gauge.pending.load(Ordering::Relaxed))
     }
 
@@ -373,6 +383,12 @@ impl NodeHandle {
         let (filler, awaited): (Filler<NodeStats>, _) = slot();
         self.shared.push(Command::Stats(filler)).ok()?;
         awaited.wait(timeout)
+    }
+
+    /// Has the shard leave. False if there is none any more.
+    pub(crate) fn push_leave(&self, leave: Command) -> bool {
+        // A full queue is busy, not gone; it is asked again.
+        !matches!(self.shared.push(leave), Err((SendError::Stopped, _)))
     }
 
     fn ask(

@@ -65,6 +65,10 @@ pub(crate) struct Link {
     pub(crate) turn_in: u64,
     pub(crate) messages_in: u64,
     pub(crate) messages_out: u64,
+    /// Requests that came by it and have no answer yet.
+    pub(crate) unanswered: usize,
+    /// A node that leaves has said so on it, and the peer has not confirmed that yet.
+    pub(crate) unaware: bool,
     /// When it came up, or began.
     pub(crate) since: Time,
     pub(crate) last_received: Time,
@@ -108,6 +112,8 @@ impl Link {
             turn_in: 0,
             messages_in: 0,
             messages_out: 0,
+            unanswered: 0,
+            unaware: false,
             since: now,
             last_received: now,
             waiting_ticks: Some(0),

@@ -37,6 +37,7 @@ impl NodeLink {
             }
         }
         self.settle_dials(cx);
+        self.part(cx);
         // What handles asked for while the wake was under way is not lost, but may wait for this.
         self.run_commands(cx, handler);
     }
@@ -166,6 +167,8 @@ impl NodeLink {
                 proscenium: links().any(Link::is_wide),
                 counters: peer.counters,
                 pending: peer.requests.len(),
+                unanswered: links().map(|link| link.unanswered).sum(),
+                leaving: peer.gauge.is_leaving(),
                 queued_messages: links().map(|link| link.outbox.messages()).sum(),
                 queued_bytes: links().map(queued).sum(),
             });

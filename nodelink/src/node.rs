@@ -1,7 +1,7 @@
 //! [`Node`]: a node with an engine of its own.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proscenium_engine::{
     Address, CloseReason, ConnectError, ConnectId, Context, DrainReport, Engine, EngineBuilder,
@@ -10,9 +10,10 @@ use proscenium_engine::{
 
 use crate::context::NodeHandler;
 use crate::dial::Endpoint;
+use crate::directory::{Directory, ServerInfo};
 use crate::handle::NodeHandle;
 use crate::node_link::NodeLink;
-use crate::{Nid, NodeOptions};
+use crate::{Membership, Nid, NodeOptions};
 
 /// A [`NodeLink`] and the handler of its messages, as the handler of an engine.
 #[derive(Debug)]
@@ -169,8 +170,21 @@ impl NodeBuilder {
     where
         H: NodeHandler<()> + Send + 'static,
     {
+        self.start_with(|_| handler)
+    }
+
+    /// The same with a handler that needs the node's handle: `make` is called before anything
+    /// arrives.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn start_with<H>(self, make: impl FnOnce(NodeHandle) -> H) -> io::Result<Node>
+    where
+        H: NodeHandler<()> + Send + 'static,
+    {
         let (builder, link) = self.prepare()?;
         let handle = link.handle();
+        let handler = make(handle.clone());
         let shard = std::sync::Mutex::new(Some(NodeShard::new(link, handler)));
         let engine = builder.start(move |_| {
             let mut shard = shard
@@ -179,7 +193,11 @@ impl NodeBuilder {
             // An engine of one shard makes one handler.
             shard.take().expect("the only shard takes the only node")
         })?;
-        Ok(Node { engine, handle })
+        Ok(Node {
+            membership: None,
+            engine,
+            handle,
+        })
     }
 }
 
@@ -223,6 +241,8 @@ impl NodeBuilder {
 #[must_use = "dropping a node shuts it down"]
 #[derive(Debug)]
 pub struct Node {
+    /// Dropped first: others are told before the links end.
+    membership: Option<Membership>,
     engine: Engine<()>,
     handle: NodeHandle,
 }
@@ -249,17 +269,52 @@ impl Node {
         self.handle.clone()
     }
 
+    /// The engine under it: its statistics, and its own handle.
+    pub fn engine(&self) -> &Engine<()> {
+        &self.engine
+    }
+
     /// Where it listens, in the order of the calls to `bind`, with real ports.
     pub fn local_addrs(&self) -> &[Address] {
         self.engine.local_addrs()
     }
 
-    /// Shuts the node down: no further links, requests are awaited and queues written, all within
-    /// `deadline`.
+    /// Joins a directory as [`NodeHandle::join`] does, until the node is shut down.
+    ///
+    /// # Errors
+    /// Those of [`NodeHandle::join`]; `AlreadyExists` if it has joined one.
+    pub fn join(
+        &mut self,
+        directory: impl Directory + 'static,
+        server: ServerInfo,
+        ttl: Duration,
+    ) -> io::Result<&mut Membership> {
+        if self.membership.is_some() {
+            let text = format!("{} has joined a directory already", self.nid());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        let membership = self.handle.join(directory, server, ttl)?;
+        Ok(self.membership.insert(membership))
+    }
+
+    /// The place in the directory that it has joined.
+    pub fn membership(&mut self) -> Option<&mut Membership> {
+        self.membership.as_mut()
+    }
+
+    /// Shuts the node down: it leaves the directory that it has joined, in good order, for at most
+    /// three quarters of `deadline` ([`Membership::leave`]). Then no further links, requests are
+    /// answered and awaited and queues written, all within `deadline`.
     ///
     /// # Panics
     /// If the handler panicked.
-    pub fn shutdown(self, deadline: Duration) -> DrainReport {
-        self.engine.shutdown(deadline)
+    pub fn shutdown(mut self, deadline: Duration) -> DrainReport {
+        let until = Instant::now() + deadline;
+        if let Some(membership) = self.membership.take() {
+            // What was left is logged, and the report below says what was lost.
+            let _ = membership.leave(deadline * 3 / 4);
+        }
+        let rest = until.saturating_duration_since(Instant::now());
+        self.engine.shutdown(rest)
     }
 }

@@ -19,6 +19,7 @@ use crate::error::{LinkEnd, RequestError};
 use crate::handle::{NodeHandle, Shared};
 use crate::link::{Direction, Link, LinkKey, Stage};
 use crate::peer::{Peer, PeerId};
+use crate::servers::Parting;
 use crate::{Nid, NodeOptions};
 
 /// READY's property by which Proscenium nodes know each other.
@@ -68,6 +69,12 @@ pub struct NodeLink {
     pub(crate) last_tick: Time,
     started: bool,
     pub(crate) ending: bool,
+    /// Peers are told not to choose this node any more.
+    pub(crate) leaving: bool,
+    /// Links on which a peer is still to be told that we know it leaves.
+    pub(crate) confirm: Vec<LinkKey>,
+    /// Links to servers that have left the directory, until they are quiet.
+    pub(crate) parting: Vec<Parting>,
 }
 
 impl NodeLink {
@@ -100,6 +107,9 @@ impl NodeLink {
             last_tick: Time::ZERO,
             started: false,
             ending: false,
+            leaving: false,
+            confirm: Vec::new(),
+            parting: Vec::new(),
             options,
         }
     }
@@ -378,11 +388,15 @@ impl NodeLink {
         }
     }
 
-    /// Messages that wait and requests without an answer: for the handler's `pending_work`.
+    /// Messages that wait, what handles have asked for, and requests without an answer, of this
+    /// node and of others: for the handler's `pending_work`.
     pub fn pending_work(&self) -> usize {
         let requests = self.peers.iter().map(|(_, peer)| peer.requests.len());
-        let messages = self.links.iter().map(|(_, link)| link.outbox.messages());
-        requests.sum::<usize>() + messages.sum::<usize>()
+        let of_links = self
+            .links
+            .iter()
+            .map(|(_, link)| link.outbox.messages() + link.unanswered);
+        requests.sum::<usize>() + of_links.sum::<usize>() + self.shared.queue.len()
     }
 
     /// What can be done with the node during a call.

@@ -248,6 +248,7 @@ impl NodeLink {
             return Ok(());
         }
         link.messages_in += 1;
+        link.unanswered += usize::from(!header.is_reply && header.msg_seq != 0);
         if link.messages_in == 1
             && let Some(Direction::Dialled { dial }) = peer
                 .dialled
@@ -331,6 +332,9 @@ impl NodeLink {
                     link.ttl_ticks = ticks;
                 }
                 self.turn_begins(source.peer, source.key, context);
+                if self.peer_leaves(source.peer, source.key, context) {
+                    return; // answered behind what has been asked for
+                }
                 let mut pong = Vec::with_capacity(32);
                 Command::Pong { context }.encode(&mut pong);
                 if !self.transmit_command(cx, source.key, &pong) {

@@ -129,8 +129,12 @@ impl NodeLink {
     /// The link for a reply. Who asked fails the request when its link ends, so a reply after that
     /// could only meet another request of the same number.
     pub(crate) fn reply_route(&mut self, to: &ReplyTo) -> Result<LinkKey, SendError> {
-        let asked_by = self.link_at(to.link);
-        let alive = asked_by.is_some_and(|link| matches!(link.stage, Stage::Up(_)));
+        let asked_by = self.link_mut(to.link);
+        let alive = asked_by.is_some_and(|link| {
+            // Whatever becomes of this answer, there will be no other.
+            link.unanswered = link.unanswered.saturating_sub(1);
+            matches!(link.stage, Stage::Up(_))
+        });
         let route = if alive {
             self.route(to.peer)
         } else {

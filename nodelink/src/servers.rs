@@ -5,14 +5,25 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use proscenium_engine::Context;
+use proscenium_engine::{Address, Context};
 
 use crate::Nid;
 use crate::dial::{Endpoint, EndpointId};
 use crate::directory::{Directory, ServerInfo, ServerState, Watch};
+use crate::error::LinkEnd;
 use crate::handle::{NodeHandle, Shared};
+use crate::link::LinkKey;
 use crate::node_link::NodeLink;
 use crate::routing::Candidate;
+
+/// A link to a server that has left the directory.
+pub(crate) struct Parting {
+    nid: Nid,
+    address: Address,
+    key: LinkKey,
+    /// Since it has left.
+    ticks: u32,
+}
 
 /// What a node shares with its handles about the servers of the mesh.
 #[derive(Default)]
@@ -121,15 +132,73 @@ impl NodeLink {
             .map(|(nid, (_, id))| (nid.clone(), *id))
             .collect();
         for (nid, id) in gone {
-            self.followed.remove(&nid);
-            self.disconnect(cx, id);
+            let Some((address, _)) = self.followed.remove(&nid) else {
+                continue;
+            };
+            match self.link_of(id) {
+                Some(key) if !wanted.contains_key(&nid) => {
+                    self.forget_dial(cx, id);
+                    self.parting.push(Parting {
+                        nid,
+                        address,
+                        key,
+                        ticks: 0,
+                    });
+                }
+                _ => self.disconnect(cx, id),
+            }
         }
+        self.part(cx);
         for (nid, server) in wanted {
             if !self.followed.contains_key(&nid) {
                 let address = server.address.clone();
-                let id = self.connect(cx, Endpoint::of(nid.clone(), server.address));
+                let endpoint = Endpoint::of(nid.clone(), server.address);
+                let id = match self.comes_back(cx, &nid, &address) {
+                    Some(key) => self.adopt(key, endpoint),
+                    None => self.connect(cx, endpoint),
+                };
                 self.followed.insert(nid, (address, id));
             }
         }
+    }
+
+    /// Closes links to servers that have left: once nothing is under way on them, so that what a
+    /// leaving server has still answered is read, and at the latest when requests have ended.
+    pub(crate) fn part<P>(&mut self, cx: &mut Context<'_, P>) {
+        let most = self.options.ticks(self.options.request_deadline);
+        let mut parting = std::mem::take(&mut self.parting);
+        parting.retain_mut(|one| {
+            one.ticks += 1;
+            let Some(link) = self.link_at(one.key) else {
+                return false;
+            };
+            let peer = link.peer().and_then(|peer| self.peer_at(peer));
+            let is_quiet = peer.is_none_or(|peer| peer.requests.len() == 0)
+                && link.unanswered == 0
+                && link.outbox.is_empty();
+            if is_quiet || one.ticks > most {
+                self.close(cx, one.key, LinkEnd::Local);
+                return false;
+            }
+            true
+        });
+        self.parting = parting;
+    }
+
+    /// The link to a server that had left and is there again. If it is elsewhere now, the link is
+    /// closed: the node refuses a second one that it has dialled.
+    fn comes_back<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        nid: &Nid,
+        address: &Address,
+    ) -> Option<LinkKey> {
+        let at = self.parting.iter().position(|one| one.nid == *nid)?;
+        let one = self.parting.swap_remove(at);
+        if one.address == *address {
+            return Some(one.key);
+        }
+        self.close(cx, one.key, LinkEnd::Local);
+        None
     }
 }

@@ -19,6 +19,10 @@ pub struct PeerStats {
     pub counters: PeerCounters,
     /// Requests that it has not answered yet.
     pub pending: usize,
+    /// Requests of its that have not been answered yet.
+    pub unanswered: usize,
+    /// It has said that it leaves: no policy chooses it any more.
+    pub leaving: bool,
     /// Messages that wait for its links, beyond what the engine's send queues have.
     pub queued_messages: usize,
     /// Bytes that wait likewise, those in the engine's send queues included.

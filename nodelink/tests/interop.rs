@@ -1,13 +1,13 @@
 //! Nodes and libzmq: pyzmq peers that bind, connect, have one socket or two.
 //!
-//! They need a Python with pyzmq: `python3`, or what `PROSCENIUM_PYTHON` names. Without it the
-//! tests say so and pass, unless `PROSCENIUM_PYTHON` is set.
+//! They need a Python with pyzmq, see `tests/support/foreign.rs` of the workspace.
 
+#[path = "../../tests/support/foreign.rs"]
+mod foreign;
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -17,27 +17,6 @@ use proscenium_nodelink::{
 };
 use support::{Echo, PATIENCE, any, header, options, wait_routable, wait_until};
 
-/// The Python to use, or why there is none.
-fn python() -> &'static Result<String, String> {
-    static PYTHON: OnceLock<Result<String, String>> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let named = std::env::var("PROSCENIUM_PYTHON").ok();
-        let candidates = match &named {
-            Some(named) => vec![named.as_str()],
-            None => vec!["python3", "/usr/bin/python3"],
-        };
-        for python in candidates {
-            let mut imports = Command::new(python);
-            imports.args(["-c", "import zmq"]).stderr(Stdio::null());
-            if imports.status().is_ok_and(|status| status.success()) {
-                return Ok(python.to_owned());
-            }
-        }
-        assert!(named.is_none(), "{named:?} has no pyzmq");
-        Err("no python3 with pyzmq (Debian: python3-zmq)".to_owned())
-    })
-}
-
 /// A process that runs `zmq_peer.py`; it ends with this.
 struct ZmqPeer {
     child: Child,
@@ -46,15 +25,9 @@ struct ZmqPeer {
 }
 
 impl ZmqPeer {
-    /// `None`, and a line that says why, where there is no pyzmq.
+    /// `None` where there is no pyzmq.
     fn start(arguments: &[&str]) -> Option<Self> {
-        let python = match python() {
-            Ok(python) => python,
-            Err(reason) => {
-                let _ = writeln!(std::io::stderr(), "skipped: {reason}");
-                return None;
-            }
-        };
+        let python = foreign::python("pyzmq", "zmq")?;
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zmq_peer.py");
         let mut child = Command::new(python)
             .arg(script)

@@ -21,6 +21,12 @@ use proscenium_nodelink::{
 const NODES: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// What becomes of what arrives: a request is answered at once, later or never, or is none.
+const ANSWERED: u8 = 0;
+const KEPT: u8 = 1;
+const IGNORED: u8 = 2;
+const MESSAGE: u8 = 9;
+
 /// One run of a node. No two have the same number.
 type Run = u64;
 
@@ -103,10 +109,10 @@ impl NodeHandler<()> for Actor {
         }
         let payload = message.payload.to_vec();
         match (message.reply_to, content.treatment) {
-            (Some(reply_to), 0) => self.answer(cx, reply_to, &payload),
-            (Some(reply_to), 1) => self.kept.push((reply_to, payload)),
+            (Some(reply_to), ANSWERED) => self.answer(cx, reply_to, &payload),
+            (Some(reply_to), KEPT) => self.kept.push((reply_to, payload)),
             (Some(_), _) => {} // never answered
-            (None, treatment) => assert_eq!(treatment, 9, "a request lost its number"),
+            (None, treatment) => assert_eq!(treatment, MESSAGE, "a request lost its number"),
         }
     }
 
@@ -284,11 +290,15 @@ impl Mesh {
     /// `from` sends `to` a message or a request.
     fn talk(&mut self, from: usize, to: usize) {
         let treatment = match self.random.below(10) {
-            0..=3 => 9,
-            4..=6 => 0,
-            7 | 8 => 1,
-            _ => 2,
+            0..=3 => MESSAGE,
+            4..=6 => ANSWERED,
+            7 | 8 => KEPT,
+            _ => IGNORED,
         };
+        self.say(from, to, treatment);
+    }
+
+    fn say(&mut self, from: usize, to: usize, treatment: u8) {
         let length = match self.random.below(20) {
             0 => self.random.below(200_000) as usize,
             _ => self.random.below(300) as usize,
@@ -313,7 +323,7 @@ impl Mesh {
             let name = nid(to);
             let mut node = link.with(cx);
             book.borrow_mut().tokens = token;
-            if treatment == 9 {
+            if treatment == MESSAGE {
                 let _ = node.send(&name, &header, &payload);
                 return;
             }
@@ -400,19 +410,14 @@ impl Mesh {
         for &(from, to) in &pairs {
             assert!(self.routable(from, to), "{from} does not reach {to}");
         }
-        let before = self.book.borrow().answered;
         for (from, to) in pairs {
-            while self.book.borrow().outstanding.is_empty() {
-                self.talk(from, to);
-            }
-            for node in 0..NODES {
-                self.world.run_for(Duration::from_millis(200));
-                self.answer_kept(node);
-            }
+            let before = self.book.borrow().answered;
+            self.say(from, to, ANSWERED);
             self.world.run_for(DEADLINE + Duration::from_secs(1));
+            let book = self.book.borrow();
+            assert!(book.outstanding.is_empty(), "{:?}", book.outstanding);
+            assert_eq!(book.answered, before + 1, "{to} does not answer {from}");
         }
-        let book = self.book.borrow();
-        assert!(book.answered > before && book.outstanding.is_empty());
     }
 }
 

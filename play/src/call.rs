@@ -210,7 +210,8 @@ impl<'a> Call<'a> {
     pub(crate) fn failed(&self, failure: &Failure) {
         self.shared.count(&self.local, |stats| &stats.failures);
         tracing::debug!(stage_id = self.stage_id, %failure, "a handler failed");
-        let code = self.shared.code_of(failure);
+        let unknown = ErrorCode::UNCHECKED_CONTENTS_ERROR;
+        let code = self.shared.code_of(failure, unknown);
         self.answer_content(code, failure.content.as_ref());
     }
 

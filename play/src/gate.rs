@@ -19,7 +19,7 @@ use bytes::Bytes;
 use proscenium_engine::{CloseReason, Message, Origin, Peer, RouterId, SendError, Time};
 use proscenium_framing::packet::{ClientPacket, DEBUG, ErrorCode, HEARTBEAT, lz4::Pickler};
 use proscenium_stages::{Front, Interest, Local};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::call::LateReply;
 use crate::directory::{Directory, RoomMsg};
@@ -29,6 +29,10 @@ use crate::seats::Session;
 use crate::shared::{Leftover, Shared};
 use crate::stats::{Count, Counts};
 use crate::wire::{self, Head};
+
+/// How often a connection is sent a heartbeat that is not read because its stage has a full
+/// backlog. Clients send theirs every 10 s and wait for 30 s by default.
+const STALLED_BEAT: Duration = Duration::from_secs(5);
 
 /// A connection that is not bound to a stage.
 struct Waiting {
@@ -62,6 +66,10 @@ pub(crate) struct Gate {
     /// A timer is set for the first deadline.
     armed: Cell<bool>,
     rates: RefCell<FxHashMap<RouterId, Rate>>,
+    /// Connections that were not read at some time since the last beat.
+    stalled: RefCell<FxHashSet<RouterId>>,
+    /// A timer is set for the next beat.
+    beating: Cell<bool>,
     pickler: RefCell<Option<Box<Pickler>>>,
 }
 
@@ -75,6 +83,8 @@ impl Gate {
             deadlines: RefCell::default(),
             armed: Cell::new(false),
             rates: RefCell::default(),
+            stalled: RefCell::default(),
+            beating: Cell::new(false),
             pickler: RefCell::new(None),
         }
     }
@@ -306,6 +316,26 @@ impl Gate {
         }
     }
 
+    /// Answers the heartbeats that stand behind a full backlog, unseen: who is not read because
+    /// its stage is busy must not take the server for dead. They look as answers do to heartbeats
+    /// without a number.
+    fn beat(local: &Local<'_>) {
+        Self::with(local, |gate| {
+            let mut ids: Vec<RouterId> = gate.stalled.take().into_iter().collect();
+            ids.retain(|&id| local.is_stalled(id));
+            ids.sort_unstable(); // simulations replay
+            for &id in &ids {
+                // Who does not take it does not read either.
+                let _ = wire::send(local, (id, false), Head::push(HEARTBEAT, 0), &());
+            }
+            gate.beating.set(!ids.is_empty());
+            gate.stalled.borrow_mut().extend(ids);
+            if gate.beating.get() {
+                local.after(STALLED_BEAT, Self::beat);
+            }
+        });
+    }
+
     /// False if the connection sends more than it may.
     fn is_moderate(&self, local: &Local<'_>, from: RouterId, len: usize) -> bool {
         let config = &self.shared.config;
@@ -387,8 +417,16 @@ impl Front for Gate {
         self.authenticate(local, from, body, packet.stage_id);
     }
 
+    fn on_stalled(&self, local: &Local<'_>, id: RouterId) {
+        self.stalled.borrow_mut().insert(id);
+        if !self.beating.replace(true) {
+            local.after(STALLED_BEAT, Self::beat);
+        }
+    }
+
     fn on_disconnect(&self, _local: &Local<'_>, id: RouterId, _reason: &CloseReason) {
         self.waiting.borrow_mut().remove(&id);
+        self.stalled.borrow_mut().remove(&id);
         self.rates.borrow_mut().remove(&id);
     }
 

@@ -141,6 +141,14 @@ impl PlayHandle {
             })
     }
 
+    /// Begins to shut the server down, within `deadline`, as
+    /// [`PlayServer::shutdown`](crate::PlayServer::shutdown) does; does not wait for it
+    /// ([`PlayServer::join`](crate::PlayServer::join) does). Nothing if the server does not run
+    /// yet.
+    pub fn shutdown(&self, deadline: Duration) {
+        self.stages.shutdown(deadline);
+    }
+
     /// What the server has done so far.
     pub fn stats(&self) -> PlayStats {
         self.shared.stats()

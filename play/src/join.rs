@@ -23,6 +23,7 @@ use proscenium_stages::{Cx, Local};
 
 use crate::actor::{Actor, ActorCx};
 use crate::directory::{AnyRoom, RoomMsg};
+use crate::error::DeliverError;
 use crate::gate::Gate;
 use crate::packet::{Content, Packet};
 use crate::room::{Phase, Room, caught};
@@ -156,11 +157,21 @@ impl Ticket {
             error: code,
         };
         let lz4 = self.session.lz4;
-        let reply = wire::encode(local, lz4, head(msg_id), payload);
-        // A handler's message id that cannot be sent costs its payload, not the answer.
-        reply
-            .or_else(|_| wire::encode(local, lz4, head(packet.msg_id), &()))
-            .ok()
+        let limit = self.shared.config.packet_max;
+        let fits = wire::encode(local, lz4, head(msg_id), payload).and_then(|reply| {
+            let length = reply.len();
+            if length > limit {
+                return Err(DeliverError::TooLong { length, limit });
+            }
+            Ok(reply)
+        });
+        // A handler's message that cannot be sent costs its payload, not the answer.
+        fits.or_else(|error| {
+            let stage_id = packet.stage_id;
+            tracing::warn!(%error, stage_id, "the message of a verdict cannot be sent");
+            wire::encode(local, lz4, head(packet.msg_id), &())
+        })
+        .ok()
     }
 }
 
@@ -246,6 +257,7 @@ impl<S: PlayStage> Room<S> {
         };
         if self.house.phase() == Phase::New {
             ticket.fallback.set(ErrorCode::STAGE_CREATION_FAILED);
+            self.house.by_client.set(true);
             let created = self.create(cx, Packet::new("", &[])).await;
             if created.is_err() {
                 destroy(actor, &mut actor_cx).await;
@@ -329,7 +341,7 @@ impl<S: PlayStage> Room<S> {
             Err(failure) => {
                 shared.count(cx, |counts| &counts.failures);
                 Refusal {
-                    code: shared.code_of(&failure),
+                    code: shared.code_of(&failure, ErrorCode::UNCHECKED_CONTENTS_ERROR),
                     content: failure.content,
                 }
             }
@@ -365,7 +377,7 @@ impl<S: PlayStage> Room<S> {
             Some(Err(failure)) => {
                 house.shared.count(cx, |counts| &counts.failures);
                 return Err(Refusal {
-                    code: failure.code.unwrap_or(ErrorCode::JOIN_STAGE_FAILED),
+                    code: (house.shared).code_of(&failure, ErrorCode::JOIN_STAGE_FAILED),
                     content: failure.content,
                 });
             }
@@ -397,6 +409,7 @@ impl<S: PlayStage> Room<S> {
         if let Some(before) = before {
             house.shared.count(cx, |counts| &counts.replaced);
             house.shared.count(cx, |counts| &counts.closed_replaced);
+            house.tell_replaced(cx, before.id);
             cx.unbind(before.id); // nobody is told of its end
             cx.close(before.id);
         }

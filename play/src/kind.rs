@@ -62,13 +62,42 @@ pub struct StageKind<S: PlayStage> {
 pub(crate) struct KindOptions {
     pub(crate) actors_max: usize,
     pub(crate) keep_disconnected: Duration,
-    pub(crate) close_when_empty: Option<Duration>,
+    pub(crate) empty: WhenEmpty,
     pub(crate) survive_panics: bool,
+}
+
+/// How long a stage stays without actors that a client brought into being.
+const CLIENTS_STAGE_STAYS: Duration = Duration::from_secs(60);
+
+/// What becomes of a stage without actors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WhenEmpty {
+    /// It stays if the program made it.
+    Default,
+    Close(Duration),
+    Stay,
+}
+
+impl WhenEmpty {
+    /// When it closes, if it does.
+    pub(crate) fn closes_after(self, by_client: bool) -> Option<Duration> {
+        match self {
+            Self::Default => by_client.then_some(CLIENTS_STAGE_STAYS),
+            Self::Close(after) => Some(after),
+            Self::Stay => None,
+        }
+    }
 }
 
 impl<S: PlayStage> StageKind<S> {
     /// A type with the defaults. `make` makes a stage for its id, `make_actor` an actor for a
     /// connection that wants to authenticate, both on the shard where the stage lives.
+    ///
+    /// Both run before anybody is authenticated: `make` for a stage of the default type that a
+    /// stranger asks for, whose `on_create` runs only once somebody is let in, `make_actor` for
+    /// every try. So they should cost little, and do nothing that is seen elsewhere: that is for
+    /// [`on_create`](PlayStage::on_create) and
+    /// [`on_post_authenticate`](crate::Actor::on_post_authenticate).
     pub fn new(
         name: &'static str,
         make: impl Fn(i64) -> S + Send + Sync + 'static,
@@ -81,7 +110,7 @@ impl<S: PlayStage> StageKind<S> {
             options: KindOptions {
                 actors_max: 10_000,
                 keep_disconnected: Duration::from_secs(30),
-                close_when_empty: None,
+                empty: WhenEmpty::Default,
                 survive_panics: false,
             },
             backlog: 1024,
@@ -103,9 +132,19 @@ impl<S: PlayStage> StageKind<S> {
     }
 
     /// Has a stage close that has had no actor for so long, counted from when the last one left
-    /// (or the creation). Default: it stays until it is closed.
+    /// (or the creation). Default: 60 s for a stage that a client brought into being, by
+    /// authenticating for one that was not there (see
+    /// [`default_stage`](crate::PlayServerBuilder::default_stage)), so that nobody fills a server
+    /// with them; one that the program created stays until it is closed.
     pub fn close_when_empty(mut self, after: Duration) -> Self {
-        self.options.close_when_empty = Some(after);
+        self.options.empty = WhenEmpty::Close(after);
+        self
+    }
+
+    /// Has stages without actors stay until they are closed, whoever created them. Nothing but
+    /// [`stages_max`](Self::stages_max) then bounds how many of them clients leave behind.
+    pub fn keep_when_empty(mut self) -> Self {
+        self.options.empty = WhenEmpty::Stay;
         self
     }
 

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+pub mod api;
 mod call;
 mod context;
 mod directory;
@@ -35,6 +36,7 @@ mod server;
 mod shared;
 mod stage;
 mod stats;
+pub mod system;
 mod verdict;
 mod wire;
 
@@ -45,9 +47,7 @@ pub use error::{DeliverError, Failure, Result};
 pub use handle::{Created, Pending, PendingContent, PlayHandle};
 pub use kind::StageKind;
 pub use listener::PlayListener;
-#[cfg(feature = "prost")]
-pub use packet::Proto;
-pub use packet::{Content, Packet, Payload};
+pub use packet::{Content, Packet, Payload, Proto};
 pub use proscenium_framing::packet::ErrorCode;
 pub use proscenium_stages::{DetachError, Offload, OffloadError, Sleep, Tick, TimerId};
 pub use seats::{ActorId, Leave, Member};

@@ -67,7 +67,6 @@ impl<'a> Packet<'a> {
     ///
     /// # Errors
     /// When it is none of that type.
-    #[cfg(feature = "prost")]
     pub fn decode<M: prost::Message + Default>(&self) -> Result<M, prost::DecodeError> {
         M::decode(self.payload)
     }
@@ -97,9 +96,24 @@ impl Content {
         }
     }
 
+    /// The payload as a protobuf message.
+    ///
+    /// # Errors
+    /// When it is none of that type.
+    pub fn decode<M: prost::Message + Default>(&self) -> Result<M, prost::DecodeError> {
+        M::decode(&self.payload[..])
+    }
+
     /// The same, borrowed.
     pub fn packet(&self) -> Packet<'_> {
         Packet::new(&self.msg_id, &self.payload)
+    }
+}
+
+/// Nothing: as an answer, an empty one with the id of the request.
+impl From<()> for Content {
+    fn from((): ()) -> Self {
+        Self::default()
     }
 }
 
@@ -113,7 +127,7 @@ impl From<Packet<'_>> for Content {
 }
 
 /// What can be sent as the payload of a message: bytes and text in their usual types, `()` for
-/// nothing, and with the feature `prost` protobuf messages as `Proto(&message)`.
+/// nothing, and protobuf messages as `Proto(&message)`.
 ///
 /// It is encoded straight into the send buffer.
 pub trait Payload {
@@ -217,11 +231,9 @@ impl Payload for () {
 }
 
 /// A protobuf message as a [`Payload`].
-#[cfg(feature = "prost")]
 #[derive(Clone, Copy, Debug)]
 pub struct Proto<'a, M>(pub &'a M);
 
-#[cfg(feature = "prost")]
 impl<M: prost::Message> Payload for Proto<'_, M> {
     fn size(&self) -> usize {
         self.0.encoded_len()
@@ -258,7 +270,6 @@ mod tests {
         assert!(written(()).is_empty());
     }
 
-    #[cfg(feature = "prost")]
     #[test]
     fn protobuf_messages_come_back() {
         // `String` is the well-known type `google.protobuf.StringValue`.

@@ -24,6 +24,7 @@ use crate::seats::{ActorId, Leave, Member, Seats, Session};
 use crate::shared::{Leftover, Shared};
 use crate::stage::PlayStage;
 use crate::stats::Counts;
+use crate::wire::{self, Head};
 
 /// Awaits a future, and catches its panic: `Result<Output, Box<dyn Any + Send>>`.
 macro_rules! caught {
@@ -86,6 +87,8 @@ pub(crate) struct House<S: PlayStage> {
     /// It is to close when the handler is over.
     close: Cell<bool>,
     timers: RefCell<FxHashMap<TimerId, Purpose>>,
+    /// A client brought it into being, not the program.
+    pub(crate) by_client: Cell<bool>,
     /// Runs while there is no actor.
     empty: Cell<Option<TimerId>>,
     /// The session that is about to join.
@@ -105,6 +108,7 @@ impl<S: PlayStage> Room<S> {
                 phase: Cell::new(Phase::New),
                 close: Cell::new(false),
                 timers: RefCell::default(),
+                by_client: Cell::new(false),
                 empty: Cell::new(None),
                 joining: Cell::new(None),
             },
@@ -572,7 +576,7 @@ impl<S: PlayStage> House<S> {
 
     /// Sets or cancels the timer that runs while there is no actor.
     pub(crate) fn watch_empty(&self, cx: &Cx<'_, Room<S>>) {
-        let Some(after) = self.kind.options().close_when_empty else {
+        let Some(after) = self.kind.options().empty.closes_after(self.by_client.get()) else {
             return;
         };
         match (self.seats.len() == 0, self.empty.get()) {
@@ -586,6 +590,19 @@ impl<S: PlayStage> House<S> {
             }
             _ => {}
         }
+    }
+
+    /// Says why to a connection that is about to be closed because its account came with another
+    /// one: the authentication's message id, error 7, as a push. If there is no room for that, it
+    /// is closed without.
+    pub(crate) fn tell_replaced(&self, cx: &Cx<'_, Room<S>>, session: RouterId) {
+        let head = Head {
+            msg_id: &self.shared.config.authentication_id,
+            seq: 0,
+            stage_id: self.id,
+            error: ErrorCode::ALREADY_AUTHENTICATED,
+        };
+        let _ = wire::send(cx, (session, false), head, &());
     }
 
     /// The connection of an actor that has left.

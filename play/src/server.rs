@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::stage::PlayStage;
 pub struct PlayServer {
     engine: Engine<StagePost>,
     handle: PlayHandle,
+    /// The numbers of its listeners.
+    listeners: Range<usize>,
 }
 
 impl PlayServer {
@@ -31,9 +34,11 @@ impl PlayServer {
         PlayServerBuilder::new()
     }
 
-    /// Where the listeners listen, in the order in which they were added, with real ports.
+    /// Where the listeners of [`PlayServerBuilder::listen`] listen, in the order in which they were
+    /// added, with real ports.
     pub fn local_addrs(&self) -> &[Address] {
-        self.engine.local_addrs()
+        let all = self.engine.local_addrs();
+        all.get(self.listeners.clone()).unwrap_or_default()
     }
 
     /// The server from other threads.
@@ -53,7 +58,7 @@ impl PlayServer {
     }
 
     /// Waits until the server was shut down by somebody else, for example by
-    /// `server.engine().handle().shutdown(…)` from a signal handler's thread.
+    /// [`PlayHandle::shutdown`] from a signal handler's thread.
     pub fn join(self) -> DrainReport {
         self.engine.join()
     }
@@ -121,6 +126,7 @@ impl PlayServerBuilder {
                 request_deadline: Duration::from_secs(30),
                 map_errors: None,
                 listeners: Vec::new(),
+                first_listener: 0,
                 elsewhere: ListenerConfig::default(),
             },
             twice: None,
@@ -168,8 +174,10 @@ impl PlayServerBuilder {
         self
     }
 
-    /// Changes what else can be said of the engine: names of threads, CPUs, the watchdog. Shards,
-    /// limits and listeners are those of this builder.
+    /// Changes what else can be said of the engine: names of threads, CPUs, the watchdog. Shards
+    /// and limits are those of this builder. A listener that is added here is one of the engine,
+    /// with the engine's framing: for clients of this server it has to have that of packets, and
+    /// the server's defaults hold for it.
     pub fn with_engine(mut self, change: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Self {
         self.engine = change(self.engine);
         self
@@ -245,8 +253,10 @@ impl PlayServerBuilder {
 
 /// # Answers
 impl PlayServerBuilder {
-    /// Sets which error code stands for an error that a handler returned; where it gives none, and
-    /// by default, that is 15, unchecked contents error.
+    /// Sets which error code stands for an error that a handler returned which answers somebody:
+    /// of messages, `on_authenticate` and `on_join`. Where it gives none, and by default, that is
+    /// 15, unchecked contents error, and for `on_join` 10, join stage failed. A failed `on_create`
+    /// is always 9, stage creation failed.
     pub fn map_errors(
         mut self,
         map: impl Fn(&(dyn Error + 'static)) -> Option<ErrorCode> + Send + Sync + 'static,
@@ -282,8 +292,15 @@ impl PlayServerBuilder {
             stages,
             handle,
         } = self.into_parts()?;
+        let config = &handle.shared.config;
+        let first = config.first_listener;
+        let listeners = first..first + config.listeners.len();
         let engine = stages.start(engine)?;
-        Ok(PlayServer { engine, handle })
+        Ok(PlayServer {
+            engine,
+            handle,
+            listeners,
+        })
     }
 
     /// What [`start`](Self::start) starts, for an engine that is hosted
@@ -305,6 +322,7 @@ impl PlayServerBuilder {
         self.config.elsewhere.default_stage = number(&self.kinds, &self.default_stage);
         self.config.packet_max = self.limits.frame_max;
         let mut engine = self.engine.shards(self.shards).limits(self.limits);
+        self.config.first_listener = engine.listeners();
         for listener in self.listeners {
             let own = listener.default_stage.or(self.default_stage.clone());
             self.config.listeners.push(ListenerConfig {

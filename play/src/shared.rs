@@ -31,8 +31,11 @@ pub(crate) struct Config {
     pub(crate) unanswered: ErrorCode,
     pub(crate) request_deadline: Duration,
     pub(crate) map_errors: Option<Box<MapErrors>>,
+    /// Those of the server, which are numbered from `first_listener` on.
     pub(crate) listeners: Vec<ListenerConfig>,
-    /// For connections of no listener: those that the program made itself.
+    pub(crate) first_listener: usize,
+    /// For all other connections: those that the program made itself, and those of listeners that
+    /// it gave to the engine.
     pub(crate) elsewhere: ListenerConfig,
 }
 
@@ -91,8 +94,10 @@ impl Shared {
     }
 
     pub(crate) fn listener(&self, number: usize) -> &ListenerConfig {
-        let listeners = &self.config.listeners;
-        listeners.get(number).unwrap_or(&self.config.elsewhere)
+        let config = &self.config;
+        let number = number.checked_sub(config.first_listener);
+        let listener = number.and_then(|number| config.listeners.get(number));
+        listener.unwrap_or(&config.elsewhere)
     }
 
     /// The shard on which the stage of that id lives, whatever its type.
@@ -104,16 +109,14 @@ impl Shared {
         self.kinds.iter().position(|kind| kind.name() == name)
     }
 
-    /// What a failed handler is answered with.
-    pub(crate) fn code_of(&self, failure: &Failure) -> ErrorCode {
+    /// What a failed handler is answered with: `fallback` if neither it nor the server's mapping
+    /// says anything else.
+    pub(crate) fn code_of(&self, failure: &Failure, fallback: ErrorCode) -> ErrorCode {
         let mapped = || {
             let map = self.config.map_errors.as_ref()?;
             map(failure.source()?)
         };
-        failure
-            .code
-            .or_else(mapped)
-            .unwrap_or(ErrorCode::UNCHECKED_CONTENTS_ERROR)
+        failure.code.or_else(mapped).unwrap_or(fallback)
     }
 
     /// Counts one on this shard.

@@ -3,7 +3,7 @@
 mod support;
 
 use proscenium_engine::{Balance, Listener};
-use proscenium_play::{Content, ErrorCode, PlayListener};
+use proscenium_play::{Content, ErrorCode, PlayListener, PlayServer};
 use support::hall::{halls, server, server_of};
 use support::{AUTHENTICATE, Client, PATIENCE, eventually, packet};
 
@@ -197,7 +197,40 @@ fn each_listener_names_its_own_default_type() {
             )
         },
     );
-    let mut client = Client::to(support::address_of(&server, 1));
+    named(&server);
+}
+
+#[test]
+fn listeners_of_the_engine_do_not_take_the_numbers_of_the_servers() {
+    use proscenium_engine::{Framing, Listener};
+    let (server, _journal) = server_of(
+        |kind| kind,
+        |builder| {
+            let journal = support::hall::Journal::default();
+            let other = Listener::tcp("127.0.0.1:0").unwrap().framing(Framing::Le32);
+            let builder = builder.with_engine(|engine| engine.listen(other));
+            builder.stage(halls("lobby", &journal)).listen(
+                PlayListener::tcp("127.0.0.1:0")
+                    .unwrap()
+                    .default_stage("lobby"),
+            )
+        },
+    );
+    assert_eq!(server.local_addrs().len(), 2);
+    named(&server);
+    // Clients of the engine's own have the server's defaults.
+    let mut client = Client::to(support::tcp(&server.engine().local_addrs()[0]));
+    assert_eq!(client.authenticate(6, "ann").error, 0);
+    let hall = server
+        .handle()
+        .get_or_create_stage("hall", 6, Content::default());
+    assert!(!hall.wait(PATIENCE).unwrap().is_new);
+}
+
+/// The second listener's default type is `lobby`.
+#[track_caller]
+fn named(server: &PlayServer) {
+    let mut client = Client::to(support::address_of(server, 1));
     assert_eq!(client.authenticate(5, "ann").error, 0);
     let handle = server.handle();
     let lobby = handle.get_or_create_stage("lobby", 5, Content::default());
@@ -235,6 +268,29 @@ fn a_join_that_fails_is_10() {
     let mut client = Client::connect(&server);
     assert_eq!(client.authenticate(1, "broken").error, 10);
     assert_eq!(ann.request("Echo", 2, "here").text(), "here");
+}
+
+#[test]
+fn an_error_of_on_join_may_have_another_code() {
+    let denied = |error: &(dyn std::error::Error + 'static)| {
+        let error = error.downcast_ref::<std::io::Error>()?;
+        (error.kind() == std::io::ErrorKind::PermissionDenied).then_some(ErrorCode(1403))
+    };
+    let (server, _journal) = server(|builder| builder.map_errors(denied));
+    let mut client = Client::connect(&server);
+    assert_eq!(client.authenticate(1, "denied").error, 1403);
+    assert_eq!(client.authenticate(1, "broken").error, 10, "not mapped");
+}
+
+/// The join goes on, and the client hears of it, if not with that payload.
+#[test]
+fn a_message_of_a_verdict_that_is_too_long_is_left_out_of_the_answer() {
+    let (server, _journal) = server(|builder| builder);
+    let mut client = Client::connect(&server);
+    let answer = client.authenticate(1, "ann:long");
+    assert_eq!(answer.short(), (AUTHENTICATE, 1, 0, ""));
+    assert_eq!(client.request("Echo", 2, "in").text(), "in");
+    assert_eq!(server.handle().stats().closed_mute, 0);
 }
 
 #[test]

@@ -44,6 +44,14 @@ fn an_actor_gets_its_new_connection_and_keeps_its_state() {
     }
 }
 
+/// It is told why, then closed.
+#[track_caller]
+fn is_replaced(old: &mut Client) {
+    let told = old.receive();
+    assert_eq!((told.short(), told.stage), ((AUTHENTICATE, 0, 7, ""), 1));
+    old.is_closed();
+}
+
 #[test]
 fn a_duplicate_login_takes_the_actor_over_and_the_old_close_says_nothing() {
     for shards in [1, 3] {
@@ -51,7 +59,7 @@ fn a_duplicate_login_takes_the_actor_over_and_the_old_close_says_nothing() {
         let mut old = Client::join(&server, 1, "ann");
         for n in 1..=10 {
             let mut new = Client::join(&server, 1, "ann");
-            old.is_closed();
+            is_replaced(&mut old);
             assert_eq!(new.request("Echo", 3, "alive").text(), "alive");
             old = new; // its predecessor's socket ends here, for good
             assert_eq!(journal.count("stage.on_connection(ann,true)"), n);
@@ -89,7 +97,7 @@ fn a_takeover_waits_for_the_stage_like_everything_else() {
     new.write(&bytes);
     assert_eq!(new.receive().short(), (AUTHENTICATE, 1, 0, ""));
     assert_eq!(new.receive().short(), ("SeenReply", 2, 0, "1"));
-    old.is_closed();
+    is_replaced(&mut old);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod support;
 
 use proscenium_play::PlayListener;
 use support::hall::server;
-use support::{AUTHENTICATE, Client, address_of};
+use support::{AUTHENTICATE, Client, address_of, packet};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -49,6 +49,35 @@ fn the_limit_may_be_another() {
     let mut client = Client::join(&server, 1, "ann");
     let payload = pattern(8 * MIB - ANSWER);
     assert!(client.request("Echo", 3, &payload).payload == payload);
+}
+
+/// A known fault of others: a receive buffer that the longest packet does not fit into.
+#[test]
+fn packets_may_be_longer_than_what_is_received_at_once() {
+    const AT_ONCE: usize = 4 * KIB;
+    let (server, _journal) = server(|builder| {
+        builder.limits(|limits| limits.receive_chunk(AT_ONCE).receive_chunks_max(4))
+    });
+    let mut client = Client::join(&server, 1, "ann");
+    let around = |len: usize| [len - 1, len, len + 1];
+    let lens = [
+        around(AT_ONCE - REQUEST - 4),
+        around(AT_ONCE),
+        around(64 * KIB),
+    ];
+    for (seq, len) in (3..).zip(lens.concat().into_iter().chain([2 * MIB - ANSWER])) {
+        // In front of it a short one, so that it begins somewhere in the buffer.
+        let payload = pattern(len);
+        let mut bytes = packet("Echo", 1, 1, b"short");
+        bytes.extend(packet("Echo", seq, 1, &payload));
+        for piece in bytes.chunks(AT_ONCE - 7) {
+            client.write(piece);
+        }
+        assert_eq!(client.receive().text(), "short");
+        let answer = client.receive();
+        assert_eq!((answer.seq, answer.error), (seq, 0));
+        assert!(answer.payload == payload, "{len} bytes");
+    }
 }
 
 #[test]

@@ -166,7 +166,8 @@ fn shutdown_runs_on_destroy_of_every_stage_and_actor() {
     }
     clients[0].send("Echo", 9, "last");
     let handle = server.handle();
-    let report = server.shutdown(PATIENCE);
+    handle.shutdown(PATIENCE);
+    let report = server.join();
     assert!(report.is_clean(), "{report}");
     assert_eq!(journal.count("stage.on_destroy with 2"), 20);
     assert_eq!(

@@ -67,6 +67,13 @@ pub trait Front: Any {
     /// A message of a connection that is bound to no stage.
     fn on_unbound(&self, local: &Local<'_>, from: RouterId, message: Message<'_>);
 
+    /// A connection is not read from now on, because the backlog of its stage is full: until half
+    /// of it is free, or it is taken from the stage. While that lasts,
+    /// [`Local::is_stalled`] says so.
+    fn on_stalled(&self, local: &Local<'_>, id: RouterId) {
+        let _ = (local, id);
+    }
+
     /// A connection that lived here has ended, bound or not; its stage is told, too, afterwards.
     fn on_disconnect(&self, local: &Local<'_>, id: RouterId, reason: &CloseReason) {
         let _ = (local, id, reason);

@@ -12,6 +12,7 @@ use crate::cx::Cx;
 use crate::detach::TaskId;
 use crate::frames::Owner;
 use crate::head::Ending;
+use crate::local::Local;
 use crate::slot::{At, FramePool, Phase};
 use crate::stage::Stage;
 use crate::timers::{Tick, TimerId};
@@ -421,6 +422,11 @@ impl<S: Stage> TypeShard<S> {
         if core.engine.with(|engine| engine.pause_reading(from)) == Some(true) {
             core.counters.paused.add(1);
             at.head().with_extras(|extras| extras.paused.push(from));
+            if let Some(front) = &core.front {
+                core.contained("the front", || {
+                    front.on_stalled(&Local::new(core.ptr()), from);
+                });
+            }
         }
     }
 

@@ -293,6 +293,14 @@ impl<'a> Local<'a> {
         held.unwrap_or(false)
     }
 
+    /// True if a connection of this shard is not read because the backlog of its stage is full.
+    pub fn is_stalled(&self, id: RouterId) -> bool {
+        let core = self.core();
+        let tag = core.engine.with(|engine| engine.tag(id)).unwrap_or(0);
+        let stages = core.stages_named(tag);
+        stages.is_some_and(|stages| stages.is_stalled(StageKey::from_tag(tag), id))
+    }
+
     /// What stands before the stages of this shard, if [`StagesBuilder::front`] made it and it is
     /// of that type.
     ///

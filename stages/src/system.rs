@@ -557,6 +557,14 @@ impl Stages {
             })
     }
 
+    /// Begins to shut the engine down that runs these stages, as
+    /// [`Handle::shutdown`](proscenium_engine::Handle::shutdown) does. Nothing if none runs yet.
+    pub fn shutdown(&self, deadline: Duration) {
+        if let Some(engine) = self.system.handle.get() {
+            engine.shutdown(deadline);
+        }
+    }
+
     /// What happened so far, of each shard as of its last run.
     pub fn stats(&self) -> Vec<StageStats> {
         let shards = (0..self.system.shards()).map(|shard| {

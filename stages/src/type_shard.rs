@@ -52,6 +52,8 @@ pub(crate) trait AnyStages: Any {
     fn bind(&self, core: &Core, key: StageKey, id: RouterId) -> bool;
     /// True if the stage had the connection paused: whoever takes it has to resume reading.
     fn unbind(&self, key: StageKey, id: RouterId) -> bool;
+    /// True if the stage has the connection paused.
+    fn is_stalled(&self, key: StageKey, id: RouterId) -> bool;
     /// Has a connection whose peer finished sending closed in the stage's order; false if nothing
     /// of the stage is before that.
     fn read_closed(&self, core: &Core, key: StageKey, id: RouterId) -> bool;
@@ -357,6 +359,11 @@ impl<S: Stage> AnyStages for TypeShard<S> {
                 extras.paused.len() < paused
             })
         })
+    }
+
+    fn is_stalled(&self, key: StageKey, id: RouterId) -> bool {
+        self.find(key)
+            .is_some_and(|at| at.head().extras(|extras| extras.paused.contains(&id)))
     }
 
     fn read_closed(&self, core: &Core, key: StageKey, id: RouterId) -> bool {

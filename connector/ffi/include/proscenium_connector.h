@@ -150,6 +150,15 @@ typedef struct PscOptions {
    */
   const char *server_name;
   /**
+   * The certificate (PEM, with those that issued it behind it) that is shown to a server that
+   * asks for one, or null. Together with client_key_pem.
+   */
+  const char *client_certificate_pem;
+  /**
+   * The private key of that certificate (PEM), or null.
+   */
+  const char *client_key_pem;
+  /**
    * True if the length of a packet is big-endian. False.
    */
   bool length_big_endian;
@@ -391,6 +400,21 @@ enum PscStatus psc_request(const struct PscConnector *connector,
                            void *user_data);
 
 /**
+ * psc_request with a time-out of its own, in milliseconds, instead of that of the options.
+ *
+ * # Safety
+ * As for psc_request.
+ */
+enum PscStatus psc_request_within(const struct PscConnector *connector,
+                                  uint32_t timeout_ms,
+                                  int64_t stage_id,
+                                  const char *msg_id,
+                                  const uint8_t *payload,
+                                  size_t payload_len,
+                                  PscAnswer on_answer,
+                                  void *user_data);
+
+/**
  * Authenticates: a request that is allowed before, and has to come before, any other message.
  * `on_answer` is called as for psc_request; with code 0 the connection is authenticated, another
  * code keeps the connection, to try again. Threads, ownership: as for psc_request.
@@ -423,6 +447,21 @@ enum PscStatus psc_request_wait(const struct PscConnector *connector,
                                 size_t payload_len,
                                 uint16_t *code,
                                 struct PscResponse **response);
+
+/**
+ * psc_request_wait with a time-out of its own, in milliseconds, instead of that of the options.
+ *
+ * # Safety
+ * As for psc_request_wait.
+ */
+enum PscStatus psc_request_wait_within(const struct PscConnector *connector,
+                                       uint32_t timeout_ms,
+                                       int64_t stage_id,
+                                       const char *msg_id,
+                                       const uint8_t *payload,
+                                       size_t payload_len,
+                                       uint16_t *code,
+                                       struct PscResponse **response);
 
 /**
  * Puts what the response has into `*packet`: pointers into the response, valid until

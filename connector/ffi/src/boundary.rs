@@ -134,6 +134,20 @@ pub(crate) unsafe fn shared(
     }
 }
 
+/// A message as C gives it: its connector, its id, and its payload of `len` bytes.
+///
+/// # Safety
+/// As for [`shared`], [`text`] and [`bytes`].
+pub(crate) unsafe fn message<'a>(
+    connector: *const PscConnector,
+    msg_id: *const c_char,
+    payload: *const u8,
+    len: usize,
+) -> Result<(Arc<PscConnector>, &'a str, &'a [u8]), PscStatus> {
+    // SAFETY: the caller's promises.
+    unsafe { Ok((shared(connector)?, required(msg_id)?, bytes(payload, len)?)) }
+}
+
 /// Takes back what [`into_pointer`] gave.
 ///
 /// # Safety

@@ -4,12 +4,12 @@ use std::ffi::{CString, c_char, c_void};
 use std::time::Duration;
 
 use proscenium_connector::{
-    Builder, ByteOrder, ConnectError, Connector, Delivery, Packet, Reconnect, RequestError,
-    Transport,
+    Builder, ByteOrder, ConnectError, Connector, Delivery, Packet, Pending, Reconnect,
+    RequestError, Transport,
 };
 
 use crate::boundary::{
-    Callbacks, UserData, answer, bytes, c_string, guarded, into_pointer, last_error, reference,
+    Callbacks, UserData, answer, c_string, guarded, into_pointer, last_error, message, reference,
     refused, required, set_last_error, shared, take_back, text, view, with_status,
 };
 use crate::{
@@ -42,6 +42,8 @@ pub unsafe extern "C" fn psc_options_init(options: *mut PscOptions) {
         pin_sha256: std::ptr::null(),
         pin_public_key_sha256: std::ptr::null(),
         server_name: std::ptr::null(),
+        client_certificate_pem: std::ptr::null(),
+        client_key_pem: std::ptr::null(),
         length_big_endian: false,
         io_thread_callbacks: false,
         reconnect: false,
@@ -116,15 +118,8 @@ unsafe fn builder(options: &PscOptions) -> Result<Builder, PscStatus> {
     if options.size != size_of::<PscOptions>() {
         return wrong("size: options of another version, or not of psc_options_init");
     }
-    // SAFETY: the caller's promise, for all of these texts.
-    let (host, path, pem, name) = unsafe {
-        (
-            required(options.host)?,
-            text(options.path)?,
-            text(options.trust_pem)?,
-            text(options.server_name)?,
-        )
-    };
+    // SAFETY: the caller's promise, for both texts.
+    let (host, path) = unsafe { (required(options.host)?, text(options.path)?) };
     let transport = match options.transport {
         0 => Transport::Tcp,
         1 => Transport::Tls,
@@ -161,11 +156,39 @@ unsafe fn builder(options: &PscOptions) -> Result<Builder, PscStatus> {
     if let Some(path) = path {
         builder = builder.path(path);
     }
+    // SAFETY: the caller's promise.
+    unsafe { trust(builder, options) }
+}
+
+/// The options of TLS.
+///
+/// # Safety
+/// As `psc_connector_new` wants them.
+unsafe fn trust(mut builder: Builder, options: &PscOptions) -> Result<Builder, PscStatus> {
+    // SAFETY: the caller's promise, for all of these texts.
+    let (pem, name, certificate, key) = unsafe {
+        (
+            text(options.trust_pem)?,
+            text(options.server_name)?,
+            text(options.client_certificate_pem)?,
+            text(options.client_key_pem)?,
+        )
+    };
     if let Some(pem) = pem {
         builder = builder.trust_pem(pem);
     }
     if let Some(name) = name {
         builder = builder.server_name(name);
+    }
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            builder = builder.client_certificate_pem(certificate, key);
+        }
+        (None, None) => {}
+        _ => {
+            set_last_error("client_certificate_pem and client_key_pem go together");
+            return Err(PscStatus::InvalidArgument);
+        }
     }
     if !options.pin_sha256.is_null() {
         // SAFETY: not null, so 32 bytes by the caller's promise.
@@ -287,13 +310,8 @@ pub unsafe extern "C" fn psc_send(
 ) -> PscStatus {
     with_status(|| {
         // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) = unsafe {
-            (
-                shared(connector)?,
-                required(msg_id)?,
-                bytes(payload, payload_len)?,
-            )
-        };
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
         connector.send(stage_id, msg_id, payload).map_err(refused)
     })
 }
@@ -317,15 +335,37 @@ pub unsafe extern "C" fn psc_request(
     let user_data = UserData(user_data);
     with_status(|| {
         // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) = unsafe {
-            (
-                shared(connector)?,
-                required(msg_id)?,
-                bytes(payload, payload_len)?,
-            )
-        };
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
         let called = move |result: Result<_, _>| answer(on_answer, user_data, &result);
         let sent = connector.request_with(stage_id, msg_id, payload, called);
+        sent.map_err(refused)
+    })
+}
+
+/// psc_request with a time-out of its own, in milliseconds, instead of that of the options.
+///
+/// # Safety
+/// As for psc_request.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn psc_request_within(
+    connector: *const PscConnector,
+    timeout_ms: u32,
+    stage_id: i64,
+    msg_id: *const c_char,
+    payload: *const u8,
+    payload_len: usize,
+    on_answer: PscAnswer,
+    user_data: *mut c_void,
+) -> PscStatus {
+    let user_data = UserData(user_data);
+    with_status(|| {
+        // SAFETY: the caller's promises.
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
+        let timeout = Duration::from_millis(timeout_ms.into());
+        let called = move |result: Result<_, _>| answer(on_answer, user_data, &result);
+        let sent = connector.request_within_with(timeout, stage_id, msg_id, payload, called);
         sent.map_err(refused)
     })
 }
@@ -349,13 +389,8 @@ pub unsafe extern "C" fn psc_authenticate(
     let user_data = UserData(user_data);
     with_status(|| {
         // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) = unsafe {
-            (
-                shared(connector)?,
-                required(msg_id)?,
-                bytes(payload, payload_len)?,
-            )
-        };
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
         let called = move |result: Result<_, _>| answer(on_answer, user_data, &result);
         let sent = connector.authenticate_with(stage_id, msg_id, payload, called);
         sent.map_err(refused)
@@ -381,42 +416,89 @@ pub unsafe extern "C" fn psc_request_wait(
     response: *mut *mut PscResponse,
 ) -> PscStatus {
     with_status(|| {
-        if code.is_null() || response.is_null() {
-            set_last_error("nowhere to put the answer");
-            return Err(PscStatus::InvalidArgument);
-        }
-        // SAFETY: not null; the rest is the caller's promise.
-        unsafe { response.write(std::ptr::null_mut()) };
+        // SAFETY: the caller's promise.
+        unsafe { prepare(code, response) }?;
         // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) = unsafe {
-            (
-                shared(connector)?,
-                required(msg_id)?,
-                bytes(payload, payload_len)?,
-            )
-        };
-        if Connector::is_on_io_thread() {
-            set_last_error("waiting on the background thread");
-            return Err(PscStatus::WouldDeadlock);
-        }
-        let (got, packet) = match connector.request(stage_id, msg_id, payload).wait() {
-            Ok(packet) => (0, Some(packet)),
-            Err(RequestError::NotSent(error)) => return Err(refused(error)),
-            Err(RequestError::Refused(packet)) => (packet.error.0, Some(packet)),
-            Err(error) => (error.code().0, None),
-        };
-        // SAFETY: not null; the rest is the caller's promise.
-        unsafe { code.write(got) };
-        if let Some(packet) = packet {
-            let given = Box::into_raw(Box::new(PscResponse {
-                id: c_string(packet.msg_id.as_bytes()),
-                packet,
-            }));
-            // SAFETY: likewise.
-            unsafe { response.write(given) };
-        }
-        Ok(())
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
+        let ask = || connector.request(stage_id, msg_id, payload);
+        // SAFETY: likewise.
+        unsafe { wait(ask, code, response) }
     })
+}
+
+/// psc_request_wait with a time-out of its own, in milliseconds, instead of that of the options.
+///
+/// # Safety
+/// As for psc_request_wait.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn psc_request_wait_within(
+    connector: *const PscConnector,
+    timeout_ms: u32,
+    stage_id: i64,
+    msg_id: *const c_char,
+    payload: *const u8,
+    payload_len: usize,
+    code: *mut u16,
+    response: *mut *mut PscResponse,
+) -> PscStatus {
+    with_status(|| {
+        // SAFETY: the caller's promise.
+        unsafe { prepare(code, response) }?;
+        // SAFETY: the caller's promises.
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
+        let timeout = Duration::from_millis(timeout_ms.into());
+        let ask = || connector.request_within(timeout, stage_id, msg_id, payload);
+        // SAFETY: likewise.
+        unsafe { wait(ask, code, response) }
+    })
+}
+
+/// Puts null where an answer will be.
+///
+/// # Safety
+/// `code` and `response` are null or point to writable memory.
+unsafe fn prepare(code: *mut u16, response: *mut *mut PscResponse) -> Result<(), PscStatus> {
+    if code.is_null() || response.is_null() {
+        set_last_error("nowhere to put the answer");
+        return Err(PscStatus::InvalidArgument);
+    }
+    // SAFETY: not null; the rest is the caller's promise.
+    unsafe { response.write(std::ptr::null_mut()) };
+    Ok(())
+}
+
+/// Asks and waits.
+///
+/// # Safety
+/// `code` and `response` point to writable memory.
+unsafe fn wait(
+    ask: impl FnOnce() -> Pending<Result<Packet, RequestError>>,
+    code: *mut u16,
+    response: *mut *mut PscResponse,
+) -> Result<(), PscStatus> {
+    if Connector::is_on_io_thread() {
+        set_last_error("waiting on the background thread");
+        return Err(PscStatus::WouldDeadlock);
+    }
+    let (got, packet) = match ask().wait() {
+        Ok(packet) => (0, Some(packet)),
+        Err(RequestError::NotSent(error)) => return Err(refused(error)),
+        Err(RequestError::Refused(packet)) => (packet.error.0, Some(packet)),
+        Err(error) => (error.code().0, None),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { code.write(got) };
+    if let Some(packet) = packet {
+        let given = Box::into_raw(Box::new(PscResponse {
+            id: c_string(packet.msg_id.as_bytes()),
+            packet,
+        }));
+        // SAFETY: likewise.
+        unsafe { response.write(given) };
+    }
+    Ok(())
 }
 
 /// Puts what the response has into `*packet`: pointers into the response, valid until

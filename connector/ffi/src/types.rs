@@ -113,6 +113,11 @@ pub struct PscOptions {
     pub pin_public_key_sha256: *const u8,
     /// The name that the server's certificate has to have, or null for the host.
     pub server_name: *const c_char,
+    /// The certificate (PEM, with those that issued it behind it) that is shown to a server that
+    /// asks for one, or null. Together with client_key_pem.
+    pub client_certificate_pem: *const c_char,
+    /// The private key of that certificate (PEM), or null.
+    pub client_key_pem: *const c_char,
     /// True if the length of a packet is big-endian. False.
     pub length_big_endian: bool,
     /// True to run callbacks on the background thread, at once. False.

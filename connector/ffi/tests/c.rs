@@ -2,6 +2,8 @@
 //! static one, to a server written by hand and to a real Play server. With `PROSCENIUM_VALGRIND`
 //! set it runs below valgrind.
 
+#[path = "../../../tests/support/foreign.rs"]
+mod foreign;
 #[path = "../../tests/support/layers.rs"]
 mod layers;
 #[path = "../../tests/support/room.rs"]
@@ -108,6 +110,9 @@ fn run(program: &Path, arguments: &[String]) {
 
 #[test]
 fn a_c_program_plays_over_every_transport() {
+    if !foreign::program("gcc", &["gcc", "--version"]) {
+        return;
+    }
     let folder = build_library();
     let mut link = vec![
         folder

@@ -127,6 +127,12 @@ static void misuse(const PscOptions *good, PscConnector *connector, struct game 
     CHECK(strstr(psc_last_error(), "dead_after"));
     bad = *good;
     bad.transport = PSC_TRANSPORT_TLS;
+    bad.client_certificate_pem = "no key with it";
+    CHECK(psc_connector_new(&bad, NULL, &none) == PSC_STATUS_INVALID_ARGUMENT);
+    bad.client_key_pem = "no key";
+    CHECK(psc_connector_new(&bad, NULL, &none) == PSC_STATUS_INVALID_OPTIONS);
+    bad = *good;
+    bad.transport = PSC_TRANSPORT_TLS;
     bad.trust_pem = "no certificate";
     CHECK(psc_connector_new(&bad, NULL, &none) == PSC_STATUS_INVALID_OPTIONS && !none);
     CHECK(psc_connector_new(NULL, NULL, &none) == PSC_STATUS_INVALID_ARGUMENT);
@@ -186,6 +192,15 @@ static void play(PscConnector *connector, struct game *game)
     CHECK(psc_request_wait(connector, 1, "Refuse", NULL, 0, &code, &response) == PSC_STATUS_OK);
     CHECK(code == 1234 && response);
     psc_response_free(response);
+
+    /* One that nobody answers: with its own time-out, far below that of the options. */
+    CHECK(psc_request_wait_within(connector, 20, 1, "Never", NULL, 0, &code, &response) ==
+          PSC_STATUS_OK);
+    CHECK(code == 60202 && !response);
+    CHECK(psc_request_within(connector, 20, 1, "Never", NULL, 0, on_answer, game) ==
+          PSC_STATUS_OK);
+    pump(connector, &game->answers, game->answers + 1);
+    CHECK(game->code == 60202);
 }
 
 int main(int argc, char **argv)

@@ -88,3 +88,10 @@ pub(crate) fn address(server: &PlayServer, transport: usize) -> SocketAddr {
         other => panic!("{other:?}"),
     }
 }
+
+/// A server with one listener for TCP.
+pub(crate) fn start_plain(address: &str) -> std::io::Result<PlayServer> {
+    let rooms = StageKind::new("room", |_id| Room::default(), Player::default);
+    let server = PlayServer::builder().stage(rooms).default_stage("room");
+    server.listen(PlayListener::tcp(address)?).start()
+}

@@ -141,9 +141,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let Some(tls) = connection.and_then(Connection::tls) else {
                 return;
             };
-            let was_up = tls.is_up();
             let read = tls.read_held(&mut core.tls, &mut core.buffers);
-            let came_up = tls.is_up() && !was_up;
             let mut plain = std::mem::take(&mut core.tls.plain);
             plain.clear();
             if let Ok(Event::Plain(range)) = &read.event {
@@ -154,14 +152,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             if replies {
                 core.mark_dirty(slot);
             }
-            if read.event.is_ok() {
-                self.layer_is_up(slot);
-                self.core.keep_plain(slot, &plain);
-            }
+            self.layer_is_up(slot); // also if what follows the handshake is bad
+            self.core.keep_plain(slot, &plain);
             self.core.tls.plain = plain;
             match read.event {
                 Ok(Event::Plain(_)) => {}
-                Ok(Event::Nothing) if came_up => {} // what is left is no handshake any more
                 Ok(Event::Nothing) => return,
                 Ok(Event::Closed) => {
                     return self.core.discard_records(slot); // nothing counts behind the end

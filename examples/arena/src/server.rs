@@ -55,7 +55,7 @@ pub(crate) fn start(
 /// Runs until a signal comes; then every arena tells its players, and the connections are flushed
 /// and closed.
 pub(crate) fn run_until(mut signals: Signals, server: PlayServer) -> DrainReport {
-    let handle = server.engine().handle();
+    let handle = server.handle();
     thread::spawn(move || {
         signals.forever().next();
         handle.shutdown(DRAIN);

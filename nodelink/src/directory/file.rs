@@ -2,10 +2,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use super::worker::Worker;
 use super::{Directory, OnServers, ServerInfo, Watch};
 use crate::Nid;
 
@@ -85,24 +85,6 @@ fn read(path: &Path) -> io::Result<Vec<ServerInfo>> {
     Ok(servers)
 }
 
-struct Watching {
-    /// Dropping it ends the thread.
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch for Watching {}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic of the callback was reported by the panic hook.
-            let _ = thread.join();
-        }
-    }
-}
-
 impl Directory for FileDirectory {
     fn announce(&self, _server: &ServerInfo, _ttl: Duration) -> io::Result<()> {
         Ok(())
@@ -113,9 +95,8 @@ impl Directory for FileDirectory {
     }
 
     fn watch(&self, changed: OnServers) -> io::Result<Box<dyn Watch>> {
-        let (stop, stopped) = channel::<()>();
         let Self { path, every } = self.clone();
-        let body = move || {
+        let body = move |told_to_end: Receiver<()>| {
             let mut told: Option<Vec<ServerInfo>> = None;
             let mut complained = String::new();
             loop {
@@ -136,15 +117,11 @@ impl Directory for FileDirectory {
                         }
                     }
                 }
-                if stopped.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {
+                if told_to_end.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("directory".to_owned());
-        Ok(Box::new(Watching {
-            stop: Some(stop),
-            thread: Some(thread.spawn(body)?),
-        }))
+        Ok(Box::new(Worker::start("directory", body)?))
     }
 }

@@ -6,6 +6,7 @@
 )]
 
 pub mod raw_peer;
+pub mod rolling;
 
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;

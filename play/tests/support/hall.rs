@@ -47,7 +47,7 @@ impl Journal {
 }
 
 /// Who is in the hall. `account:flag,flag` in the payload of the authentication says how it goes:
-/// `wrong`, `error`, `coded`, `panic`, `empty`, `slow`, `hello`.
+/// `wrong`, `error`, `coded`, `panic`, `empty`, `slow`, `hello`, `long`.
 pub struct Guest {
     journal: Journal,
     name: String,
@@ -80,6 +80,10 @@ impl Actor for Guest {
         }
         if has("coded") {
             return Err(Failure::code(1001).with("No", "not today"));
+        }
+        if has("long") {
+            cx.set_account_id(name);
+            return Ok(Verdict::accept().with("Long", vec![b'x'; 2 << 20]));
         }
         if has("wrong") {
             return Ok(Verdict::refuse().with("Wrong", "wrong password"));
@@ -127,6 +131,7 @@ pub struct Hall {
     late: Vec<LateReply>,
     ticks: u64,
     asker: Option<ActorId>,
+    alarms: Vec<TimerId>,
 }
 
 impl Hall {
@@ -168,6 +173,9 @@ impl PlayStage for Hall {
         match actor.account_id() {
             "banned" => return Ok(Verdict::refuse().with("Banned", "for ever")),
             "broken" => return Err(Failure::new("planned")),
+            "denied" => {
+                return Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied).into());
+            }
             "bomb" => std::panic::resume_unwind(Box::new("planned")),
             "patient" => cx.sleep(Duration::from_millis(20)).await,
             _ => {}
@@ -248,7 +256,9 @@ impl PlayStage for Hall {
             "Panic" => std::panic::resume_unwind(Box::new("planned")),
             "Slow" => {
                 self.write("slow begins");
-                cx.sleep(Duration::from_millis(20)).await;
+                let seconds = std::str::from_utf8(packet.payload())?.parse();
+                let time = seconds.map_or(Duration::from_millis(20), Duration::from_secs);
+                cx.sleep(time).await;
                 self.write("slow ends");
                 cx.reply("SlowReply", packet.payload())?;
             }
@@ -286,6 +296,10 @@ impl PlayStage for Hall {
 
     async fn on_timer(&mut self, cx: &mut StageCx<'_, Self>, timer: TimerId) {
         self.write(&format!("on_timer {timer:?}"));
+        if let Some(at) = self.alarms.iter().position(|alarm| *alarm == timer) {
+            self.alarms.swap_remove(at);
+            self.write(&format!("alarm of {}", self.id));
+        }
         if let Some(id) = self.asker {
             let _ = cx.send(id, "Timer", ());
         }
@@ -323,6 +337,15 @@ impl Hall {
                 self.asker = Some(actor.id());
                 let timer = cx.set_timer(Duration::from_millis(1));
                 cx.reply("TimerReply", format!("{timer:?}"))?;
+            }
+            "Alarm" => {
+                let seconds = std::str::from_utf8(packet.payload())?.parse()?;
+                self.alarms.push(cx.set_timer(Duration::from_secs(seconds)));
+            }
+            "Silence" => {
+                let alarm = self.alarms.pop();
+                let cancelled = alarm.is_some_and(|alarm| cx.cancel_timer(alarm));
+                cx.reply("SilenceReply", cancelled.to_string())?;
             }
             "Tick" => drop(cx.start_tick(Duration::from_millis(5))),
             "Offload" => {
@@ -376,6 +399,7 @@ pub fn halls(name: &'static str, journal: &Journal) -> StageKind<Hall> {
             late: Vec::new(),
             ticks: 0,
             asker: None,
+            alarms: Vec::new(),
         },
         move || Guest {
             journal: of_actor.clone(),

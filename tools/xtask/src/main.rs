@@ -1,10 +1,14 @@
 //! Project automation: `cargo xtask bench` and `cargo xtask test`.
 #![forbid(unsafe_code)]
-// A command's output is its purpose.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is its purpose"
+)]
 
 mod autobahn;
 mod bench;
+mod foreign;
 mod peers;
 mod steps;
 mod system;

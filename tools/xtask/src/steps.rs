@@ -96,7 +96,7 @@ impl Steps {
     }
 
     /// The next part begins.
-    fn heading(&mut self, name: &str) {
+    pub(crate) fn part(&mut self, name: &str) {
         self.begun += 1;
         println!(
             "\n== [{}/{}] {name}, after {}",
@@ -109,7 +109,7 @@ impl Steps {
     /// Runs a part, showing its output.
     pub(crate) fn run(&mut self, name: &str, command: &mut Command) {
         let begin = Instant::now();
-        self.heading(name);
+        self.part(name);
         let (lines, status) = match reminding(name, || show(command)) {
             Ok(result) => result,
             Err(error) => {
@@ -135,7 +135,12 @@ impl Steps {
 
     /// A part that cannot be run here.
     pub(crate) fn skip(&mut self, name: &str, reason: &str) {
-        self.heading(name);
+        self.part(name);
+        self.without(name, reason);
+    }
+
+    /// Something of a part that cannot be run here.
+    pub(crate) fn without(&mut self, name: &str, reason: &str) {
         println!("skipped: {name}: {reason}");
         self.count.skipped += 1;
         self.remarks.push(format!("skipped: {name}: {reason}"));

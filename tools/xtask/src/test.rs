@@ -4,6 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::foreign::Foreign;
 use crate::steps::Steps;
 use crate::{autobahn, peers, system, tree};
 
@@ -42,8 +43,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     };
     println!("{parts} parts, about {time} on two CPUs with everything to build");
     let mut steps = Steps::new(parts);
-    zeromq(&mut steps);
-    workspace(&mut steps, all);
+    let foreign = Foreign::find(&mut steps);
+    workspace(&mut steps, all, &foreign);
     stages(&mut steps, all);
     loom(&mut steps);
     check_peers(&mut steps);
@@ -51,11 +52,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         many_seeds(&mut steps, seeds);
         benches(&mut steps);
         oldest_compiler(&mut steps);
-        address_sanitizer(&mut steps);
+        address_sanitizer(&mut steps, &foreign);
         autobahn::run(&mut steps);
         valgrind(&mut steps);
         fuzz(&mut steps);
-        coverage(&mut steps);
+        coverage(&mut steps, &foreign);
     }
     steps.finish()
 }
@@ -106,36 +107,10 @@ fn cargo_of(toolchain: &str, folder: &str, args: &[&str]) -> Command {
     command
 }
 
-/// pyzmq, the foreign peer of the node link's tests, which pass over it where it is missing.
-fn zeromq(steps: &mut Steps) {
-    let imports = |python: &str| {
-        let mut command = Command::new(python);
-        command.args(["-c", "import zmq"]);
-        command.stderr(std::process::Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let has = || imports("python3") || imports("/usr/bin/python3");
-    if !has()
-        && let Err(reason) = system::install(&["python3-zmq"])
-    {
-        steps.skip("zeromq", &format!("python3-zmq: {reason}"));
-        return;
-    }
-    let python = if imports("python3") {
-        "python3"
-    } else {
-        "/usr/bin/python3"
-    };
-    let mut command = Command::new(python);
-    steps.run(
-        "zeromq",
-        command.args(["-c", "import zmq; print(zmq.zmq_version())"]),
-    );
-}
-
 /// Unit, behaviour, simulation and documentation tests, the fuzzer's corpus among them.
-fn workspace(steps: &mut Steps, all: bool) {
+fn workspace(steps: &mut Steps, all: bool, foreign: &Foreign) {
     let mut command = cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    foreign.tell(&mut command);
     if all {
         command.env("PROSCENIUM_ALL", "1");
     }
@@ -203,7 +178,7 @@ fn many_seeds(steps: &mut Steps, seeds: u32) {
         "-p",
         "proscenium-play",
         "--features",
-        "proscenium/sim,proscenium-stages/sim,proscenium-play/sim",
+        "proscenium/sim,proscenium/tls,proscenium/ws,proscenium-stages/sim,proscenium-play/sim",
         "--no-fail-fast",
         "--test",
         "sim_*",
@@ -247,7 +222,7 @@ fn oldest_compiler(steps: &mut Steps) {
 }
 
 /// The crates with unsafe code under AddressSanitizer, which only a nightly compiler offers.
-fn address_sanitizer(steps: &mut Steps) {
+fn address_sanitizer(steps: &mut Steps, foreign: &Foreign) {
     let name = "address sanitizer";
     let host = system::output("rustc", &["-vV"])
         .as_deref()
@@ -279,7 +254,7 @@ fn address_sanitizer(steps: &mut Steps) {
     command
         .env("RUSTFLAGS", "-Zsanitizer=address")
         .env("PROSCENIUM_SEEDS", "200");
-    steps.run(name, &mut command);
+    steps.run(name, foreign.tell(&mut command));
 }
 
 /// The `host:` line of `rustc -vV`.
@@ -348,7 +323,7 @@ fn fuzz(steps: &mut Steps) {
     }
 }
 
-fn coverage(steps: &mut Steps) {
+fn coverage(steps: &mut Steps, foreign: &Foreign) {
     let components = system::output("rustup", &["component", "list", "--installed"]);
     if !components.is_some_and(|list| list.lines().any(|line| line.starts_with("llvm-tools"))) {
         let reason = "no llvm-tools: rustup component add llvm-tools";
@@ -368,7 +343,7 @@ fn coverage(steps: &mut Steps) {
         ])
         .current_dir(tree::root())
         .env("CARGO_TARGET_DIR", tree::target().join("coverage"));
-    steps.run("coverage", &mut command);
+    steps.run("coverage", foreign.tell(&mut command));
 }
 
 #[cfg(test)]

@@ -138,7 +138,6 @@ impl TlsClientBuilder {
             }
         };
         config.alpn_protocols = self.alpn;
-        // For our own record layer, after the handshake.
         if !self.resumption {
             config.resumption = Resumption::disabled();
         }

@@ -111,7 +111,6 @@ impl TlsServerBuilder {
         let resolver = Arc::new(ByName::new(self, &provider)?);
         let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols.clone_from(&self.alpn);
-        // For our own record layer, after the handshake.
         // Tickets hold all there is to know; nothing is kept here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         if self.resumption {

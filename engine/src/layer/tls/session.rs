@@ -62,22 +62,17 @@ impl Side {
         with!(self, connection => connection)
     }
 
-    /// Takes whole records from the front, one after the other, until the handshake is over or
-    /// there is something to tell. `known` bytes of them rustls has seen before.
+    /// Takes whole records from the front, one after the other, until there is something to tell.
+    /// `known` bytes of them rustls has seen before.
     fn read(&mut self, records: &mut [u8], reply: &mut Vec<u8>, known: &mut usize) -> Read {
         // Of `records`, `used` bytes are done with, and `offered` are known to rustls: a handshake
         // message may be in several records, which it wants to see again, together.
         let (mut used, mut offered) = (0, *known);
-        let was_up = !self.common().is_handshaking();
         let event = loop {
             let (discard, step) = self.step(&mut records[used..offered], reply);
             let start = used;
             used += discard;
-            let common = self.common();
-            let is_over = !was_up && !common.is_handshaking() && !common.wants_write();
             match step {
-                // What comes behind the handshake is for the next phase.
-                Ok(Step::Again | Step::Blocked) if is_over => break Ok(Event::Nothing),
                 Ok(Step::Again) => {}
                 Ok(Step::Closed) => break Ok(Event::Closed),
                 Ok(Step::Plain(plain)) => {
@@ -273,7 +268,7 @@ impl TlsSession for RustlsSession {
                 self.info.server_name = Some(name);
             }
             let common = self.side.common();
-            if read.event.is_ok() && !common.is_handshaking() {
+            if !common.is_handshaking() {
                 self.info.complete(common);
                 self.is_up = true;
             }

@@ -22,7 +22,6 @@ fn give(to: &mut RustlsSession, bytes: &[u8], step: usize, reply: &mut Vec<u8>) 
     for piece in bytes.chunks(step) {
         held.extend_from_slice(piece);
         loop {
-            let was_up = to.is_up();
             let read = to.read(&mut held, reply);
             if let Ok(Event::Plain(range)) = &read.event {
                 assert!(range.end <= read.used);
@@ -30,8 +29,8 @@ fn give(to: &mut RustlsSession, bytes: &[u8], step: usize, reply: &mut Vec<u8>) 
             }
             held.drain(..read.used);
             match read.event {
-                Ok(Event::Nothing) if was_up == to.is_up() => break,
-                Ok(Event::Nothing | Event::Plain(_)) => {}
+                Ok(Event::Nothing) => break,
+                Ok(Event::Plain(_)) => {}
                 Ok(Event::Closed) => {
                     told.closed = true;
                     return told;
