@@ -487,7 +487,8 @@ fn two_nodes_of_one_name_harm_nobody_else() {
 /// A PING behind much else has not been asked yet, and who is told much is not silent therefore.
 #[test]
 fn a_long_message_on_a_slow_link_is_no_sign_of_death() {
-    for_seeds(10, |net| {
+    let test = "a_long_message_on_a_slow_link_is_no_sign_of_death";
+    for_seeds(test, 10, |net| {
         // About 2 KB a second.
         let mut faults = Faults::none();
         faults.latency = Duration::from_millis(20)..=Duration::from_millis(20);
