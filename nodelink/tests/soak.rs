@@ -322,6 +322,12 @@ fn a_hundred_nodes_one_of_which_is_killed_each_second() {
         memory_before >> 20,
         memory_after >> 20
     );
+    // On a machine that is busy with other things a thread may have to wait for its turn.
+    let late = DEADLINE + Duration::from_secs(10);
+    assert!(
+        Duration::from_nanos(count(&ledger.longest)) < late,
+        "beyond the deadline"
+    );
     // A fifth, and what the allocator keeps.
     let most = memory_before + memory_before / 5 + (64 << 20);
     assert!(
