@@ -28,6 +28,9 @@ mod context;
 mod driver;
 mod engine;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz_support;
 mod handle;
 mod handler;
 mod layer;
@@ -37,6 +40,7 @@ mod messages;
 mod options;
 mod pool;
 mod random;
+mod relay;
 mod router_id;
 mod send_queue;
 mod shard;
