@@ -16,7 +16,7 @@ const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
 /// How many parts a short run has, and how many a long one has besides, without the fuzzers.
 const PARTS: usize = 12;
-const PARTS_ALL: usize = 8;
+const PARTS_ALL: usize = 9;
 /// What is fuzzed: a crate, and a target below its `fuzz/fuzz_targets/`.
 const FUZZ_TARGETS: [(&str, &str); 7] = [
     ("framing", "length_prefix"),
@@ -51,6 +51,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     check_peers(&mut steps);
     if all {
         many_seeds(&mut steps, seeds);
+        soak(&mut steps);
         benches(&mut steps);
         oldest_compiler(&mut steps);
         address_sanitizer(&mut steps, &foreign);
@@ -200,6 +201,23 @@ fn many_seeds(steps: &mut Steps, seeds: u32) {
     command.args(["--no-fail-fast", "--test", "sim_*"]);
     command.env("PROSCENIUM_SEEDS", (seeds / 10).max(1).to_string());
     steps.run("seeds of nodes", &mut command);
+}
+
+/// A hundred nodes that are killed and restarted, and a million requests under way.
+fn soak(steps: &mut Steps) {
+    let args = ["test", "--release", "-p", "proscenium-nodelink"];
+    let mut command = cargo(&args);
+    // One after the other: each takes what the machine has.
+    command.args([
+        "--test",
+        "soak",
+        "--",
+        "--ignored",
+        "--nocapture",
+        "--test-threads",
+        "1",
+    ]);
+    steps.run("soak of nodes", &mut command);
 }
 
 /// Every benchmark runs, once and without measuring.
