@@ -198,7 +198,7 @@ impl ApiServerBuilder {
         let threads = std::thread::available_parallelism();
         Self {
             nid: options.nid.clone(),
-            reply_max: options.zmtp.frame_max.min(options.zmtp.message_max),
+            reply_max: options.payload_max(),
             node: Node::builder(options),
             service_id: 2,
             weight: 100,
