@@ -120,7 +120,7 @@ impl ApiServer {
         #[cfg(feature = "http")]
         if let Some(http) = self.http.take() {
             std::thread::sleep(self.drain_delay.min(deadline / 4));
-            http.shutdown(eighths(5));
+            http.shutdown(eighths(4), eighths(5));
         }
         if let Some(membership) = self.membership.take() {
             // What is left is waited for below, and reported.
