@@ -29,7 +29,7 @@ use proscenium::{Framing, Handler};
 use crate::echo::{Echo, ReplayEcho, SimEcho};
 use crate::forward::{Forward, stages};
 use crate::frames::frames;
-use crate::play::{packets, play};
+use crate::play::{Crowd, packets, play};
 
 /// Rounds of each workload that are counted, after as many that are not.
 const ROUNDS: u64 = 20;
@@ -110,6 +110,26 @@ const WORKLOADS: &[Workload] = &[
         name: "play-replayed-1024",
         messages: REPLAYED / (4 + 1024),
         make: || Box::new(Played::new(1024)),
+    },
+    Workload {
+        name: "broadcast-replayed-256",
+        messages: Crowd::PLAYERS,
+        make: || Box::new(Crowd::new("Broadcast", 1)),
+    },
+    Workload {
+        name: "broadcast-replayed-256-10",
+        messages: 10 * Crowd::PLAYERS,
+        make: || Box::new(Crowd::new("Broadcast", 10)),
+    },
+    Workload {
+        name: "each-replayed-256",
+        messages: Crowd::PLAYERS,
+        make: || Box::new(Crowd::new("Each", 1)),
+    },
+    Workload {
+        name: "each-replayed-256-10",
+        messages: 10 * Crowd::PLAYERS,
+        make: || Box::new(Crowd::new("Each", 10)),
     },
     Workload {
         name: "echo-simulated-64",
@@ -203,6 +223,16 @@ impl Round for Played {
     }
 }
 
+impl Round for Crowd {
+    fn measured(&mut self) {
+        self.turn();
+    }
+
+    fn after(&mut self) {
+        self.check();
+    }
+}
+
 struct Simulated(SimEcho);
 
 impl Round for Simulated {
@@ -274,10 +304,11 @@ fn run(round: &mut dyn Round, rounds: u64, measure: fn(&mut dyn Round)) {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    if let [flag, name] = &arguments[..]
+    if let [flag, name, rounds @ ..] = &arguments[..]
         && flag == "--workload"
     {
-        return run_one(name);
+        let rounds = rounds.first().and_then(|rounds| rounds.parse().ok());
+        return run_one(name, rounds.unwrap_or(ROUNDS));
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let chosen: Vec<&Workload> = {
@@ -306,15 +337,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// The run under callgrind.
-fn run_one(name: &str) -> ExitCode {
+/// The run under callgrind; by itself, with more rounds, something to be timed.
+fn run_one(name: &str, rounds: u64) -> ExitCode {
     let mut round: Box<dyn Round> = match WORKLOADS.iter().find(|one| one.name == name) {
         Some(workload) => (workload.make)(),
         None if name == EMPTY => Box::new(Empty),
         None => return ExitCode::FAILURE,
     };
     run(&mut *round, ROUNDS, |round| round.measured());
-    run(&mut *round, ROUNDS, measured_region);
+    run(&mut *round, rounds, measured_region);
     ExitCode::SUCCESS
 }
 

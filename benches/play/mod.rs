@@ -1,7 +1,9 @@
 //! A Play server whose stages answer every request with its payload.
 
+use proscenium::Framing;
+use proscenium::bench_support::ReplayShard;
 use proscenium::framing::LengthPrefix;
-use proscenium::framing::packet::ClientPacket;
+use proscenium::framing::packet::{ClientPacket, ServerPacket};
 use proscenium::play::{
     Actor, ActorCx, Member, Packet, PlayServer, PlayShard, PlayStage, Result, StageCx, StageKind,
     Verdict,
@@ -30,7 +32,16 @@ impl PlayStage for Room {
         _: &mut Member<'_, Player>,
         packet: Packet<'_>,
     ) -> Result {
-        cx.reply("Echo", packet.payload())?;
+        match packet.msg_id() {
+            "Broadcast" => drop(cx.broadcast("News", packet.payload())?),
+            "Each" => {
+                for id in cx.actors() {
+                    cx.send(id, "News", packet.payload())?;
+                }
+            }
+            "Quiet" => {}
+            _ => cx.reply("Echo", packet.payload())?,
+        }
         Ok(())
     }
 }
@@ -50,22 +61,79 @@ pub(crate) fn play() -> PlayShard {
 pub(crate) fn packets(size: usize, count: usize) -> Vec<u8> {
     let payload = vec![7; size - ClientPacket::FIXED - "Echo".len()];
     let mut bytes = Vec::new();
-    for number in 0..count {
-        let (msg_id, seq, payload) = if number == 0 {
-            ("AuthenticateRequest", 0, &[][..])
-        } else {
-            ("Echo", number as u16, &payload[..])
-        };
-        let packet = ClientPacket {
-            msg_id,
-            seq,
-            stage_id: 1,
-            payload,
-        };
-        let mut body = vec![0; packet.encoded_len()];
-        packet.encode(&mut body).expect("room for it");
-        let encoded = LengthPrefix::le32().encode(&body, &mut bytes);
-        encoded.expect("a body within the default limit");
+    append(&mut bytes, AUTHENTICATE, 0, &[]);
+    for number in 1..count {
+        append(&mut bytes, "Echo", number as u16, &payload);
     }
     bytes
+}
+
+const AUTHENTICATE: &str = "AuthenticateRequest";
+
+fn append(bytes: &mut Vec<u8>, msg_id: &str, seq: u16, payload: &[u8]) {
+    let packet = ClientPacket {
+        msg_id,
+        seq,
+        stage_id: 1,
+        payload,
+    };
+    let mut body = vec![0; packet.encoded_len()];
+    packet.encode(&mut body).expect("room for it");
+    let encoded = LengthPrefix::le32().encode(&body, bytes);
+    encoded.expect("a body within the default limit");
+}
+
+/// A room full of players, to all of whom one of them has 256 bytes sent, some times per turn.
+pub(crate) struct Crowd {
+    shard: ReplayShard<PlayShard>,
+    writes: u64,
+    written: u64,
+    times: u64,
+}
+
+impl Crowd {
+    pub(crate) const PLAYERS: u64 = 1000;
+    const PAYLOAD: usize = 256;
+    /// What a client gets for each.
+    const FRAME: u64 = (4 + ServerPacket::FIXED + "News".len() + Self::PAYLOAD) as u64;
+    /// Turns in which all speak, and say nothing but who they are.
+    const ENTRY: usize = 4;
+
+    pub(crate) fn new(msg_id: &str, times: usize) -> Self {
+        // What is read at once is one frame; the first ones are as long as the others.
+        let length = |msg_id: &str| 4 + ClientPacket::FIXED + msg_id.len();
+        let read = (length(msg_id) + Self::PAYLOAD) * times;
+        let mut bytes = Vec::new();
+        for msg_id in [AUTHENTICATE, "Quiet", "Quiet", "Quiet"] {
+            append(&mut bytes, msg_id, 0, &vec![0; read - length(msg_id)]);
+        }
+        for _ in 0..64 * times {
+            append(&mut bytes, msg_id, 0, &[7; Self::PAYLOAD]);
+        }
+        let players = Self::PLAYERS as usize;
+        let mut shard = ReplayShard::new(play(), Framing::Le32, players, &bytes, read);
+        for _ in 0..Self::ENTRY {
+            shard.turn();
+        }
+        shard.hush(1);
+        Self {
+            writes: shard.writes(),
+            written: shard.written(),
+            shard,
+            times: times as u64,
+        }
+    }
+
+    pub(crate) fn turn(&mut self) {
+        self.shard.turn();
+    }
+
+    /// Everybody got everything, in one write.
+    pub(crate) fn check(&mut self) {
+        let before = (self.writes, self.written);
+        (self.writes, self.written) = (self.shard.writes(), self.shard.written());
+        assert_eq!(self.writes - before.0, Self::PLAYERS);
+        let bytes = Self::PLAYERS * self.times * Self::FRAME;
+        assert_eq!(self.written - before.1, bytes);
+    }
 }

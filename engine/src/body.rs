@@ -10,12 +10,20 @@ use bytes::Bytes;
 /// while nobody else holds it (`Rc::get_mut`).
 pub(crate) struct Chunk {
     bytes: Box<[u8]>,
+    /// What a [`Body`] owns that was not received; then `bytes` is empty.
+    foreign: Bytes,
 }
 
 impl Chunk {
     pub(crate) fn new(size: usize) -> Rc<Self> {
+        Self::of(vec![0; size].into_boxed_slice())
+    }
+
+    /// One that holds `bytes`, which nobody receives into.
+    pub(crate) fn of(bytes: Box<[u8]>) -> Rc<Self> {
         Rc::new(Self {
-            bytes: vec![0; size].into_boxed_slice(),
+            bytes,
+            foreign: Bytes::new(),
         })
     }
 
@@ -206,24 +214,20 @@ impl<'a> Message<'a> {
     /// chunks left (see [`Limits::receive_chunks_max`](crate::Limits)).
     #[inline]
     pub fn lease(&self) -> Body {
-        if self.lease == Lease::Copy {
-            let bytes = Box::new(Bytes::copy_from_slice(self.bytes));
-            let text = self.text;
-            return Body {
-                source: Source::Owned { bytes, text },
-            };
-        }
-        let chunk = Rc::clone(self.chunk);
         let start = self.start();
-        Body {
-            source: Source::Leased {
-                chunk,
-                start: start as u32,
-                end: (start + self.bytes.len()) as u32,
-                lease: self.lease,
-                text: self.text,
-            },
+        let end = start + self.bytes.len();
+        if self.lease == Lease::Copy || end > Place::END_MAX {
+            return self.copied();
         }
+        Body {
+            chunk: Rc::clone(self.chunk),
+            place: Place::new(start, end, self.lease, self.text),
+        }
+    }
+
+    #[cold]
+    fn copied(&self) -> Body {
+        Body::foreign(Bytes::copy_from_slice(self.bytes), self.text)
     }
 }
 
@@ -242,69 +246,108 @@ impl fmt::Debug for Message<'_> {
     }
 }
 
-#[derive(Clone)]
-enum Source {
-    Leased {
-        chunk: Rc<Chunk>,
-        start: u32,
-        end: u32,
-        /// In which memory: not [`Lease::Copy`].
-        lease: Lease,
-        text: bool,
-    },
-    /// Boxed, so that a body is three words: it is moved several times.
-    Owned { bytes: Box<Bytes>, text: bool },
+/// Where a body stands in its chunk, and what it is: start 32 bits | end 30 | text 1 |
+/// [`Lease::Tail`] 1. No lease begins where what is foreign pretends to.
+#[derive(Clone, Copy)]
+struct Place(u64);
+
+impl Place {
+    /// The place of what is foreign.
+    const FOREIGN: u64 = (u32::MAX as u64) << 32;
+    /// The greatest end of a lease. What ends beyond is copied.
+    const END_MAX: usize = u32::MAX as usize >> 2;
+
+    #[inline]
+    fn new(start: usize, end: usize, lease: Lease, text: bool) -> Self {
+        let marks = u64::from(text) << 1 | u64::from(lease == Lease::Tail);
+        Self((start as u64) << 32 | (end as u64) << 2 | marks)
+    }
+
+    fn foreign(text: bool) -> Self {
+        Self(Self::FOREIGN | u64::from(text) << 1)
+    }
+
+    #[inline]
+    fn is_foreign(self) -> bool {
+        self.0 >= Self::FOREIGN
+    }
+
+    #[inline]
+    fn range(self) -> Range<usize> {
+        (self.0 >> 32) as usize..(self.0 as u32 >> 2) as usize
+    }
+
+    #[inline]
+    fn is_text(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    #[inline]
+    fn lease(self) -> Lease {
+        if self.0 & 1 == 0 {
+            Lease::Chunk
+        } else {
+            Lease::Tail
+        }
+    }
 }
 
 /// An owned message: a lease on receive memory of the shard (counted without atomics, so it stays
 /// on its thread), or bytes of its own.
+///
+/// Two words, so that it is passed in registers: it is moved several times on its way to a handler,
+/// and what is stored in parts and read as a whole just after holds the CPU up.
 #[derive(Clone)]
 pub struct Body {
-    source: Source,
+    chunk: Rc<Chunk>,
+    place: Place,
 }
 
 impl Body {
     /// The bytes, independent of the shard: copied if they are leased, as they are otherwise.
     pub fn into_bytes(self) -> Bytes {
-        match self.source {
-            Source::Leased {
-                chunk, start, end, ..
-            } => Bytes::copy_from_slice(&chunk.bytes()[start as usize..end as usize]),
-            Source::Owned { bytes, .. } => *bytes,
+        if self.is_leased() {
+            return Bytes::copy_from_slice(&self);
+        }
+        match Rc::try_unwrap(self.chunk) {
+            Ok(chunk) => chunk.foreign,
+            Err(shared) => shared.foreign.clone(),
         }
     }
 
     /// The message that was leased, or the bytes that are nobody else's memory.
     #[inline]
     pub(crate) fn received(&self) -> Result<Message<'_>, &Bytes> {
-        match &self.source {
-            Source::Leased {
-                chunk,
-                start,
-                end,
-                lease,
-                text,
-            } => {
-                let message = Message::new(chunk, *start as usize..*end as usize, *lease);
-                Ok(Message {
-                    text: *text,
-                    ..message
-                })
-            }
-            Source::Owned { bytes, .. } => Err(bytes),
+        if !self.is_leased() {
+            return Err(&self.chunk.foreign);
+        }
+        let message = Message::new(&self.chunk, self.place.range(), self.place.lease());
+        Ok(Message {
+            text: self.place.is_text(),
+            ..message
+        })
+    }
+
+    fn foreign(bytes: Bytes, text: bool) -> Self {
+        let chunk = Chunk {
+            bytes: Box::default(),
+            foreign: bytes,
+        };
+        Self {
+            chunk: Rc::new(chunk),
+            place: Place::foreign(text),
         }
     }
 
     /// Whether it came as a text message of a WebSocket: then it is UTF-8.
     pub fn is_text(&self) -> bool {
-        match self.source {
-            Source::Leased { text, .. } | Source::Owned { text, .. } => text,
-        }
+        self.place.is_text()
     }
 
     /// True if the body holds a lease on the shard's receive memory.
+    #[inline]
     pub fn is_leased(&self) -> bool {
-        matches!(self.source, Source::Leased { .. })
+        !self.place.is_foreign()
     }
 }
 
@@ -313,11 +356,10 @@ impl Deref for Body {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.source {
-            Source::Leased {
-                chunk, start, end, ..
-            } => &chunk.bytes()[*start as usize..*end as usize],
-            Source::Owned { bytes, .. } => bytes,
+        if self.is_leased() {
+            &self.chunk.bytes()[self.place.range()]
+        } else {
+            &self.chunk.foreign
         }
     }
 }
@@ -330,12 +372,7 @@ impl AsRef<[u8]> for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self {
-            source: Source::Owned {
-                bytes: Box::new(bytes),
-                text: false,
-            },
-        }
+        Self::foreign(bytes, false)
     }
 }
 

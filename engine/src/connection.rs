@@ -9,17 +9,17 @@
 //! | `Lingering` | discarded | `Gone` | the peer's FIN, linger time |
 //! | `Dead` | – | `Gone` | the end of the handler's call: slot freed |
 
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use slab::Slab;
 
-use crate::body::{Chunk, Message};
+use crate::body::Chunk;
 use crate::error::CloseReason;
 use crate::handler::Peer;
 use crate::layer::Layers;
 use crate::limits::{Limits, Overflow};
+use crate::relay::Relay;
 use crate::router_id::RouterId;
 use crate::send_queue::{BufferPool, SendQueue};
 use crate::time::Time;
@@ -83,26 +83,6 @@ pub(crate) struct Tail {
 impl Tail {
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
-    }
-}
-
-/// Received bytes that go out again as they came, before everything in the send queue.
-pub(crate) struct Relay {
-    chunk: Rc<Chunk>,
-    start: usize,
-    end: usize,
-}
-
-impl Relay {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.chunk.bytes()[self.start..self.end]
-    }
-
-    /// The first `bytes` were taken; true if that was all.
-    #[cfg(feature = "tls")]
-    pub(crate) fn advance(&mut self, bytes: usize) -> bool {
-        self.start += bytes;
-        self.start == self.end
     }
 }
 
@@ -212,57 +192,14 @@ impl Connection {
         }
     }
 
-    /// `message` with its header in this connection's framing, if it stands so in its chunk.
-    #[inline]
-    pub(crate) fn frame_of(&self, message: &Message<'_>) -> Option<Range<usize>> {
-        let length = message.len() as u32;
-        match self.wire {
-            Wire::Be32 => message.with_header(length.to_be_bytes()),
-            Wire::Le32 => message.with_header(length.to_le_bytes()),
-            Wire::Raw => message.with_header([]),
-            #[cfg(feature = "ws")]
-            Wire::WebSocket(_) => None, // what was received stands in the peer's frames
-        }
-    }
-
-    /// Sends `frame` of a received `chunk` on without copying it, if it continues what is being
-    /// relayed or nothing else waits, and that is at most `most` bytes; says whether it did. Not
-    /// while a write is pending: it would keep the chunk for as long as the peer does not read.
-    #[inline]
-    pub(crate) fn relay(&mut self, chunk: &Rc<Chunk>, frame: Range<usize>, most: usize) -> bool {
-        if self.state != State::Open || self.held.is_some() || self.out.bytes() > 0 {
-            return false;
-        }
-        match &mut self.relay {
-            Some(relay) => {
-                let goes_on = relay.end == frame.start && Rc::ptr_eq(&relay.chunk, chunk);
-                if goes_on && frame.end - relay.start <= most {
-                    relay.end = frame.end;
-                    return true;
-                }
-                false
-            }
-            None => {
-                let fits = frame.len() <= most && !self.blocked;
-                if fits {
-                    self.relay = Some(Relay {
-                        chunk: Rc::clone(chunk),
-                        start: frame.start,
-                        end: frame.end,
-                    });
-                }
-                fits
-            }
-        }
-    }
-
     /// Queues a copy of `body` if that needs no memory, no decision and at most `most` bytes in
     /// the queue; returns the bytes queued, 0 if it did not.
     #[inline]
     pub(crate) fn push_within(&mut self, body: &[u8], most: usize) -> usize {
-        if self.state != State::Open || self.held.is_some() || self.relay.is_some() {
+        if self.state != State::Open || self.held.is_some() {
             return 0;
         }
+        let most = self.most_behind_relay(most);
         let length = body.len() as u32;
         let header = match self.wire {
             Wire::Be32 => length.to_be_bytes(),
@@ -287,13 +224,21 @@ impl Connection {
         encode: E,
         most: usize,
     ) -> Result<usize, E> {
-        if self.state != State::Open || self.held.is_some() || self.relay.is_some() {
+        if self.state != State::Open || self.held.is_some() {
             return Err(encode);
         }
-        let header = match self.wire {
-            Wire::Be32 => u32::to_be_bytes,
-            Wire::Le32 => u32::to_le_bytes,
+        let most = self.most_behind_relay(most);
+        let is_big = match self.wire {
+            Wire::Be32 => true,
+            Wire::Le32 => false,
             _ => return Err(encode),
+        };
+        let header = |length: u32| {
+            if is_big {
+                length.to_be_bytes()
+            } else {
+                length.to_le_bytes()
+            }
         };
         self.out.push_with_within(max, header, encode, most)
     }
@@ -372,12 +317,6 @@ impl Connection {
         self.writable() + self.held.as_ref().map_or(0, |held| held.bytes())
     }
 
-    fn relayed(&self) -> usize {
-        self.relay
-            .as_ref()
-            .map_or(0, |relay| relay.end - relay.start)
-    }
-
     /// Unsent bytes that wait for nothing but the socket.
     pub(crate) fn writable(&self) -> usize {
         self.relayed() + self.out.bytes()
@@ -393,13 +332,6 @@ impl Connection {
         }
         let _ = (bytes, buffers);
         false
-    }
-
-    /// Copies what is being relayed to the front of the send queue, so that its chunk is free.
-    pub(crate) fn queue_relay(&mut self, written: usize, buffers: &mut BufferPool) {
-        if let Some(relay) = self.relay.take() {
-            self.out.prepend(&relay.bytes()[written..], buffers);
-        }
     }
 }
 

@@ -122,6 +122,12 @@ impl<'a, P> Context<'a, P> {
         self.core.send_shared(to, body, false)
     }
 
+    /// [`send_shared`](Self::send_shared) to each of `to`, and returns how many did not take it.
+    /// Where nothing waits to be sent the body is not copied, however short it is.
+    pub fn broadcast(&mut self, to: impl IntoIterator<Item = RouterId>, body: &Bytes) -> usize {
+        self.core.broadcast(to, body)
+    }
+
     /// Queues `text` as one text message to a WebSocket without framing; to everything else it is
     /// sent as its bytes are by [`send`](Self::send).
     ///

@@ -37,6 +37,7 @@ mod messages;
 mod options;
 mod pool;
 mod random;
+mod relay;
 mod router_id;
 mod send_queue;
 mod shard;

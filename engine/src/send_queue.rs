@@ -20,7 +20,7 @@ use crate::pool::{Pool, size_for};
 use crate::wire::{HEAD_MAX, Head};
 
 /// Shared bodies below this many bytes are copied: a segment of their own costs more.
-const SHARED_MIN: usize = 4096;
+pub(crate) const SHARED_MIN: usize = 4096;
 /// Parts of one vectored write.
 pub(crate) const PARTS_MAX: usize = 64;
 
@@ -287,6 +287,7 @@ impl SendQueue {
     }
 
     /// Makes the next bytes to write available by [`parts`](Self::parts); false if there are none.
+    #[inline]
     pub(crate) fn fill(&mut self) -> bool {
         if self.bytes > 0 && self.flush.is_none() && self.chain.is_none() {
             self.flush = self.main.take();
@@ -298,6 +299,13 @@ impl SendQueue {
             }
         }
         self.bytes > 0
+    }
+
+    /// Takes back what [`fill`](Self::fill) did, if nothing of it was written.
+    pub(crate) fn unfill(&mut self) {
+        if self.main.is_none() {
+            self.main = self.flush.take();
+        }
     }
 
     /// What is to be written next, in order. Call after [`fill`](Self::fill).

@@ -133,7 +133,8 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
     /// # Errors
     /// `MessageId`, `TooLong`: then nobody is sent it.
     pub fn broadcast(&self, msg_id: &str, payload: impl Payload) -> Result<usize, DeliverError> {
-        self.broadcast_if(msg_id, payload, |_| true)
+        let (plain, packed) = self.house.seats.sessions(|_| true);
+        self.deliver(msg_id, &payload, plain, packed)
     }
 
     /// [`broadcast`](Self::broadcast) to all but one.
@@ -146,7 +147,8 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
         msg_id: &str,
         payload: impl Payload,
     ) -> Result<usize, DeliverError> {
-        self.broadcast_if(msg_id, payload, |id| id != but)
+        let (plain, packed) = self.house.seats.sessions(|id| id != but);
+        self.deliver(msg_id, &payload, plain, packed)
     }
 
     /// [`broadcast`](Self::broadcast) to those of whom `choose` says so.
@@ -160,14 +162,15 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
         mut choose: impl FnMut(ActorId) -> bool,
     ) -> Result<usize, DeliverError> {
         let (mut plain, mut packed) = (Vec::new(), Vec::new());
+        // Collected before: `choose` may look at the actors.
         let mut all = Vec::with_capacity(self.house.seats.len());
         self.house
             .seats
-            .each_session(|id, session| all.push((id, session)));
-        for (id, session) in all {
+            .each_session(|id, session| all.push((id, session.id, session.lz4)));
+        for (id, session, lz4) in all {
             if choose(id) {
-                let list = if session.lz4 { &mut packed } else { &mut plain };
-                list.push(session.id);
+                let list = if lz4 { &mut packed } else { &mut plain };
+                list.push(session);
             }
         }
         self.deliver(msg_id, &payload, plain, packed)

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proscenium_engine::{CloseReason, Message, Origin, Peer, RouterId, SendError, Time};
 use proscenium_framing::packet::{ClientPacket, DEBUG, ErrorCode, HEARTBEAT, lz4::Pickler};
-use proscenium_stages::{Front, Local};
+use proscenium_stages::{Front, Interest, Local};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::call::LateReply;
@@ -375,12 +375,16 @@ impl Front for Gate {
         self.expect(local, id, 0, State::Fresh);
     }
 
-    #[inline]
+    fn interest(&self) -> Interest {
+        if self.shared.config.has_rates() {
+            Interest::All
+        } else {
+            Interest::Byte { at: 1, is: b'@' } // where the id begins
+        }
+    }
+
     fn on_message(&self, local: &Local<'_>, from: RouterId, message: Message<'_>) -> bool {
-        let config = &self.shared.config;
-        if (config.messages_per_second > 0 || config.bytes_per_second > 0)
-            && !self.is_moderate(local, from, message.len())
-        {
+        if self.shared.config.has_rates() && !self.is_moderate(local, from, message.len()) {
             self.close(local, from, |counts| &counts.closed_rate);
             return true;
         }

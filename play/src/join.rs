@@ -289,7 +289,7 @@ impl<S: PlayStage> Room<S> {
                 Err(refusal) => {
                     let removed = self.house.seats.remove(id);
                     match removed.and_then(|removed| removed.actor) {
-                        Some(actor) => Some((*actor, refusal)),
+                        Some(actor) => Some((actor, refusal)),
                         None => return ticket.refuse(cx, refusal.code, None),
                     }
                 }
@@ -474,7 +474,7 @@ impl<S: PlayStage> Room<S> {
         if let Some(actor) = removed.actor {
             let account = removed.account.to_string();
             let mut actor_cx = ActorCx::new(**cx, house.id, account, address);
-            destroy(*actor, &mut actor_cx).await;
+            destroy(actor, &mut actor_cx).await;
         }
         house.watch_empty(cx);
     }

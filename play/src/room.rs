@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proscenium_engine::{Body, CloseReason, RouterId};
-use proscenium_framing::packet::{ClientPacket, ErrorCode};
+use proscenium_framing::packet::{ClientPacket, ErrorCode, PacketError};
 use proscenium_stages::{Cx, Stage, Tick, TimerId};
 use rustc_hash::FxHashMap;
 
@@ -24,6 +24,7 @@ use crate::packet::{Content, Packet};
 use crate::seats::{ActorId, Leave, Member, Seats, Session};
 use crate::shared::{Leftover, Shared};
 use crate::stage::PlayStage;
+use crate::stats::Counts;
 use crate::wire::{self, Head};
 
 /// Awaits a future, and catches its panic: `Result<Output, Box<dyn Any + Send>>`.
@@ -251,29 +252,43 @@ impl<S: PlayStage> Stage for Room<S> {
         }
     }
 
-    async fn on_packet(&mut self, cx: &mut Cx<'_, Self>, from: RouterId, body: Body) {
-        let packet = match ClientPacket::decode(&body) {
-            Ok(packet) => packet,
-            Err(error) => {
-                tracing::debug!(%error, "a connection sent no packet");
-                let counts = self.house.shared.counts(cx.shard());
-                counts.closed_bad_packet.add(1);
-                return cx.close(from);
-            }
-        };
-        {
-            let Self { stage, house } = self;
-            let Some((mut member, lz4)) = house.speaker(from, &packet) else {
-                return house.odd(cx, from, &packet);
+    // No `async fn`: what that takes is moved within its future before anything else, in pieces
+    // that the CPU cannot forward from the stores just before.
+    #[allow(clippy::manual_async_fn, reason = "its arguments stay where they are")]
+    fn on_packet(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        from: RouterId,
+        body: Body,
+    ) -> impl Future<Output = ()> {
+        async move {
+            let packet = match ClientPacket::decode(&body) {
+                Ok(packet) => packet,
+                Err(error) => return self.house.bad_packet(cx, from, &error),
             };
-            let call = Call::client(**cx, &house.shared, house.id, (from, lz4), &packet);
-            let mut stage_cx = StageCx::new(cx, house, call);
-            let packet = Packet::of(&packet);
-            let result = caught!(stage.on_dispatch(&mut stage_cx, &mut member, packet));
-            house.finish(cx, &stage_cx, result);
-        }
-        if self.house.is_unsettled() {
-            self.settle(cx).await;
+            {
+                let Self { stage, house } = &mut *self;
+                let Some((mut member, lz4)) = house.speaker(from, &packet) else {
+                    return house.odd(cx, from, &packet);
+                };
+                let call = Call::client(**cx, &house.shared, house.id, (from, lz4), &packet);
+                let mut stage_cx = StageCx::new(cx, house, call);
+                let packet = Packet::of(&packet);
+                if house.kind.options().survive_panics {
+                    let result = caught!(stage.on_dispatch(&mut stage_cx, &mut member, packet));
+                    house.finish(cx, &stage_cx, result);
+                } else {
+                    // The stage system catches the panic. Catching it here would cost each message
+                    // a call; the drop of `stage_cx` answers.
+                    let panics = Panics(house.shared.counts(cx.shard()));
+                    let result = stage.on_dispatch(&mut stage_cx, &mut member, packet).await;
+                    std::mem::forget(panics);
+                    stage_cx.call().finish(result);
+                }
+            }
+            if self.house.is_unsettled() {
+                self.settle(cx).await;
+            }
         }
     }
 
@@ -317,12 +332,25 @@ impl<S: PlayStage> Stage for Room<S> {
                 if let Some(actor) = removed.actor {
                     let account = removed.account.to_string();
                     let mut actor_cx = ActorCx::new(**cx, house.id, account, None);
-                    destroy(*actor, &mut actor_cx).await;
+                    destroy(actor, &mut actor_cx).await;
                 }
             }
         }
         house.phase.set(Phase::Failed);
         Gate::with(cx, |gate| gate.directory.gone(cx, house.id, house.number));
+    }
+}
+
+/// Counts a panic that goes by.
+struct Panics<'a>(&'a Counts);
+
+impl Drop for Panics<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        // If not, the handler was cancelled.
+        if std::thread::panicking() {
+            self.0.panics.add(1);
+        }
     }
 }
 
@@ -366,6 +394,13 @@ impl<S: PlayStage> House<S> {
             && !packet.msg_id.starts_with('@')
             && packet.msg_id != self.shared.config.authentication_id;
         ordinary.then(|| self.seats.speaker(from)).flatten()
+    }
+
+    #[cold]
+    fn bad_packet(&self, cx: &Cx<'_, Room<S>>, from: RouterId, error: &PacketError) {
+        tracing::debug!(%error, "a connection sent no packet");
+        self.shared.count(cx, |counts| &counts.closed_bad_packet);
+        cx.close(from);
     }
 
     /// A packet that is no message to the actor: of the system, for another stage, or of a

@@ -47,10 +47,17 @@ pub(crate) struct Session {
     pub(crate) address: Option<SocketAddr>,
 }
 
+/// An actor, in a box that a [`Member`] takes out of its seat.
+struct Occupant<A> {
+    actor: A,
+    /// That of the seat, at hand without it.
+    account: Rc<str>,
+}
+
 struct Seat<A> {
     number: u32,
     /// Taken out while a handler has it.
-    actor: Option<Box<A>>,
+    occupant: Option<Box<Occupant<A>>>,
     account: Rc<str>,
     session: Option<Session>,
     /// False until its stage has let it in.
@@ -102,10 +109,14 @@ impl<A> Seats<A> {
         let mut table = self.table.borrow_mut();
         table.last += 1;
         let number = table.last;
+        let account: Rc<str> = account.into();
         let slot = table.seats.insert(Seat {
             number,
-            actor: Some(Box::new(actor)),
-            account: account.into(),
+            occupant: Some(Box::new(Occupant {
+                actor,
+                account: Rc::clone(&account),
+            })),
+            account,
             session: Some(session),
             joined: false,
             keep: None,
@@ -140,7 +151,7 @@ impl<A> Seats<A> {
             }
         }
         Some(Removed {
-            actor: seat.actor,
+            actor: seat.occupant.map(|occupant| occupant.actor),
             account: seat.account,
             session: seat.session,
             joined: seat.joined,
@@ -152,27 +163,29 @@ impl<A> Seats<A> {
     /// payloads. `None` if there is none, or it is out already.
     #[inline]
     pub(crate) fn speaker(&self, from: RouterId) -> Option<(Member<'_, A>, bool)> {
-        let mut table = self.table.borrow_mut();
+        let table = &mut *self.table.borrow_mut();
         let hint = self.hint.get();
-        let spoke = table.seats.get(hint as usize).is_some_and(|seat| {
-            seat.joined && seat.session.is_some_and(|session| session.id == from)
-        });
-        let slot = if spoke {
-            hint
-        } else {
-            let slot = *table.by_session.get(&from)?;
-            self.hint.set(slot);
-            slot
-        };
-        let seat = table.seats.get_mut(slot as usize)?;
-        let lz4 = seat.session?.lz4;
-        let actor = seat.actor.take()?;
+        if let Some(seat) = table.seats.get_mut(hint as usize)
+            && let Some(session) = &seat.session
+            && session.id == from
+            && seat.joined
+        {
+            return self.taken(hint, seat);
+        }
+        let slot = *table.by_session.get(&from)?;
+        self.hint.set(slot);
+        self.taken(slot, table.seats.get_mut(slot as usize)?)
+    }
+
+    #[inline]
+    fn taken(&self, slot: u32, seat: &mut Seat<A>) -> Option<(Member<'_, A>, bool)> {
+        let lz4 = seat.session.as_ref()?.lz4;
+        let occupant = seat.occupant.take()?;
         let number = seat.number;
         let member = Member {
             seats: self,
             id: ActorId { slot, number },
-            account: Rc::clone(&seat.account),
-            actor: Some(actor),
+            occupant: Some(occupant),
         };
         Some((member, lz4))
     }
@@ -189,8 +202,7 @@ impl<A> Seats<A> {
         Some(Member {
             seats: self,
             id,
-            actor: Some(seat.actor.take()?),
-            account: Rc::clone(&seat.account),
+            occupant: Some(seat.occupant.take()?),
         })
     }
 
@@ -225,14 +237,30 @@ impl<A> Seats<A> {
     }
 
     /// Calls `call` with the connection of every actor that has one.
-    pub(crate) fn each_session(&self, mut call: impl FnMut(ActorId, Session)) {
+    pub(crate) fn each_session(&self, mut call: impl FnMut(ActorId, &Session)) {
         for (slot, seat) in &self.table.borrow().seats {
-            if let (true, Some(session)) = (seat.joined, seat.session) {
+            if let (true, Some(session)) = (seat.joined, &seat.session) {
                 let number = seat.number;
                 let slot = slot as u32;
                 call(ActorId { slot, number }, session);
             }
         }
+    }
+
+    /// The connections of those whom `keep` wants, apart: of clients that take plain payloads, and
+    /// of those that take compressed ones. `keep` is not anybody's code.
+    pub(crate) fn sessions(
+        &self,
+        mut keep: impl FnMut(ActorId) -> bool,
+    ) -> (Vec<RouterId>, Vec<RouterId>) {
+        let (mut plain, mut packed) = (Vec::with_capacity(self.len()), Vec::new());
+        self.each_session(|id, session| {
+            if keep(id) {
+                let list = if session.lz4 { &mut packed } else { &mut plain };
+                list.push(session.id);
+            }
+        });
+        (plain, packed)
     }
 
     /// A session has ended: its actor, which has none now. `None` if it was not (or is no longer)
@@ -306,7 +334,7 @@ impl<A> Table<A> {
 /// What was in a seat.
 pub(crate) struct Removed<A> {
     /// `None` if it was out and never came back.
-    pub(crate) actor: Option<Box<A>>,
+    pub(crate) actor: Option<A>,
     pub(crate) account: Rc<str>,
     pub(crate) session: Option<Session>,
     pub(crate) joined: bool,
@@ -318,12 +346,19 @@ pub(crate) struct Removed<A> {
 pub struct Member<'a, A> {
     seats: &'a Seats<A>,
     id: ActorId,
-    account: Rc<str>,
     /// There until it is put back.
-    actor: Option<Box<A>>,
+    occupant: Option<Box<Occupant<A>>>,
 }
 
 impl<A> Member<'_, A> {
+    #[inline]
+    fn occupant(&self) -> &Occupant<A> {
+        match &self.occupant {
+            Some(occupant) => occupant,
+            None => unreachable!("there until it is dropped"),
+        }
+    }
+
     /// Its name within the stage: what [`StageCx`](crate::StageCx) sends to.
     #[inline]
     pub fn id(&self) -> ActorId {
@@ -332,7 +367,7 @@ impl<A> Member<'_, A> {
 
     /// The account that it stands for.
     pub fn account_id(&self) -> &str {
-        &self.account
+        &self.occupant().account
     }
 
     /// True if it has a connection now.
@@ -346,18 +381,15 @@ impl<A> Deref for Member<'_, A> {
 
     #[inline]
     fn deref(&self) -> &A {
-        match &self.actor {
-            Some(actor) => actor,
-            None => unreachable!("there until it is dropped"),
-        }
+        &self.occupant().actor
     }
 }
 
 impl<A> DerefMut for Member<'_, A> {
     #[inline]
     fn deref_mut(&mut self) -> &mut A {
-        match &mut self.actor {
-            Some(actor) => actor,
+        match &mut self.occupant {
+            Some(occupant) => &mut occupant.actor,
             None => unreachable!("there until it is dropped"),
         }
     }
@@ -366,9 +398,9 @@ impl<A> DerefMut for Member<'_, A> {
 impl<A> Drop for Member<'_, A> {
     #[inline]
     fn drop(&mut self) {
-        let actor = self.actor.take();
+        let occupant = self.occupant.take();
         if let Some(seat) = self.seats.table.borrow_mut().seat(self.id) {
-            seat.actor = actor;
+            seat.occupant = occupant;
         }
     }
 }
@@ -377,7 +409,7 @@ impl<A> fmt::Debug for Member<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Member")
             .field("id", &self.id)
-            .field("account", &self.account)
+            .field("account", &self.account_id())
             .finish_non_exhaustive()
     }
 }

@@ -41,6 +41,13 @@ pub(crate) struct Config {
     pub(crate) elsewhere: ListenerConfig,
 }
 
+impl Config {
+    /// What connections may send is limited.
+    pub(crate) fn has_rates(&self) -> bool {
+        self.messages_per_second > 0 || self.bytes_per_second > 0
+    }
+}
+
 /// Of one listener, by its number.
 #[derive(Default)]
 pub(crate) struct ListenerConfig {

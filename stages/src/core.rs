@@ -20,7 +20,7 @@ use crate::by_id::Awaited;
 use crate::chain::Waits;
 use crate::detach::Tasks;
 use crate::frames::{Frames, Owner};
-use crate::front::Front;
+use crate::front::{Front, Interest};
 use crate::lifecycle::coarse;
 use crate::outbox::Outbox;
 use crate::samples::{Samples, SharedSamples};
@@ -62,6 +62,8 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) samples: Samples,
     pub(crate) front: Option<Box<dyn Front>>,
+    /// That of `front`, at hand; nothing if there is none.
+    pub(crate) interest: Option<Interest>,
     types: Vec<Box<dyn AnyStages>>,
     /// Stages that became ready since the round began, by type and slot.
     ready: RefCell<Vec<(u8, u32)>>,
@@ -100,6 +102,7 @@ impl Core {
             outbox: Outbox::default(),
             counters: Counters::default(),
             samples: Samples::default(),
+            interest: front.as_ref().map(|front| front.interest()),
             front,
             types,
             ready: RefCell::default(),

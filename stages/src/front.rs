@@ -10,6 +10,32 @@ use crate::local::Local;
 /// registered, so that nothing takes it for one.
 pub(crate) const HELD: u64 = 0xff << 48;
 
+/// Which messages a [`Front`] is shown before their stages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Interest {
+    /// All of them.
+    All,
+    /// Those that have the byte `is` at the index `at`: others go straight to their stages.
+    Byte {
+        /// From 0; a shorter message is not shown.
+        at: usize,
+        /// What has to be there.
+        is: u8,
+    },
+}
+
+impl Interest {
+    /// True if a message is to be shown.
+    #[inline]
+    pub(crate) fn includes(self, message: &[u8]) -> bool {
+        match self {
+            Self::All => true,
+            Self::Byte { at, is } => message.get(at) == Some(&is),
+        }
+    }
+}
+
 /// What stands before the stages of a shard: it is told of every connection there, sees every
 /// message before any stage does, and decides what becomes of connections that no stage has. For
 /// protocols that authenticate connections, or answer some messages however busy the stage is.
@@ -22,6 +48,12 @@ pub trait Front: Any {
     /// A connection was accepted or made.
     fn on_connect(&self, local: &Local<'_>, id: RouterId, peer: &Peer) {
         let _ = (local, id, peer);
+    }
+
+    /// Which messages [`on_message`](Self::on_message) is to see; asked once, when the shard
+    /// begins. A call for each message is a good part of what a short one costs.
+    fn interest(&self) -> Interest {
+        Interest::All
     }
 
     /// A message, before it goes to its stage or to [`on_unbound`](Self::on_unbound): whether the

@@ -246,6 +246,14 @@ impl Core {
     /// True if what stands before the stages took a message.
     #[inline]
     pub(crate) fn is_taken(&self, from: RouterId, message: Message<'_>) -> bool {
+        match self.interest {
+            Some(interest) if interest.includes(&message) => self.front_takes(from, message),
+            _ => false,
+        }
+    }
+
+    #[inline(never)]
+    fn front_takes(&self, from: RouterId, message: Message<'_>) -> bool {
         let Some(front) = &self.front else {
             return false;
         };

@@ -52,7 +52,7 @@ mod watch;
 
 pub use cx::Cx;
 pub use error::{CreateError, DetachError, OffloadError, RequestError, TellError};
-pub use front::Front;
+pub use front::{Front, Interest};
 pub use handler::StageShard;
 pub use local::{Creating, Local};
 pub use offload::Offload;

@@ -148,12 +148,11 @@ impl<'a> Local<'a> {
     /// Queues a shared body for each of `to`, and returns how many of them did not take it (gone,
     /// or full: then the listener's overflow policy has acted).
     pub fn broadcast(&self, to: impl IntoIterator<Item = RouterId>, body: &Bytes) -> usize {
-        let mut refused = 0;
-        for id in to {
-            let sent = self.engine(|engine| engine.send_shared(id, body));
-            refused += usize::from(sent.is_err());
-        }
-        refused
+        // Collected before: the engine is busy in there, and `to` is anybody's code.
+        let to: Vec<RouterId> = to.into_iter().collect();
+        let count = to.len();
+        let refused = self.core().engine.with(|engine| engine.broadcast(to, body));
+        refused.unwrap_or(count)
     }
 
     /// Bytes queued for a connection of this shard and not yet written.

@@ -151,6 +151,8 @@ enum Answer {
     Copied,
     Encoded,
     SharedBytes,
+    /// Broadcast, now and then between copies.
+    Broadcast,
     /// Forwarded, now and then between copies.
     Forwarded,
     /// Leased, and sent when the slice ends.
@@ -181,8 +183,16 @@ impl Echo {
     }
 
     fn answer(id: RouterId) -> Answer {
-        use Answer::{Copied, Encoded, Forwarded, Leased, Posted, SharedBytes};
-        let all = [Copied, Encoded, SharedBytes, Forwarded, Leased, Posted];
+        use Answer::{Broadcast, Copied, Encoded, Forwarded, Leased, Posted, SharedBytes};
+        let all = [
+            Copied,
+            Encoded,
+            SharedBytes,
+            Broadcast,
+            Forwarded,
+            Leased,
+            Posted,
+        ];
         all[SimRandom::new(id.to_u64()).index(all.len())]
     }
 
@@ -198,6 +208,15 @@ impl Echo {
                 })
                 .map(|_| ()),
             Answer::SharedBytes => cx.send_shared(to, &Bytes::copy_from_slice(body)),
+            Answer::Broadcast if body.len() % 4 != 3 => {
+                match cx.broadcast([to], &Bytes::copy_from_slice(body)) {
+                    0 => Ok(()),
+                    _ => {
+                        self.give_up(cx, to);
+                        return;
+                    }
+                }
+            }
             _ => cx.send(to, body),
         };
         if sent.is_err() {

@@ -1,7 +1,10 @@
 //! The `proscenium` command.
 #![forbid(unsafe_code)]
-// A command's output is its purpose.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's output is its purpose"
+)]
 
 mod cli;
 mod compare;
@@ -11,6 +14,7 @@ mod layers;
 mod load;
 mod machine;
 mod metrics;
+mod node;
 mod process;
 mod record;
 mod signals;
@@ -51,7 +55,9 @@ fn main() -> ExitCode {
         Command::Load(load) => match &load.kind {
             LoadKind::Stream(args) => load::stream(args),
             LoadKind::Play(args) => load::play(args),
+            LoadKind::Node(args) => load::node::run(args),
         },
+        Command::Node(args) => node::run(args),
         Command::Compare(args) => compare::run(args).map(|()| true),
     };
     match result {

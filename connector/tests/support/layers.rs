@@ -1,6 +1,6 @@
 //! TLS and WebSocket under the hand-written server, by other people's code: rustls' server side
 //! and tungstenite.
-#![allow(dead_code)] // each test binary uses its part
+#![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -10,8 +10,11 @@ use proscenium_connector::{Builder, Transport};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData as _,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 use tungstenite::{Message, WebSocket};
 
 use crate::support::{Peer, Stream};
@@ -72,6 +75,24 @@ impl Identity {
         }
     }
 
+    /// The client's side, for what is no connector.
+    pub(crate) fn ask(&self, socket: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_slice(self.authority_pem.as_bytes());
+        roots
+            .add(authority.expect("a certificate"))
+            .expect("an authority");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("play.test").expect("a name");
+        let connection = ClientConnection::new(Arc::new(config), name).expect("a connection");
+        StreamOwned::new(connection, socket)
+    }
+
     fn wrap(&self, socket: TcpStream) -> StreamOwned<ServerConnection, TcpStream> {
         let connection = ServerConnection::new(self.config.clone()).expect("a connection");
         StreamOwned::new(connection, socket)
@@ -105,7 +126,10 @@ pub(crate) struct Messages<S> {
 }
 
 impl<S: Read + Write> Messages<S> {
-    #[allow(clippy::result_large_err)] // the callback's signature is tungstenite's
+    #[expect(
+        clippy::result_large_err,
+        reason = "the callback's signature is tungstenite's"
+    )]
     pub(crate) fn accept(stream: S) -> Self {
         use tungstenite::handshake::server::{Request, Response};
         let check = |request: &Request, response: Response| {
@@ -115,11 +139,30 @@ impl<S: Read + Write> Messages<S> {
         let Ok(socket) = tungstenite::accept_hdr(stream, check) else {
             panic!("a WebSocket handshake");
         };
+        Self::over(socket)
+    }
+
+    /// As a client, for what is no connector.
+    pub(crate) fn ask(stream: S) -> Self {
+        let Ok((socket, _)) = tungstenite::client("ws://play.test/ws", stream) else {
+            panic!("a WebSocket handshake");
+        };
+        Self::over(socket)
+    }
+
+    fn over(socket: WebSocket<S>) -> Self {
         Self {
             socket,
             unread: Vec::new(),
             unsent: Vec::new(),
         }
+    }
+}
+
+impl<S> Messages<S> {
+    /// Below the messages.
+    pub(crate) fn stream(&mut self) -> &mut S {
+        self.socket.get_mut()
     }
 }
 

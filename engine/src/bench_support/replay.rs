@@ -45,7 +45,9 @@ impl<H: Handler> ReplayShard<H> {
             connections: Vec::new(),
             fresh: Vec::new(),
             next: 0,
+            speaking: usize::MAX,
             written: 0,
+            writes: 0,
         };
         let mut shard = Shard::new(0, driver, handler, consumer, &shared, Vec::new(), 1);
         let nowhere = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
@@ -64,6 +66,16 @@ impl<H: Handler> ReplayShard<H> {
     pub fn turn(&mut self) {
         let turned = self.shard.turn(Duration::ZERO);
         turned.expect("the replaying driver does not fail");
+    }
+
+    /// From now on only the first `connections` receive.
+    pub fn hush(&mut self, connections: usize) {
+        self.shard.driver_mut().speaking = connections;
+    }
+
+    /// Writes so far, by all connections.
+    pub fn writes(&self) -> u64 {
+        self.shard.driver().writes
     }
 
     /// Bytes that were written so far, by all connections.
@@ -89,7 +101,10 @@ struct Replay {
     fresh: Vec<u32>,
     /// The connection that receives next in this round.
     next: usize,
+    /// So many of them receive.
+    speaking: usize,
     written: u64,
+    writes: u64,
 }
 
 impl Driver for Replay {
@@ -119,6 +134,9 @@ impl Driver for Replay {
         if let Some(conn) = self.fresh.pop() {
             let result = Ok(());
             return Some(Completion::Connected { conn, result });
+        }
+        if self.next >= self.speaking {
+            return None;
         }
         let (conn, at) = self.connections.get_mut(self.next)?;
         self.next += 1;
@@ -159,6 +177,7 @@ impl Driver for Replay {
             .map(|part| std::hint::black_box(part).len())
             .sum();
         self.written += taken as u64;
+        self.writes += 1;
         Submitted::Taken(taken)
     }
 

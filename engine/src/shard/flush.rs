@@ -91,18 +91,31 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    /// Writes what is relayed, straight out of the receive chunk. What the socket does not take is
-    /// copied to the front of the queue; false then, or if the connection broke.
+    /// Writes what is relayed, straight from where it stands, and with it the next of the queue if
+    /// that is in one piece. What the socket does not take of the former is copied to the front of
+    /// the queue; false then, or if the connection broke.
     fn flush_relay(&mut self, slot: u32) -> bool {
         let core = &mut self.core;
         let Some(connection) = core.connections.get_mut(slot) else {
             return false;
         };
+        let behind = if connection.out.fill() {
+            connection.out.single().unwrap_or_default()
+        } else {
+            &[]
+        };
         let Some(relay) = &connection.relay else {
             return true;
         };
-        let offered = relay.bytes().len();
-        let taken = match self.driver.send(slot, &[IoSlice::new(relay.bytes())]) {
+        let bytes = relay.bytes();
+        let offered = bytes.len();
+        let parts = [IoSlice::new(bytes), IoSlice::new(behind)];
+        let parts = if behind.is_empty() {
+            &parts[..1]
+        } else {
+            &parts[..]
+        };
+        let taken = match self.driver.send(slot, parts) {
             Submitted::Taken(taken) => taken,
             Submitted::Pending => 0,
             Submitted::Failed(error) => {
@@ -113,10 +126,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         core.stats.writes += u64::from(taken > 0);
         core.stats.bytes_out += taken as u64;
         core.unqueued = core.unqueued.wrapping_add(taken);
-        if taken == offered {
+        if taken >= offered {
+            let (more, behind) = (taken - offered, behind.len());
             connection.relay = None;
-            return true;
+            if more > 0 {
+                connection.out.consume(more, &mut core.buffers);
+            }
+            connection.blocked = more < behind;
+            return !connection.blocked;
         }
+        connection.out.unfill();
         connection.queue_relay(taken, &mut core.buffers);
         connection.blocked = true;
         false

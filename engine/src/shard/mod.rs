@@ -9,6 +9,7 @@
 //! Flushing after each slice, not after each round, keeps the send buffers in cache and the
 //! latency of a full round low (`docs/decisions/0001-slices.md`).
 
+mod broadcast;
 pub(crate) mod core;
 pub(crate) mod envelope;
 mod flush;
@@ -130,6 +131,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     pub(crate) fn driver(&self) -> &D {
         &self.driver
+    }
+
+    #[cfg(feature = "bench")]
+    pub(crate) fn driver_mut(&mut self) -> &mut D {
+        &mut self.driver
     }
 
     pub(crate) fn handler_mut(&mut self) -> &mut H {

@@ -291,9 +291,6 @@ impl<'a, S> At<'a, S> {
     {
         let cell = self.cell;
         assert!(cell.phase.get() == Phase::Idle, "one invocation at a time");
-        let Some(mut argument) = next() else {
-            return Poll::Ready(());
-        };
         cell.phase.set(Phase::Starting);
         let frame = pool.take(|| core.number_frame());
         let waker = waker(frame.key());
@@ -304,7 +301,8 @@ impl<'a, S> At<'a, S> {
         unsafe {
             frame.cx().write(context(frame.index()));
             cell.frame.set(Some(frame));
-            loop {
+            // `next` is called in one place, so that it becomes a part of the loop.
+            while let Some(argument) = next() {
                 frame.put(call(&mut *cell.state(), &mut *frame.cx(), argument));
                 cell.phase.set(Phase::Running);
                 let polled = frame.poll_known::<F>(&mut task);
@@ -319,10 +317,6 @@ impl<'a, S> At<'a, S> {
                 }
                 cell.phase.set(Phase::Starting);
                 frame.end_known::<F>();
-                match next() {
-                    Some(following) => argument = following,
-                    None => break,
-                }
             }
             self.give_back(core, pool, frame);
         }
