@@ -29,7 +29,7 @@ use proscenium::{Framing, Handler};
 use crate::echo::{Echo, ReplayEcho, SimEcho};
 use crate::forward::{Forward, stages};
 use crate::frames::frames;
-use crate::play::{Crowd, packets, play};
+use crate::play::{Crowd, direct, entry, packets, play, requests};
 
 /// Rounds of each workload that are counted, after as many that are not.
 const ROUNDS: u64 = 20;
@@ -112,6 +112,21 @@ const WORKLOADS: &[Workload] = &[
         make: || Box::new(Played::new(1024)),
     },
     Workload {
+        name: "forward-many-1024",
+        messages: MANY * 30,
+        make: || Box::new(Replayed(many(Forward), 0)),
+    },
+    Workload {
+        name: "stage-many-1024",
+        messages: MANY * 30,
+        make: || Box::new(Replayed(many(stages()), 0)),
+    },
+    Workload {
+        name: "play-many-1024",
+        messages: MANY * 30,
+        make: || Box::new(ManyRooms::new()),
+    },
+    Workload {
         name: "broadcast-replayed-256",
         messages: Crowd::PLAYERS,
         make: || Box::new(Crowd::new("Broadcast", 1)),
@@ -166,6 +181,45 @@ const WORKLOADS: &[Workload] = &[
 const CHUNK: u64 = 64 * 1024;
 const REPLAYED: u64 = <ReplayEcho>::bytes_per_turn(10) as u64;
 const ITEMS: u64 = 1000;
+
+/// Connections that are too many for the caches, each with thirty messages in a read.
+const MANY: u64 = 10_000;
+
+fn many<H: Handler>(handler: H) -> ReplayEcho<H> {
+    let frames = frames(1024, 30);
+    ReplayEcho::reading(handler, Framing::Be32, &frames, MANY as usize, frames.len())
+}
+
+/// A stage for each of many connections.
+struct ManyRooms(ReplayEcho<StageShard>);
+
+impl ManyRooms {
+    fn new() -> Self {
+        let requests = requests(1024, 30);
+        let (many, read) = (MANY as usize, requests.len());
+        let mut replay = ReplayEcho::reading(play(), Framing::Le32, &requests, many, read);
+        let entry = entry(read);
+        let mut entering = 0..many;
+        replay.change(move |bytes, connection| {
+            if entering.next().is_some() {
+                bytes.copy_from_slice(&entry);
+            }
+            direct(bytes, connection as i64);
+        });
+        replay.turn();
+        Self(replay)
+    }
+}
+
+impl Round for ManyRooms {
+    fn measured(&mut self) {
+        self.0.turn();
+    }
+
+    fn after(&mut self) {
+        self.0.check_at_least(MANY * 30 * 1028);
+    }
+}
 
 struct Empty;
 
