@@ -22,7 +22,7 @@ use std::{env, fs, io};
 
 use proscenium::framing::{Decoded, LengthPrefix};
 use proscenium::mailbox::{Consumer, Mailbox, Wake};
-use proscenium::stages::StageShard;
+use proscenium::play::PlayShard;
 use proscenium::timer::TimerWheel;
 use proscenium::{Framing, Handler};
 
@@ -254,7 +254,7 @@ impl<H: Handler> Round for Replayed<H> {
 }
 
 /// Requests that actors answer. The answers are longer: they have an error code and a size more.
-struct Played(ReplayEcho<StageShard>);
+struct Played(ReplayEcho<PlayShard>);
 
 impl Played {
     fn new(size: usize) -> Self {

@@ -58,6 +58,7 @@
 //!   authenticate, join, come back and leave. With it comes `stages`.
 //! - `nodelink`: the module `nodelink`, nodes of a mesh of servers that send each other messages
 //!   and requests by name, over the protocol of ZeroMQ.
+//! - `redis`, `redis-tls`: `nodelink::directory::RedisDirectory`, by which nodes find each other.
 //! - `sim`: the module `sim`, in which the same shards (and stages) run on virtual time and an
 //!   in-memory network with seeded faults. For tests.
 //!
@@ -105,6 +106,9 @@ mod pages {
     #[cfg(feature = "nodelink")]
     #[doc = include_str!("../docs/guide/nodelink.md")]
     struct NodeLinks;
+    #[cfg(feature = "redis")]
+    #[doc = include_str!("../docs/guide/discovery.md")]
+    struct Discovery;
     #[cfg(feature = "play")]
     #[doc = include_str!("../docs/guide/play.md")]
     struct Play;

@@ -166,3 +166,48 @@ fn every_statistic_of_stages_is_listed() {
         assert!(gauge || counter, "operations.md does not list {name}");
     }
 }
+
+/// The names of the fields of a value, nested ones too.
+#[cfg(feature = "nodelink")]
+fn names(value: &dyn std::fmt::Debug) -> Vec<String> {
+    let text = format!("{value:#?}");
+    let names = text.lines().filter_map(|line| line.trim().split_once(": "));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+#[cfg(feature = "nodelink")]
+#[test]
+fn every_statistic_of_nodes_is_listed() {
+    use proscenium::nodelink::{LinkEnd, NodeStats, PeerCounters};
+    let page = read("docs/guide/operations.md");
+    let mut all = names(&PeerCounters::default());
+    all.extend(names(&NodeStats::default()));
+    assert!(all.len() > 15, "{all:?}");
+    all.retain(|name| name != "peers");
+    all.extend(LinkEnd::ALL.map(|(_, name)| name.to_owned()));
+    for name in all {
+        assert!(page.contains(&format!("`{name}`")), "operations.md: {name}");
+    }
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn every_statistic_of_a_directory_in_redis_is_listed() {
+    let page = read("docs/guide/operations.md");
+    let all = names(&proscenium::nodelink::directory::RedisStats::default());
+    assert_eq!(all.len(), 7, "{all:?}");
+    for name in all {
+        assert!(page.contains(&format!("`{name}`")), "operations.md: {name}");
+    }
+}
+
+#[cfg(feature = "play")]
+#[test]
+fn every_statistic_of_play_and_api_servers_is_listed() {
+    let page = read("docs/guide/operations.md");
+    let play = proscenium::play::PlayStats::default();
+    let api = proscenium::play::api::ApiStats::default();
+    for (name, _) in play.fields().chain(api.fields()) {
+        assert!(page.contains(&format!("`{name}`")), "operations.md: {name}");
+    }
+}

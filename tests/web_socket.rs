@@ -75,6 +75,33 @@ fn messages_of_any_length_go_both_ways_and_stay_what_they_are() {
     server.end_clean();
 }
 
+/// Kept, and sent on from there: as leases and as copies.
+#[test]
+fn kept_messages_stay_what_they_are() {
+    for chunks in [1, 64] {
+        let keep = Behaviour::on_message(|cx, from, message| {
+            let body = message.lease();
+            assert_eq!(body.is_text(), message.is_text());
+            cx.forward_body(from, &body.clone()).unwrap();
+        });
+        let limits = Limits::default().receive_chunks_max(chunks);
+        let server = Server::with(limits, listener(), keep);
+        let mut client = Client::connect(server.address());
+        for len in [0, 1, 300, 65_536, 300_000] {
+            let body = "舞".repeat(len / 3 + 1);
+            client.send(&text(&body));
+            client.send(&binary(body.as_bytes()));
+            assert!(client.get() == Got::Text(body.clone()), "{len} bytes");
+            assert!(
+                client.get() == Got::Binary(body.into_bytes()),
+                "{len} bytes"
+            );
+        }
+        drop(client);
+        server.end_clean();
+    }
+}
+
 #[test]
 fn a_foreign_client_talks_to_the_engine() {
     let server = echo_server();

@@ -5,9 +5,9 @@ use proscenium::bench_support::ReplayShard;
 use proscenium::framing::LengthPrefix;
 use proscenium::framing::packet::{ClientPacket, ServerPacket};
 use proscenium::play::{
-    Actor, ActorCx, Member, Packet, PlayServer, PlayStage, Result, StageCx, StageKind, Verdict,
+    Actor, ActorCx, Member, Packet, PlayServer, PlayShard, PlayStage, Result, StageCx, StageKind,
+    Verdict,
 };
-use proscenium::stages::StageShard;
 
 /// Every connection sends the same: each is an account of its own by its number.
 struct Player;
@@ -47,13 +47,13 @@ impl PlayStage for Room {
 }
 
 /// The handler of a shard whose connections all join one stage.
-pub(crate) fn play() -> StageShard {
+pub(crate) fn play() -> PlayShard {
     let parts = PlayServer::builder()
         .stage(StageKind::new("room", |_| Room, || Player))
         .default_stage("room")
         .into_parts()
         .expect("the options fit together");
-    parts.stages.shards()(0)
+    parts.shards.shard(0)
 }
 
 /// An authentication that nobody asks about (again and again: only the first one counts), and

@@ -221,13 +221,13 @@ impl<'a> Message<'a> {
         }
         Body {
             chunk: Rc::clone(self.chunk),
-            place: Place::new(start, end, self.lease),
+            place: Place::new(start, end, self.lease, self.text),
         }
     }
 
     #[cold]
     fn copied(&self) -> Body {
-        Body::from(self.bytes())
+        Body::foreign(Bytes::copy_from_slice(self.bytes), self.text)
     }
 }
 
@@ -246,24 +246,40 @@ impl fmt::Debug for Message<'_> {
     }
 }
 
-/// Where a body stands in its chunk: start 32 bits | end 31 | [`Lease::Tail`] 1.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Where a body stands in its chunk, and what it is: start 32 bits | end 30 | text 1 |
+/// [`Lease::Tail`] 1. No lease begins where what is foreign pretends to.
+#[derive(Clone, Copy)]
 struct Place(u64);
 
 impl Place {
     /// The place of what is foreign.
-    const FOREIGN: Self = Self(u64::MAX);
+    const FOREIGN: u64 = (u32::MAX as u64) << 32;
     /// The greatest end of a lease. What ends beyond is copied.
-    const END_MAX: usize = u32::MAX as usize >> 1;
+    const END_MAX: usize = u32::MAX as usize >> 2;
 
     #[inline]
-    fn new(start: usize, end: usize, lease: Lease) -> Self {
-        Self((start as u64) << 32 | (end as u64) << 1 | u64::from(lease == Lease::Tail))
+    fn new(start: usize, end: usize, lease: Lease, text: bool) -> Self {
+        let marks = u64::from(text) << 1 | u64::from(lease == Lease::Tail);
+        Self((start as u64) << 32 | (end as u64) << 2 | marks)
+    }
+
+    fn foreign(text: bool) -> Self {
+        Self(Self::FOREIGN | u64::from(text) << 1)
+    }
+
+    #[inline]
+    fn is_foreign(self) -> bool {
+        self.0 >= Self::FOREIGN
     }
 
     #[inline]
     fn range(self) -> Range<usize> {
-        (self.0 >> 32) as usize..(self.0 as u32 >> 1) as usize
+        (self.0 >> 32) as usize..(self.0 as u32 >> 2) as usize
+    }
+
+    #[inline]
+    fn is_text(self) -> bool {
+        self.0 & 2 != 0
     }
 
     #[inline]
@@ -305,17 +321,33 @@ impl Body {
         if !self.is_leased() {
             return Err(&self.chunk.foreign);
         }
-        Ok(Message::new(
-            &self.chunk,
-            self.place.range(),
-            self.place.lease(),
-        ))
+        let message = Message::new(&self.chunk, self.place.range(), self.place.lease());
+        Ok(Message {
+            text: self.place.is_text(),
+            ..message
+        })
+    }
+
+    fn foreign(bytes: Bytes, text: bool) -> Self {
+        let chunk = Chunk {
+            bytes: Box::default(),
+            foreign: bytes,
+        };
+        Self {
+            chunk: Rc::new(chunk),
+            place: Place::foreign(text),
+        }
+    }
+
+    /// Whether it came as a text message of a WebSocket: then it is UTF-8.
+    pub fn is_text(&self) -> bool {
+        self.place.is_text()
     }
 
     /// True if the body holds a lease on the shard's receive memory.
     #[inline]
     pub fn is_leased(&self) -> bool {
-        self.place != Place::FOREIGN
+        !self.place.is_foreign()
     }
 }
 
@@ -340,14 +372,7 @@ impl AsRef<[u8]> for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        let chunk = Chunk {
-            bytes: Box::default(),
-            foreign: bytes,
-        };
-        Self {
-            chunk: Rc::new(chunk),
-            place: Place::FOREIGN,
-        }
+        Self::foreign(bytes, false)
     }
 }
 

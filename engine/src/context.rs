@@ -82,7 +82,7 @@ impl<'a, P> Context<'a, P> {
 
     /// Sends a kept message on: as with [`forward`](Self::forward) if it is leased, which its
     /// lease outlives until it is written; as with [`send_shared`](Self::send_shared) if it owns
-    /// its bytes.
+    /// its bytes. To a WebSocket without framing it goes as it came, as text or binary.
     ///
     /// # Errors
     /// Those of [`send`](Self::send).
@@ -90,7 +90,7 @@ impl<'a, P> Context<'a, P> {
     pub fn forward_body(&mut self, to: RouterId, body: &Body) -> Result<(), SendError> {
         match body.received() {
             Ok(message) => self.core.forward(to, &message),
-            Err(bytes) => self.core.send_shared(to, bytes, false),
+            Err(bytes) => self.core.send_shared(to, bytes, body.is_text()),
         }
     }
 
@@ -196,6 +196,19 @@ impl<'a, P> Context<'a, P> {
     pub fn resume_reading(&mut self, id: RouterId) -> bool {
         let slot = self.core.open_mut(id).map(|(slot, _)| slot);
         slot.is_some_and(|slot| self.core.set_pause(slot, Pause::HANDLER, false))
+    }
+
+    /// Takes a connection of this shard out of the [idle timeout](crate::Limits::idle_timeout), as
+    /// long as it stays here: for whoever finds out by a protocol of its own that a peer is dead.
+    /// False if it is gone or lives elsewhere.
+    pub fn disable_idle_timeout(&mut self, id: RouterId) -> bool {
+        let Some((_, connection)) = self.core.open_mut(id) else {
+            return false;
+        };
+        if let Some(timer) = connection.timer.take() {
+            self.core.timers.cancel(timer);
+        }
+        true
     }
 
     /// Bytes that are queued for a connection of this shard and not yet written; `None` if it is

@@ -14,7 +14,7 @@ use crate::error::{RequestError, SendError};
 use crate::handle::Gauge;
 use crate::link::LinkKey;
 use crate::membership::Departure;
-use crate::message::{Head, Outgoing, Payload, ReplyTo};
+use crate::message::{Encoded, Head, Outgoing, Payload, ReplyTo};
 use crate::node_link::NodeLink;
 use crate::peer::PeerId;
 use crate::stats::NodeStats;
@@ -173,6 +173,63 @@ impl NodeLink {
         let head = Head::Encoded { seq, rest };
         let outgoing = Outgoing::new(head, Payload::Shared(payload));
         self.transmit(cx, key, to, &outgoing, payload.len())
+    }
+
+    fn transmit_ready<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        key: LinkKey,
+        to: PeerId,
+        seq: u32,
+        message: Encoded<'_>,
+    ) -> Result<(), SendError> {
+        let rest = message.head;
+        let payload = Payload::Borrowed(message.payload);
+        let outgoing = Outgoing::new(Head::Encoded { seq, rest }, payload);
+        self.transmit(cx, key, to, &outgoing, message.payload.len())
+    }
+
+    /// The shard begins what a [`PeerGauge`](crate::PeerGauge) made room for.
+    fn begun(&self, to: PeerId, message: Encoded<'_>) {
+        if let Some(peer) = self.peer_at(to) {
+            peer.gauge.begun(message.payload.len());
+        }
+    }
+
+    pub(crate) fn send_ready<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        to: PeerId,
+        message: Encoded<'_>,
+    ) -> Result<(), SendError> {
+        self.begun(to, message);
+        let key = self.route(to)?;
+        self.transmit_ready(cx, key, to, 0, message)
+    }
+
+    pub(crate) fn request_ready<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        to: PeerId,
+        message: Encoded<'_>,
+        deadline: Option<Duration>,
+        completion: Completion,
+    ) -> Result<(), SendError> {
+        self.begun(to, message);
+        let (key, seq) = self.number(to)?;
+        self.transmit_ready(cx, key, to, seq, message)?;
+        self.await_reply(cx, to, key, seq, deadline, completion);
+        Ok(())
+    }
+
+    pub(crate) fn reply_ready<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        to: &ReplyTo,
+        message: Encoded<'_>,
+    ) -> Result<(), SendError> {
+        let key = self.reply_route(to)?;
+        self.transmit_ready(cx, key, to.peer, to.seq, message)
     }
 
     fn endpoints_at(&self, endpoint: &Endpoint) -> Vec<EndpointId> {

@@ -7,7 +7,7 @@ use proscenium_framing::route::RouteHeader;
 use crate::completion::{Completion, ReplyRef};
 use crate::dial::{Endpoint, EndpointId};
 use crate::error::{RequestError, SendError};
-use crate::message::{NodeMessage, Payload, ReplyTo};
+use crate::message::{Encoded, NodeMessage, Payload, ReplyTo};
 use crate::node_link::NodeLink;
 use crate::peer::PeerId;
 use crate::stats::NodeStats;
@@ -206,6 +206,40 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
     ) -> Result<(), SendError> {
         let payload = Payload::Borrowed(payload);
         self.node.reply(self.cx, &to, header, payload)
+    }
+
+    /// [`send`](Self::send) of a message that is encoded, for which a
+    /// [`PeerGauge`](crate::PeerGauge) has made room.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    pub fn send_encoded(&mut self, to: PeerId, message: Encoded<'_>) -> Result<(), SendError> {
+        self.node.send_ready(self.cx, to, message)
+    }
+
+    /// [`request`](Self::request) likewise.
+    ///
+    /// # Errors
+    /// Those of [`request`](Self::request).
+    pub fn request_encoded(
+        &mut self,
+        to: PeerId,
+        message: Encoded<'_>,
+        options: RequestOptions,
+        token: u64,
+    ) -> Result<(), SendError> {
+        let completion = Completion::Token(token);
+        let deadline = options.deadline;
+        self.node
+            .request_ready(self.cx, to, message, deadline, completion)
+    }
+
+    /// [`reply`](Self::reply) with a message that is encoded, its header as that of a reply.
+    ///
+    /// # Errors
+    /// Those of [`reply`](Self::reply).
+    pub fn reply_encoded(&mut self, to: ReplyTo, message: Encoded<'_>) -> Result<(), SendError> {
+        self.node.reply_ready(self.cx, &to, message)
     }
 
     /// Connects to another node, and again whenever the link is lost, until

@@ -277,6 +277,7 @@ impl NodeLink {
             return;
         }
         let nid = peer.nid.clone();
+        self.shared.changed();
         let cx = &mut NodeContext::new(self, cx);
         if up {
             handler.on_peer_up(cx, id, &nid);

@@ -1,7 +1,7 @@
 //! [`NodeHandle`]: what other threads hold of a node.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -106,6 +106,40 @@ impl Gauge {
     }
 }
 
+/// What other shards of a node's engine have of a peer: enough to make room for messages to it
+/// before they are handed to the shard of the node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PeerGauge {
+    gauge: Arc<Gauge>,
+    options: Arc<NodeOptions>,
+}
+
+impl PeerGauge {
+    pub(crate) fn new(gauge: &Arc<Gauge>, options: &Arc<NodeOptions>) -> Self {
+        Self {
+            gauge: Arc::clone(gauge),
+            options: Arc::clone(options),
+        }
+    }
+
+    /// Makes room for a message of so many bytes of payload, which [`NodeContext::send_encoded`]
+    /// or [`NodeContext::request_encoded`] is to be given.
+    ///
+    /// [`NodeContext::send_encoded`]: crate::NodeContext::send_encoded
+    /// [`NodeContext::request_encoded`]: crate::NodeContext::request_encoded
+    ///
+    /// # Errors
+    /// `Unroutable`, `Full`.
+    pub fn reserve(&self, bytes: usize) -> Result<(), SendError> {
+        self.gauge.ask(bytes, &self.options)
+    }
+
+    /// Requests to the peer that are not answered.
+    pub fn pending(&self) -> usize {
+        self.gauge.pending.load(Ordering::Relaxed)
+    }
+}
+
 /// What a node shares with its handles.
 pub(crate) struct Shared {
     pub(crate) options: Arc<NodeOptions>,
@@ -113,6 +147,8 @@ pub(crate) struct Shared {
     waker: OnceLock<ShardWaker>,
     gauges: RwLock<HashMap<Nid, Arc<Gauge>>>,
     pub(crate) servers: Servers,
+    /// Counts what changes the answers of `candidates`.
+    changes: AtomicU64,
     stopped: AtomicBool,
 }
 
@@ -124,6 +160,7 @@ impl Shared {
             waker: OnceLock::new(),
             gauges: RwLock::default(),
             servers: Servers::default(),
+            changes: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
         }
     }
@@ -133,6 +170,11 @@ impl Shared {
         waker.wake();
         let _ = self.waker.set(waker);
         self.wake();
+    }
+
+    /// Who can be chosen has changed.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     pub(crate) fn wake(&self) {
@@ -383,6 +425,34 @@ impl NodeHandle {
         let (filler, awaited): (Filler<NodeStats>, _) = slot();
         self.shared.push(Command::Stats(filler)).ok()?;
         awaited.wait(timeout)
+    }
+
+    /// A number that changes with the answers of [`candidates`](Self::candidates), all but the
+    /// number of pending requests in them: for whoever keeps them.
+    pub fn changes(&self) -> u64 {
+        self.shared.changes.load(Ordering::Acquire)
+    }
+
+    /// Appends the header of a message whose payload has `payload` bytes to `out`, for
+    /// [`Encoded`](crate::Encoded).
+    pub fn encode_header(
+        &self,
+        header: &RouteHeader<'_>,
+        payload: usize,
+        is_reply: bool,
+        out: &mut Vec<u8>,
+    ) {
+        let header = RouteHeader {
+            msg_seq: 0,
+            from: self.nid(),
+            is_reply,
+            payload_size: u32::try_from(payload).unwrap_or(u32::MAX),
+            ..*header
+        };
+        let at = out.len();
+        out.resize(at + header.encoded_len(), 0);
+        let written = header.encode(&mut out[at..]);
+        debug_assert_eq!(written, Some(out.len() - at));
     }
 
     /// Has the shard leave. False if there is none any more.

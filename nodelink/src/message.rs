@@ -64,6 +64,18 @@ pub struct ReplyTo {
     pub(crate) run: u64,
 }
 
+/// A message whose header was encoded before, by [`NodeHandle::encode_header`].
+///
+/// [`NodeHandle::encode_header`]: crate::NodeHandle::encode_header
+#[derive(Clone, Copy, Debug)]
+pub struct Encoded<'a> {
+    /// The header, without its number. Fields of protobuf may follow what was encoded, for
+    /// example the entries of another [`Chain`](crate::Chain).
+    pub head: &'a [u8],
+    /// The payload, as long as the header says.
+    pub payload: &'a [u8],
+}
+
 /// The header of a message on its way out.
 pub(crate) enum Head<'a> {
     Route(RouteHeader<'a>),

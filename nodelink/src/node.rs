@@ -130,11 +130,11 @@ impl NodeBuilder {
         self
     }
 
-    /// The engine to be and the links for its only shard: for hosting it or simulating it.
+    /// What it takes to make the node a part of somebody's engine. The limits of that engine hold.
     ///
     /// # Errors
     /// An address beyond loopback without an allow-list.
-    pub fn prepare(self) -> io::Result<(EngineBuilder, NodeLink)> {
+    pub fn into_parts(self) -> io::Result<NodeParts> {
         for address in &self.addresses {
             if let Address::Tcp(address) = address
                 && !address.ip().is_loopback()
@@ -147,18 +147,28 @@ impl NodeBuilder {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
         }
+        Ok(NodeParts {
+            options: self.options,
+            listeners: self.listeners,
+            endpoints: self.endpoints,
+        })
+    }
+
+    /// The engine to be and the links for its only shard: for hosting it or simulating it.
+    ///
+    /// # Errors
+    /// An address beyond loopback without an allow-list.
+    pub fn prepare(self) -> io::Result<(EngineBuilder, NodeLink)> {
+        let limits = self.limits.clone();
+        let mut parts = self.into_parts()?;
         let mut builder = Engine::builder()
-            .name(format!("node {}", self.options.nid))
-            .limits(self.limits);
-        let listeners: Vec<usize> = (0..self.listeners.len()).collect();
-        for listener in self.listeners {
+            .name(format!("node {}", parts.options.nid))
+            .limits(limits);
+        let numbers: Vec<usize> = (0..parts.listeners.len()).collect();
+        for listener in parts.listeners.drain(..) {
             builder = builder.listen(listener);
         }
-        let mut link = NodeLink::new(self.options, &listeners);
-        for endpoint in self.endpoints {
-            link.add_endpoint(endpoint);
-        }
-        Ok((builder, link))
+        Ok((builder, parts.link(&numbers)))
     }
 
     /// Binds, and starts the node on a thread of its own.
@@ -198,6 +208,29 @@ impl NodeBuilder {
             engine,
             handle,
         })
+    }
+}
+
+/// The parts of a node, for somebody's engine: see [`NodeBuilder::into_parts`].
+#[derive(Debug)]
+pub struct NodeParts {
+    /// Its name and bounds.
+    pub options: NodeOptions,
+    /// Where it listens: for the engine, with [`Balance::Only`](proscenium_engine::Balance) if
+    /// that has several shards.
+    pub listeners: Vec<Listener>,
+    /// Where it connects to.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl NodeParts {
+    /// The links; `numbers` are those that the listeners have got in the engine.
+    pub fn link(self, numbers: &[usize]) -> NodeLink {
+        let mut link = NodeLink::new(self.options, numbers);
+        for endpoint in self.endpoints {
+            link.add_endpoint(endpoint);
+        }
+        link
     }
 }
 

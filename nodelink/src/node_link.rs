@@ -16,7 +16,7 @@ use slab::Slab;
 use crate::context::{NodeContext, NodeHandler};
 use crate::dial::{Dial, EndpointId};
 use crate::error::{LinkEnd, RequestError};
-use crate::handle::{NodeHandle, Shared};
+use crate::handle::{NodeHandle, PeerGauge, Shared};
 use crate::link::{Direction, Link, LinkKey, Stage};
 use crate::peer::{Peer, PeerId};
 use crate::servers::Parting;
@@ -139,6 +139,13 @@ impl NodeLink {
         &self.options.nid
     }
 
+    /// The longest payload that a message can have with any header of up to 4 KiB.
+    pub fn payload_max(&self) -> usize {
+        let limits = &self.options.zmtp;
+        let message = limits.message_max.saturating_sub(4096 + 18);
+        limits.frame_max.min(message).min(u32::MAX as usize)
+    }
+
     /// A handle for other threads.
     pub fn handle(&self) -> NodeHandle {
         NodeHandle::new(&self.shared)
@@ -154,6 +161,12 @@ impl NodeLink {
     pub fn is_routable(&self, peer: PeerId) -> bool {
         self.peer_at(peer)
             .is_some_and(|peer| peer.current.is_some())
+    }
+
+    /// What threads and shards other than the node's see of a peer.
+    pub fn gauge(&self, peer: PeerId) -> Option<PeerGauge> {
+        let peer = self.peer_at(peer)?;
+        Some(PeerGauge::new(&peer.gauge, &self.options))
     }
 
     /// Whether a connection is this node's.
@@ -260,6 +273,8 @@ impl NodeLink {
         let decoder = Decoder::new(limits);
         entry.insert(Link::new(key, id, direction, handshake, decoder, cx.now()));
         self.by_router.insert(id, slot);
+        // Heartbeats find out who is dead; foreign peers without these may be silent for long.
+        cx.disable_idle_timeout(id);
         if let Direction::Dialled { dial } = direction {
             self.connected(dial, slot);
         }

@@ -84,6 +84,7 @@ impl NodeHandle {
     /// not among them.
     pub fn set_servers(&self, servers: &[ServerInfo]) {
         self.shared().servers.put(servers);
+        self.shared().changed();
         self.shared().wake();
     }
 
@@ -101,6 +102,13 @@ impl NodeHandle {
     /// names, this node not among them. See [`routing`](crate::routing) for choosing one.
     pub fn candidates(&self, service: u16) -> Vec<Candidate> {
         candidates(self.shared(), service)
+    }
+
+    /// This node, if it is a running server of that service itself.
+    pub fn own_candidate(&self, service: u16) -> Option<Candidate> {
+        let of = self.shared().servers.of(service);
+        let own = of.into_iter().find(|server| server.nid == *self.nid())?;
+        Some(Candidate::new(own.nid).weight(own.weight))
     }
 }
 

@@ -140,6 +140,31 @@ fn nodes_find_each_other_and_follow_what_changes() {
     );
 }
 
+/// Nothing is read again by itself here.
+#[test]
+fn changes_are_told_at_once() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let (reader, writer) = (directory(&redis).every(LONG), directory(&redis));
+    let lists = Lists::of(&reader);
+    assert_eq!(lists.next(), "");
+    let next = || lists.lists.recv_timeout(PATIENCE).unwrap();
+    let server = info("play-1", 1);
+    writer.announce(&server, LONG).unwrap();
+    assert_eq!(next(), std::slice::from_ref(&server));
+    let disabled = server.state(ServerState::Disabled);
+    writer.announce(&disabled, LONG).unwrap();
+    assert_eq!(next(), [disabled]);
+    writer.withdraw(&nid("play-1")).unwrap();
+    assert_eq!(next(), []);
+    // Many changes are one reading, or some, and the last of them is seen.
+    for number in 0..500 {
+        writer.announce(&info("play-2", 1 + number), LONG).unwrap();
+    }
+    while next() != [info("play-2", 500)] {}
+}
+
 #[test]
 fn a_process_that_is_killed_is_forgotten_when_its_ttl_is_over() {
     const URL: &str = "PROSCENIUM_TEST_ANNOUNCE";
@@ -189,7 +214,9 @@ fn a_redis_that_is_killed_and_comes_back_empty_costs_nobody_anything() {
         return;
     };
     let (one, two) = (echo("play-1"), echo("play-2"));
-    let directories = [directory(&redis), directory(&redis)];
+    // Read when they have connected and when they are told, not otherwise.
+    let directory = || directory(&redis).every(LONG);
+    let directories = [directory(), directory()];
     let ttl = Duration::from_secs(3); // refreshed every second
     let mut watches = Vec::new();
     for (node, directory) in [&one, &two].into_iter().zip(&directories) {
@@ -362,6 +389,48 @@ fn errors_say_what_to_do() {
     let server = ServerInfo::new(nid("x"), everywhere, ServerType::Play, 1);
     assert!(text(right.announce(&server, LONG)).contains("can be connected to"));
     assert!(text(right.announce(&info("x", 1), Duration::ZERO)).contains("TTL"));
+}
+
+/// What the guide says that a user needs is what it needs.
+#[test]
+fn a_user_with_the_rights_of_the_guide_can_do_everything() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let guide = include_str!("../../docs/guide/discovery.md");
+    let line = guide
+        .lines()
+        .find(|line| line.starts_with("ACL SETUSER mesh"));
+    let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+    let mut client = redis.client();
+    let set = |words: &[&str], client: &mut redis::Connection| {
+        redis::cmd(words[0]).arg(&words[1..]).exec(client).unwrap();
+    };
+    set(&words, &mut client);
+    let open = || RedisDirectory::new(&redis.url_with("user=mesh&pass=secret&db=1")).unwrap();
+    let directory = open();
+    directory.announce(&info("play-1", 1), LONG).unwrap();
+    let lists = Lists::of(&directory);
+    assert_eq!(lists.next(), "play-1");
+    directory.withdraw(&nid("play-1")).unwrap();
+    assert_eq!(lists.next(), "");
+    for missing in ["-eval", "-set", "-publish", "-zadd"] {
+        set(&["ACL", "SETUSER", "mesh", missing], &mut client);
+        let error = open().announce(&info("play-2", 2), LONG).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("its user needs EVAL"), "{missing}: {text}");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{missing}");
+        set(&words, &mut client);
+    }
+    for missing in ["-zrange", "-subscribe"] {
+        set(&["ACL", "SETUSER", "mesh", missing], &mut client);
+        let error = open().watch(Arc::new(|_| ())).map(drop).unwrap_err();
+        assert!(
+            error.to_string().contains("its user needs EVAL"),
+            "{missing}: {error}"
+        );
+        set(&words, &mut client);
+    }
 }
 
 #[test]

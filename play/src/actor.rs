@@ -100,6 +100,10 @@ impl<'a> ActorCx<'a> {
         self.account = account.into();
     }
 
+    pub(crate) fn local(&self) -> &Local<'a> {
+        &self.local
+    }
+
     /// The account, empty until it is set.
     pub fn account_id(&self) -> &str {
         &self.account

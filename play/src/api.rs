@@ -55,8 +55,8 @@ mod server;
 mod stats;
 mod target;
 
+pub use crate::target::{Policy, To};
 pub use context::ApiCx;
 pub use sender::{ApiSender, Asking};
 pub use server::{ApiReport, ApiServer, ApiServerBuilder};
 pub use stats::ApiStats;
-pub use target::{Policy, To};

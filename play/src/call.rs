@@ -10,6 +10,7 @@ use proscenium_stages::{Local, Reply, RequestError};
 
 use crate::error::{DeliverError, Failure};
 use crate::gate::Gate;
+use crate::mesh::{NodeReply, ServedAsker, ServedBody};
 use crate::packet::{Content, Payload};
 use crate::shared::{Leftover, Shared};
 use crate::wire::{self, Head};
@@ -65,7 +66,16 @@ enum Asker<'a> {
         seq: u16,
         msg_id: &'a str,
     },
-    Server(RefCell<Option<Reply<StageReply>>>),
+    Server {
+        reply: RefCell<Option<Reply<StageReply>>>,
+        /// The requests that wait for this one.
+        trail: &'a [u8],
+    },
+    Remote {
+        reply: RefCell<NodeReply>,
+        msg_id: &'a str,
+        trail: &'a [u8],
+    },
 }
 
 impl<'a> Call<'a> {
@@ -107,14 +117,39 @@ impl<'a> Call<'a> {
         local: Local<'a>,
         shared: &'a Arc<Shared>,
         stage_id: i64,
-        reply: Option<Reply<StageReply>>,
+        body: &'a ServedBody,
+        asker: ServedAsker,
     ) -> Self {
+        let state = Cell::new(State::new(asker.is_somebody()));
+        let trail = body.trail();
+        let asker = match asker {
+            ServedAsker::Nobody => Asker::Nobody,
+            ServedAsker::Here(reply) => Asker::Server {
+                reply: RefCell::new(Some(reply)),
+                trail,
+            },
+            ServedAsker::There(reply) => Asker::Remote {
+                reply: RefCell::new(reply),
+                msg_id: body.msg_id(),
+                trail,
+            },
+        };
         Self {
             local,
             shared,
             stage_id,
-            state: Cell::new(State::new(reply.is_some())),
-            asker: Asker::Server(RefCell::new(reply)),
+            asker,
+            state,
+        }
+    }
+
+    /// The requests that wait for what the handler does.
+    pub(crate) fn trail(&self) -> &'a [u8] {
+        match &self.asker {
+            // Who has its answer, or may get it from another handler, waits for this one no more.
+            _ if self.state.get() != State::Asked => &[],
+            Asker::Nobody | Asker::Client { .. } => &[],
+            Asker::Server { trail, .. } | Asker::Remote { trail, .. } => trail,
         }
     }
 
@@ -155,7 +190,19 @@ impl<'a> Call<'a> {
                 }
                 sent
             }
-            Asker::Server(reply) => {
+            Asker::Remote {
+                reply,
+                msg_id: asked,
+                ..
+            } => {
+                let head = (error, if msg_id.is_empty() { asked } else { msg_id });
+                let mesh = Gate::mesh(&self.local);
+                let shard = self.local.shard();
+                mesh.answer(shard, &mut reply.borrow_mut(), head, payload)?;
+                self.state.set(State::Answered);
+                Ok(())
+            }
+            Asker::Server { reply, .. } => {
                 self.state.set(State::Answered);
                 let reply = reply.borrow_mut().take();
                 let content = Content::new(msg_id.to_owned(), payload);
@@ -229,6 +276,14 @@ impl<'a> Call<'a> {
         self.state.set(State::Answered);
         let asker = match &self.asker {
             Asker::Nobody => return None,
+            Asker::Remote { reply, msg_id, .. } => {
+                let mut reply = reply.borrow_mut();
+                let to = reply.take()?;
+                LateAsker::Remote {
+                    reply: NodeReply::new(self.shared, to, self.stage_id),
+                    msg_id: (*msg_id).into(),
+                }
+            }
             Asker::Client {
                 to,
                 lz4,
@@ -240,7 +295,7 @@ impl<'a> Call<'a> {
                 seq: *seq,
                 msg_id: (*msg_id).into(),
             },
-            Asker::Server(reply) => LateAsker::Server(reply.borrow_mut().take()?),
+            Asker::Server { reply, .. } => LateAsker::Server(reply.borrow_mut().take()?),
         };
         Some(LateReply {
             shared: Arc::clone(self.shared),
@@ -269,6 +324,10 @@ pub(crate) enum LateAsker {
         msg_id: Box<str>,
     },
     Server(Reply<StageReply>),
+    Remote {
+        reply: NodeReply,
+        msg_id: Box<str>,
+    },
 }
 
 /// The right to answer one request later, from another handler of the stage
@@ -322,7 +381,18 @@ impl LateReply {
                     msg_id: &asked_by,
                 }
             }
-            Some(LateAsker::Server(reply)) => Asker::Server(RefCell::new(Some(reply))),
+            Some(LateAsker::Server(reply)) => Asker::Server {
+                reply: RefCell::new(Some(reply)),
+                trail: &[],
+            },
+            Some(LateAsker::Remote { reply, msg_id }) => {
+                asked_by = msg_id;
+                Asker::Remote {
+                    reply: RefCell::new(reply),
+                    msg_id: &asked_by,
+                    trail: &[],
+                }
+            }
             None => return Err(DeliverError::AnsweredAlready),
         };
         // If it cannot be sent as it is, the drop of the call answers.

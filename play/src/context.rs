@@ -1,22 +1,17 @@
 //! [`StageCx`]: what a handler of a stage can do.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proscenium_engine::{RouterId, Time};
 use proscenium_framing::packet::ErrorCode;
-use proscenium_stages::{Cx, DetachError, Local, Offload, Reply, Sleep, TimerId};
+use proscenium_stages::{Cx, DetachError, Local, Offload, Sleep, TimerId};
 
-use crate::call::{Call, LateReply, StageReply};
-use crate::directory::RoomMsg;
+use crate::call::{Call, LateReply};
 use crate::error::DeliverError;
-use crate::gate::Gate;
-use crate::packet::{Content, Payload};
+use crate::packet::Payload;
 use crate::room::{House, Room};
 use crate::seats::{ActorId, Leave, Member};
 use crate::stage::PlayStage;
@@ -40,6 +35,11 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
     #[inline]
     pub(crate) fn call(&self) -> &Call<'a> {
         &self.call
+    }
+
+    #[inline]
+    pub(crate) fn local(&self) -> &'a Local<'a> {
+        self.cx
     }
 
     /// Answers the request that is being handled, with error code 0. The answer goes to the
@@ -362,76 +362,6 @@ impl<'a, S: PlayStage> StageCx<'a, S> {
             house.survive(cx, done);
             house.settle_later(cx);
         })
-    }
-}
-
-/// # Other stages
-impl<S: PlayStage> StageCx<'_, S> {
-    /// Sends another stage of this server a message: its
-    /// [`on_dispatch_server`](PlayStage::on_dispatch_server) gets it. That there is no such stage
-    /// is not told.
-    ///
-    /// # Errors
-    /// `Full` if the mailbox of that stage's shard is full.
-    pub fn send_to_stage(
-        &self,
-        stage_id: i64,
-        msg_id: &str,
-        payload: impl Payload,
-    ) -> Result<(), DeliverError> {
-        let content = Content::new(msg_id.to_owned(), payload);
-        self.tell_stage(stage_id, content, None)
-    }
-
-    fn tell_stage(
-        &self,
-        stage_id: i64,
-        content: Content,
-        reply: Option<Reply<StageReply>>,
-    ) -> Result<(), DeliverError> {
-        DeliverError::check_id(&content.msg_id)?;
-        let shard = self.house.shared.place(stage_id);
-        let told = self.cx.try_run_on(shard, move |local: &Local<'_>| {
-            Gate::with(local, |gate| {
-                let message = RoomMsg::Serve(content, reply);
-                gate.directory.tell(local, stage_id, None, message);
-            });
-        });
-        told.map_err(|_| DeliverError::Full)
-    }
-
-    /// Asks another stage of this server, and waits for its answer, at most for
-    /// [`PlayServerBuilder::request_deadline`](crate::PlayServerBuilder::request_deadline). This
-    /// stage is busy meanwhile. Two stages that ask each other at the same time both wait for
-    /// that long.
-    ///
-    /// # Errors
-    /// The code of the answer if it is not 0; 3 if there is no such stage; 1 if no answer came in
-    /// time; 14 if there was no room, and for a stage that asks itself.
-    pub async fn request_stage(
-        &self,
-        stage_id: i64,
-        msg_id: &str,
-        payload: impl Payload,
-    ) -> Result<Content, ErrorCode> {
-        if stage_id == self.house.id {
-            return Err(ErrorCode::SYSTEM_ERROR);
-        }
-        let content = Content::new(msg_id.to_owned(), payload);
-        let (reply, asked) = Reply::pair();
-        self.tell_stage(stage_id, content, Some(reply))
-            .map_err(|_| ErrorCode::SYSTEM_ERROR)?;
-        let deadline = self.house.shared.config.request_deadline;
-        let (mut asked, mut late) = (pin!(asked), pin!(self.cx.sleep(deadline)));
-        poll_fn(|task| {
-            if let Poll::Ready(answer) = asked.as_mut().poll(task) {
-                return Poll::Ready(StageReply::content_of(answer));
-            }
-            late.as_mut()
-                .poll(task)
-                .map(|()| Err(ErrorCode::REQUEST_TIMEOUT))
-        })
-        .await
     }
 }
 

@@ -11,20 +11,25 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use proscenium_engine::RouterId;
 use proscenium_framing::packet::ErrorCode;
 use proscenium_stages::{CreateError, Local, Reply, StageRef, TellError};
+use prost::Message;
 
 use crate::call::StageReply;
+use crate::gate::Gate;
 use crate::handle::Created;
 use crate::join::Ticket;
 use crate::kind::RoomSeat;
+use crate::mesh::{Mesh, NodeReply, Served, ServedAsker};
 use crate::packet::Content;
 use crate::room::Room;
 use crate::shared::Shared;
 use crate::stage::PlayStage;
+use crate::system::{CreateStageRes, GetOrCreateStageRes, SystemMessage};
 
 /// What may wait for a stage to be gone.
 const PARKED_MAX: usize = 4096;
@@ -35,8 +40,8 @@ pub(crate) enum RoomMsg {
     Join(Box<Ticket>),
     /// It is wanted: created, unless it is.
     Create(Box<Create>),
-    /// A message of another stage or of the program.
-    Serve(Content, Option<Reply<StageReply>>),
+    /// A message of another stage, of the program, or of another server.
+    Serve(Box<Served>),
 }
 
 pub(crate) struct Create {
@@ -44,20 +49,82 @@ pub(crate) struct Create {
     pub(crate) content: Content,
     /// It is an error if it exists.
     pub(crate) anew: bool,
-    pub(crate) reply: Reply<Result<Created, ErrorCode>>,
+    pub(crate) reply: CreateReply,
+}
+
+/// Who wants to know what became of a creation.
+pub(crate) enum CreateReply {
+    Nobody,
+    Here(Reply<Result<Created, ErrorCode>>),
+    /// Another server. True: it asked for a new stage.
+    There(NodeReply, bool),
+}
+
+impl CreateReply {
+    pub(crate) fn there(mut reply: NodeReply, anew: bool) -> Self {
+        reply.fallback = ErrorCode::STAGE_CREATION_FAILED;
+        Self::There(reply, anew)
+    }
+
+    /// Who asked may have given up.
+    pub(crate) fn send(self, local: &Local<'_>, answer: Result<Created, ErrorCode>) {
+        let (mut reply, anew) = match self {
+            Self::Nobody => return,
+            Self::Here(reply) => return drop(reply.send(answer)),
+            Self::There(reply, anew) => (reply, anew),
+        };
+        let (code, is_created, content) = match answer {
+            Ok(created) => (ErrorCode::SUCCESS, created.is_new, created.content),
+            Err(code) => (code, false, None),
+        };
+        let result = code.is_success();
+        let content = content.unwrap_or_default();
+        let (payload_id, payload) = (content.msg_id.into_owned(), content.payload.to_vec());
+        let (msg_id, body) = if anew {
+            let created = CreateStageRes {
+                result,
+                payload_id,
+                payload,
+            };
+            (CreateStageRes::ID, created.encode_to_vec())
+        } else {
+            let created = GetOrCreateStageRes {
+                result,
+                is_created,
+                payload_id,
+                payload,
+            };
+            (GetOrCreateStageRes::ID, created.encode_to_vec())
+        };
+        Gate::with(local, |gate| {
+            let head = (code, msg_id);
+            if gate
+                .mesh
+                .answer(local.shard(), &mut reply, head, &body)
+                .is_err()
+            {
+                // Too long: the stage is there, but what it answered does not fit.
+                gate.mesh.refuse(local.shard(), &mut reply, msg_id, code);
+            }
+        });
+    }
 }
 
 impl RoomMsg {
     /// It did not get to the shard of the stage. (A join says so when it is dropped.)
     pub(crate) fn lost(self) {
         match self {
-            Self::Join(_) | Self::Serve(_, None) => {}
+            Self::Join(_) => {}
             Self::Create(create) => {
-                let _ = create.reply.send(Err(ErrorCode::SYSTEM_ERROR));
+                if let CreateReply::Here(reply) = create.reply {
+                    let _ = reply.send(Err(ErrorCode::SYSTEM_ERROR));
+                }
             }
-            Self::Serve(_, Some(reply)) => {
-                let (error, content) = (ErrorCode::SYSTEM_ERROR, Content::default());
-                let _ = reply.send(StageReply { error, content });
+            Self::Serve(served) => {
+                if let ServedAsker::Here(reply) = served.asker {
+                    let (error, content) = (ErrorCode::SYSTEM_ERROR, Content::default());
+                    let _ = reply.send(StageReply { error, content });
+                }
             }
         }
     }
@@ -66,15 +133,8 @@ impl RoomMsg {
     pub(crate) fn refuse(self, local: &Local<'_>, code: ErrorCode) {
         match self {
             Self::Join(ticket) => ticket.turn_away(local, code),
-            Self::Create(create) => drop(create.reply.send(Err(code))),
-            Self::Serve(_, Some(reply)) => {
-                let content = Content::default();
-                let _ = reply.send(StageReply {
-                    error: code,
-                    content,
-                });
-            }
-            Self::Serve(_, None) => {}
+            Self::Create(create) => create.reply.send(local, Err(code)),
+            Self::Serve(served) => served.refuse(local, code),
         }
     }
 
@@ -129,15 +189,17 @@ struct Entry {
 pub(crate) struct Directory {
     shared: Arc<Shared>,
     shard: usize,
+    mesh: Rc<Mesh>,
     entries: RefCell<HashMap<i64, Entry>>,
     last: RefCell<u64>,
 }
 
 impl Directory {
-    pub(crate) fn new(shared: Arc<Shared>, shard: usize) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, shard: usize, mesh: Rc<Mesh>) -> Self {
         Self {
             shared,
             shard,
+            mesh,
             entries: RefCell::default(),
             last: RefCell::new(0),
         }
@@ -145,6 +207,11 @@ impl Directory {
 
     /// Tells a stage of this shard; if it is missing, `kind` is created, if there is one.
     pub(crate) fn tell(&self, local: &Local<'_>, id: i64, kind: Option<usize>, message: RoomMsg) {
+        if let RoomMsg::Serve(served) = &message
+            && self.mesh.is_cycle(id, served.body.trail())
+        {
+            return message.refuse(local, ErrorCode::SYSTEM_ERROR);
+        }
         let found = {
             let mut entries = self.entries.borrow_mut();
             match entries.get_mut(&id) {

@@ -7,6 +7,7 @@ use std::fmt;
 
 use proscenium_engine::SendError;
 use proscenium_framing::packet::{ErrorCode, ID_MAX, ServerPacket};
+use proscenium_nodelink::SendError as NodeError;
 
 use crate::packet::{Content, Payload};
 
@@ -113,6 +114,8 @@ pub enum DeliverError {
     },
     /// A second reply to one request.
     AnsweredAlready,
+    /// No other server of that name, or of that service, can be reached now.
+    Unroutable,
 }
 
 impl DeliverError {
@@ -124,6 +127,27 @@ impl DeliverError {
             Ok(())
         } else {
             Err(Self::MessageId { len })
+        }
+    }
+
+    /// The code that stands for it in packets.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Unroutable => ErrorCode::SERVER_NOT_FOUND,
+            Self::MessageId { .. } => ErrorCode::INVALID_MESSAGE,
+            Self::Disconnected | Self::Full | Self::TooLong { .. } | Self::AnsweredAlready => {
+                ErrorCode::SYSTEM_ERROR
+            }
+        }
+    }
+}
+
+impl From<NodeError> for DeliverError {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Full => Self::Full,
+            NodeError::TooLong { length, limit } => Self::TooLong { length, limit },
+            _ => Self::Unroutable,
         }
     }
 }
@@ -154,6 +178,7 @@ impl fmt::Display for DeliverError {
             Self::MessageId { len } => {
                 write!(f, "message id of {len} bytes, allowed are 1 to {ID_MAX}")
             }
+            Self::Unroutable => f.write_str("that server cannot be reached"),
             Self::AnsweredAlready => f.write_str("the request was answered before"),
         }
     }

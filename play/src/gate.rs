@@ -12,6 +12,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::call::LateReply;
 use crate::directory::{Directory, RoomMsg};
 use crate::error::DeliverError;
 use crate::join::{Outcome, Ticket, Verdict};
+use crate::mesh::{Mesh, NodeReply};
 use crate::seats::Session;
 use crate::shared::{Leftover, Shared};
 use crate::stats::{Count, Counts};
@@ -60,6 +62,7 @@ pub(crate) struct Gate {
     shared: Arc<Shared>,
     shard: usize,
     pub(crate) directory: Directory,
+    pub(crate) mesh: Rc<Mesh>,
     waiting: RefCell<FxHashMap<RouterId, Waiting>>,
     /// Deadlines in order, also of connections that are not waiting any more.
     deadlines: RefCell<VecDeque<(Time, RouterId)>>,
@@ -75,8 +78,10 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn new(shared: Arc<Shared>, shard: usize) -> Self {
+        let mesh = Rc::new(Mesh::new(Arc::clone(&shared), shard));
         Self {
-            directory: Directory::new(Arc::clone(&shared), shard),
+            directory: Directory::new(Arc::clone(&shared), shard, Rc::clone(&mesh)),
+            mesh,
             shared,
             shard,
             waiting: RefCell::default(),
@@ -97,6 +102,14 @@ impl Gate {
                 debug_assert!(false, "every shard of a Play server has a gate");
                 R::default()
             }
+        }
+    }
+
+    /// The other servers, as this shard sees them.
+    pub(crate) fn mesh(local: &Local<'_>) -> Rc<Mesh> {
+        match local.front::<Self>() {
+            Some(gate) => Rc::clone(&gate.mesh),
+            None => unreachable!("every shard of a Play server has a gate"),
         }
     }
 
@@ -460,12 +473,17 @@ impl Front for Gate {
                     self.counts().unanswered.add(1);
                     LateReply::drop_on(local, &self.shared, stage_id, asker);
                 }
+                Leftover::Remote { to, stage_id, code } => {
+                    self.counts().unanswered.add(1);
+                    let mut reply = NodeReply::new(&self.shared, to, stage_id);
+                    self.mesh.refuse(self.shard, &mut reply, "", code);
+                }
                 Leftover::Ended { id, number, actors } => {
                     self.counts().actors.take(actors);
                     self.directory.gone(local, id, number);
                 }
             }
         }
-        any
+        self.mesh.deliver_inside(local) || any
     }
 }

@@ -7,12 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use proscenium_framing::packet::ErrorCode;
+use proscenium_nodelink::NodeHandle;
 use proscenium_stages::{Asked, Local, Reply, RequestError, StageStats, Stages, TellError};
 
 use crate::call::StageReply;
-use crate::directory::{Create, RoomMsg};
+use crate::directory::{Create, CreateReply, RoomMsg};
 use crate::error::DeliverError;
 use crate::gate::Gate;
+use crate::mesh::Served;
 use crate::packet::{Content, Payload};
 use crate::shared::Shared;
 use crate::stats::PlayStats;
@@ -67,7 +69,7 @@ impl PlayHandle {
                     kind,
                     content,
                     anew,
-                    reply,
+                    reply: CreateReply::Here(reply),
                 }));
                 let _ = self.tell(id, Some(kind), create); // dropped, it says so itself
             }
@@ -107,7 +109,7 @@ impl PlayHandle {
     ) -> Result<(), DeliverError> {
         DeliverError::check_id(msg_id)?;
         let content = Content::new(msg_id.to_owned(), payload);
-        let told = self.tell(id, None, RoomMsg::Serve(content, None));
+        let told = self.tell(id, None, RoomMsg::Serve(Served::here(content, None)));
         told.map_err(|_| DeliverError::Full)
     }
 
@@ -126,7 +128,8 @@ impl PlayHandle {
             });
         } else {
             let content = Content::new(msg_id.to_owned(), payload);
-            let _ = self.tell(id, None, RoomMsg::Serve(content, Some(reply)));
+            let served = Served::here(content, Some(reply));
+            let _ = self.tell(id, None, RoomMsg::Serve(served));
         }
         PendingContent { asked }
     }
@@ -139,6 +142,12 @@ impl PlayHandle {
                     Gate::with(local, |gate| gate.directory.tell(local, id, kind, message));
                 }
             })
+    }
+
+    /// The server as a node of its mesh: its links, requests from other threads, the directory to
+    /// [follow](NodeHandle::follow); `None` if it is none.
+    pub fn node(&self) -> Option<&NodeHandle> {
+        self.shared.node.as_ref().map(|node| &node.handle)
     }
 
     /// Begins to shut the server down, within `deadline`, as

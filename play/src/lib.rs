@@ -29,6 +29,7 @@ mod handle;
 mod join;
 mod kind;
 mod listener;
+mod mesh;
 mod packet;
 mod room;
 mod seats;
@@ -37,6 +38,7 @@ mod shared;
 mod stage;
 mod stats;
 pub mod system;
+mod target;
 mod verdict;
 mod wire;
 
@@ -47,6 +49,7 @@ pub use error::{DeliverError, Failure, Result};
 pub use handle::{Created, Pending, PendingContent, PlayHandle};
 pub use kind::StageKind;
 pub use listener::PlayListener;
+pub use mesh::{Link, PlayShard, PlayShards, Request};
 pub use packet::{Content, Packet, Payload, Proto};
 pub use proscenium_framing::packet::ErrorCode;
 pub use proscenium_stages::{DetachError, Offload, OffloadError, Sleep, Tick, TimerId};
@@ -54,6 +57,7 @@ pub use seats::{ActorId, Leave, Member};
 pub use server::{PlayParts, PlayServer, PlayServerBuilder};
 pub use stage::PlayStage;
 pub use stats::PlayStats;
+pub use target::{Policy, StageTarget, To};
 pub use verdict::Verdict;
 
 // The example of the README is compiled and run by `cargo test --doc`.

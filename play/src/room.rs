@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use proscenium_engine::{Body, CloseReason, RouterId};
 use proscenium_framing::packet::{ClientPacket, ErrorCode, PacketError};
-use proscenium_stages::{Cx, Reply, Stage, Tick, TimerId};
+use proscenium_stages::{Cx, Stage, Tick, TimerId};
 use rustc_hash::FxHashMap;
 
 use crate::actor::ActorCx;
-use crate::call::{Call, StageReply};
+use crate::call::Call;
 use crate::context::StageCx;
 use crate::directory::{AnyRoom, Create, RoomMsg};
 use crate::gate::Gate;
 use crate::handle::Created;
 use crate::join::destroy;
 use crate::kind::{RoomSeat, StageKind};
+use crate::mesh::Served;
 use crate::packet::{Content, Packet};
 use crate::seats::{ActorId, Leave, Member, Seats, Session};
 use crate::shared::{Leftover, Shared};
@@ -169,27 +170,18 @@ impl<S: PlayStage> Room<S> {
                 return self.house.tell_again(cx, RoomMsg::Create(create));
             }
         };
-        let _ = create.reply.send(answer); // who asked may have given up
+        create.reply.send(cx, answer);
         self.settle(cx).await;
     }
 
-    async fn serve(
-        &mut self,
-        cx: &Cx<'_, Self>,
-        content: Content,
-        reply: Option<Reply<StageReply>>,
-    ) {
+    async fn serve(&mut self, cx: &Cx<'_, Self>, served: Box<Served>) {
         let Self { stage, house } = self;
         if house.phase() != Phase::Open {
-            let serve = RoomMsg::Serve(content, reply);
-            return serve.refuse(cx, ErrorCode::STAGE_NOT_FOUND);
+            return served.refuse(cx, ErrorCode::STAGE_NOT_FOUND);
         }
-        let packet = if reply.is_some() {
-            Packet::asking(&content.msg_id, &content.payload)
-        } else {
-            content.packet()
-        };
-        let call = Call::server(**cx, &house.shared, house.id, reply);
+        let Served { body, asker } = *served;
+        let packet = body.packet(asker.is_somebody());
+        let call = Call::server(**cx, &house.shared, house.id, &body, asker);
         {
             let mut stage_cx = StageCx::new(cx, house, call);
             let result = caught!(stage.on_dispatch_server(&mut stage_cx, packet));
@@ -256,7 +248,7 @@ impl<S: PlayStage> Stage for Room<S> {
                 self.settle(cx).await;
             }
             RoomMsg::Create(create) => self.wanted(cx, create).await,
-            RoomMsg::Serve(content, reply) => self.serve(cx, content, reply).await,
+            RoomMsg::Serve(served) => self.serve(cx, served).await,
         }
     }
 

@@ -8,14 +8,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proscenium_engine::{Address, DrainReport, Engine, EngineBuilder, Limits};
+use proscenium_engine::{Address, Balance, DrainReport, Engine, EngineBuilder, Limits};
 use proscenium_framing::packet::ErrorCode;
+use proscenium_nodelink::NodeBuilder;
 use proscenium_stages::{StagePost, Stages, StagesBuilder};
 
 use crate::gate::Gate;
 use crate::handle::PlayHandle;
 use crate::kind::{AnyKind, Registration, StageKind};
 use crate::listener::PlayListener;
+use crate::mesh::{NodePart, PlayShards};
 use crate::shared::{Config, ListenerConfig, Shared};
 use crate::stage::PlayStage;
 
@@ -24,7 +26,7 @@ use crate::stage::PlayStage;
 pub struct PlayServer {
     engine: Engine<StagePost>,
     handle: PlayHandle,
-    /// The numbers of its listeners.
+    /// The numbers of its listeners for clients; those for other servers follow.
     listeners: Range<usize>,
 }
 
@@ -39,6 +41,13 @@ impl PlayServer {
     pub fn local_addrs(&self) -> &[Address] {
         let all = self.engine.local_addrs();
         all.get(self.listeners.clone()).unwrap_or_default()
+    }
+
+    /// Where the server listens for other servers, with real ports: see
+    /// [`PlayServerBuilder::node`].
+    pub fn node_addrs(&self) -> &[Address] {
+        let all = self.engine.local_addrs();
+        all.get(self.listeners.end..).unwrap_or_default()
     }
 
     /// The server from other threads.
@@ -74,6 +83,7 @@ pub struct PlayServerBuilder {
     kinds: Vec<Arc<dyn AnyKind>>,
     known: Vec<TypeId>,
     listeners: Vec<PlayListener>,
+    node: Option<NodeBuilder>,
     default_stage: Option<String>,
     config: Config,
     twice: Option<&'static str>,
@@ -99,6 +109,8 @@ pub struct PlayParts {
     pub stages: Stages,
     /// The server from other threads.
     pub handle: PlayHandle,
+    /// Makes the handlers of the shards: `stages`, and on shard 0 the node link.
+    pub shards: PlayShards,
 }
 
 /// # What there is
@@ -112,6 +124,7 @@ impl PlayServerBuilder {
             kinds: Vec::new(),
             known: Vec::new(),
             listeners: Vec::new(),
+            node: None,
             default_stage: None,
             config: Config {
                 authentication_id: "AuthenticateRequest".to_owned(),
@@ -151,6 +164,15 @@ impl PlayServerBuilder {
     /// packets.
     pub fn listen(mut self, listener: impl Into<PlayListener>) -> Self {
         self.listeners.push(listener.into());
+        self
+    }
+
+    /// Makes the server one of a mesh, by the name and with the addresses and endpoints of `node`:
+    /// its stages and actors can then [send to and ask](crate::StageCx::request_to_stage) other
+    /// servers, and these its stages. The links live on shard 0, beside its stages; the limits are
+    /// those of this builder. See [`PlayHandle::node`] for following a directory.
+    pub fn node(mut self, node: NodeBuilder) -> Self {
+        self.node = Some(node);
         self
     }
 
@@ -243,8 +265,8 @@ impl PlayServerBuilder {
         self
     }
 
-    /// Sets how long [`StageCx::request_stage`](crate::StageCx::request_stage) waits for an answer;
-    /// default 30 s.
+    /// Sets how long [`StageCx::request_to_stage`](crate::StageCx::request_to_stage) and its likes
+    /// wait for an answer unless told otherwise; default 30 s.
     pub fn request_deadline(mut self, deadline: Duration) -> Self {
         self.config.request_deadline = deadline;
         self
@@ -291,11 +313,12 @@ impl PlayServerBuilder {
             engine,
             stages,
             handle,
+            shards,
         } = self.into_parts()?;
         let config = &handle.shared.config;
         let first = config.first_listener;
         let listeners = first..first + config.listeners.len();
-        let engine = stages.start(engine)?;
+        let engine = stages.start_in(engine, move |shard, stages| shards.wrap(shard, stages))?;
         Ok(PlayServer {
             engine,
             handle,
@@ -304,8 +327,8 @@ impl PlayServerBuilder {
     }
 
     /// What [`start`](Self::start) starts, for an engine that is hosted
-    /// (`parts.engine.host(parts.stages.shards()(0))`) or simulated
-    /// (`parts.engine.simulate(&mut world, parts.stages.shards())`; then
+    /// (`parts.engine.host(parts.shards.shard(0))`) or simulated
+    /// (`parts.engine.simulate(&mut world, parts.shards.make())`; then
     /// [`with_stages`](Self::with_stages) says [`simulated`](StagesBuilder::simulated)).
     ///
     /// # Errors
@@ -331,20 +354,33 @@ impl PlayServerBuilder {
             });
             engine = engine.listen(listener.listener);
         }
-        let shared = Shared::new(self.config, self.kinds, self.shards);
+        let mut link = None;
+        if let Some(node) = self.node {
+            let mut parts = node.into_parts()?;
+            let first = engine.listeners();
+            let numbers: Vec<usize> = (first..).take(parts.listeners.len()).collect();
+            for listener in parts.listeners.drain(..) {
+                engine = engine.listen(listener.balance(Balance::Only(0)));
+            }
+            link = Some(parts.link(&numbers));
+        }
+        let part = link.as_ref().map(NodePart::new);
+        let shared = Shared::new(self.config, self.kinds, self.shards, part);
         let of_gates = Arc::clone(&shared);
         let stages = self
             .stages
             .front(move |shard| Gate::new(Arc::clone(&of_gates), shard))
             .build();
         let handle = PlayHandle {
-            shared,
+            shared: Arc::clone(&shared),
             stages: stages.clone(),
         };
+        let shards = PlayShards::new(stages.clone(), shared, link);
         Ok(PlayParts {
             engine,
             stages,
             handle,
+            shards,
         })
     }
 

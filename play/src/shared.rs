@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use proscenium_framing::packet::ErrorCode;
+use proscenium_nodelink::ReplyTo;
 use proscenium_stages::{Local, jump_hash};
 
 use crate::call::LateAsker;
 use crate::error::Failure;
 use crate::kind::AnyKind;
+use crate::mesh::NodePart;
 use crate::seats::Session;
 use crate::stats::{Count, Counts, PlayStats};
 
@@ -58,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) kinds: Vec<Arc<dyn AnyKind>>,
     pub(crate) shards: Box<[OfShard]>,
+    /// If the server is one of a mesh.
+    pub(crate) node: Option<NodePart>,
 }
 
 #[derive(Default)]
@@ -65,6 +69,8 @@ pub(crate) struct OfShard {
     counts: Counts,
     has_leftovers: AtomicBool,
     leftovers: Mutex<Vec<Leftover>>,
+    /// Nothing of it has to go out any more before the end.
+    pub(crate) drained: AtomicBool,
 }
 
 /// What is to be done on a shard because something was dropped there: by a handler that was
@@ -80,15 +86,27 @@ pub(crate) enum Leftover {
     },
     /// A request whose answer was put off, and never given.
     Unanswered { asker: LateAsker, stage_id: i64 },
+    /// A request of another server, likewise.
+    Remote {
+        to: ReplyTo,
+        stage_id: i64,
+        code: ErrorCode,
+    },
     /// A stage that ended without its last handler.
     Ended { id: i64, number: u64, actors: u64 },
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, kinds: Vec<Arc<dyn AnyKind>>, shards: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        config: Config,
+        kinds: Vec<Arc<dyn AnyKind>>,
+        shards: usize,
+        node: Option<NodePart>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             config,
             kinds,
+            node,
             shards: (0..shards).map(|_| OfShard::default()).collect(),
         })
     }

@@ -141,9 +141,9 @@ pub trait PlayStage: Sized + 'static {
         packet: Packet<'_>,
     ) -> impl Future<Output = Result>;
 
-    /// A message of another stage or of the program: [`StageCx::send_to_stage`],
-    /// [`StageCx::request_stage`] and those of [`PlayHandle`](crate::PlayHandle). By default there
-    /// is no handler (error 12).
+    /// A message of another stage, of the program, or of another server:
+    /// [`StageCx::send_to_stage`], [`StageCx::request_to_stage`] and those of
+    /// [`PlayHandle`](crate::PlayHandle). By default there is no handler (error 12).
     fn on_dispatch_server(
         &mut self,
         cx: &mut StageCx<'_, Self>,

@@ -53,6 +53,24 @@ macro_rules! stats {
 }
 
 stats! {
+    /// Requests of stages and actors to other servers.
+    node_requests,
+    /// Of these, those that were answered, with whatever code.
+    node_replies,
+    /// Of these, those that failed without an answer: no link, no room, lost, or too late.
+    node_failures,
+    /// Messages of stages and actors to other servers that want no answer.
+    node_sends,
+    /// Messages and requests of other servers, those of the framework included.
+    node_received,
+    /// Answers to these.
+    node_answers,
+    /// Answers and messages that could not be sent when their turn came: the link was lost, or its
+    /// queue was full.
+    node_lost,
+    /// Requests, within this server or of other ones, that were refused because they could never
+    /// be answered: a cycle, or too many nested in each other.
+    cycles,
     /// Stages now, those being created or closed included.
     stages,
     /// Actors that have joined a stage, now.

@@ -124,13 +124,13 @@ fn measure(yields: bool, one_stage: bool) -> u64 {
         },
         || Player,
     );
-    let PlayParts { engine, stages, .. } = PlayServer::builder()
+    let PlayParts { engine, shards, .. } = PlayServer::builder()
         .stage(counters)
         .default_stage("counter")
         .listen(PlayListener::tcp("127.0.0.1:0").unwrap())
         .into_parts()
         .unwrap();
-    let mut shard = engine.host(stages.shards()(0)).unwrap();
+    let mut shard = engine.host(shards.shard(0)).unwrap();
     let address = tcp(&shard.local_addrs()[0]);
     let clients: Vec<_> = (0..CLIENTS)
         .map(|n| {

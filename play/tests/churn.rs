@@ -114,8 +114,9 @@ fn thousands_of_clients_leave_nothing_behind() {
     .close_when_empty(Duration::from_millis(1));
     let PlayParts {
         engine,
-        stages,
         handle,
+        shards,
+        ..
     } = PlayServer::builder()
         .stage(rooms)
         .default_stage("room")
@@ -123,7 +124,7 @@ fn thousands_of_clients_leave_nothing_behind() {
         .listen(PlayListener::tcp("127.0.0.1:0").unwrap())
         .into_parts()
         .unwrap();
-    let mut shard = engine.host(stages.shards()(0)).unwrap();
+    let mut shard = engine.host(shards.shard(0)).unwrap();
     let address = tcp(&shard.local_addrs()[0]);
     let mut after_round = Vec::new();
     for round in 0..rounds {

@@ -27,6 +27,21 @@ impl StageShard {
     }
 }
 
+impl StageShard {
+    /// Calls `call` with what runs on the shard: for a handler around this one, with what the
+    /// engine calls that with. What it wakes and tells has its turn in the next
+    /// [`run`](Handler::run). Timers of this handler have tokens whose highest bit is set, and its
+    /// wakes tokens below 2³²; the others are free for that handler.
+    #[inline]
+    pub fn with_local<R>(
+        &mut self,
+        cx: &mut Context<'_, StagePost>,
+        call: impl FnOnce(&Local<'_>) -> R,
+    ) -> R {
+        self.core.enter(cx, |core| call(&Local::new(core.ptr())))
+    }
+}
+
 impl std::fmt::Debug for StageShard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StageShard")

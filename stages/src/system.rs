@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proscenium_engine::{
-    Engine, EngineBuilder, Handle, Message, Peer, PostError, RouterId, ShardWaker, Stall,
+    Engine, EngineBuilder, Handle, Handler, Message, Peer, PostError, RouterId, ShardWaker, Stall,
 };
 
 use crate::core::Core;
@@ -410,9 +410,25 @@ impl Stages {
     /// # Panics
     /// If these stages run on an engine already: one system, one engine.
     pub fn start(&self, engine: EngineBuilder) -> io::Result<Engine<StagePost>> {
-        let stages = self.clone();
+        self.start_in(engine, |_, shard| shard)
+    }
+
+    /// [`start`](Self::start), with each shard's handler inside of one that `wrap` makes, which
+    /// passes the engine's calls on. See [`StageShard::with_local`].
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn start_in<H: Handler<Post = StagePost>>(
+        &self,
+        engine: EngineBuilder,
+        wrap: impl Fn(usize, StageShard) -> H + Send + Sync + 'static,
+    ) -> io::Result<Engine<StagePost>> {
+        let (stages, make) = (self.clone(), self.shards());
         let engine = engine.on_stall(move |stall| stages.stalled(stall));
-        let engine = engine.start(self.shards())?;
+        let engine = engine.start(move |shard| wrap(shard, make(shard)))?;
         self.attach(&engine.handle());
         Ok(engine)
     }

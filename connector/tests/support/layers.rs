@@ -7,9 +7,14 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use proscenium_connector::{Builder, Transport};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData as _,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 use tungstenite::{Message, WebSocket};
 
 use crate::support::{Peer, Stream};
@@ -38,6 +43,9 @@ impl Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate whose subject is its issuer for one that signed itself.
+        let name = &mut params.distinguished_name;
+        name.push(DnType::CommonName, "authority of the tests");
         let authority = params.self_signed(&key).expect("a certificate");
         let authority_pem = authority.pem();
         let issuer = Issuer::new(params, key);
@@ -65,6 +73,24 @@ impl Identity {
             public_key,
             config: Arc::new(config),
         }
+    }
+
+    /// The client's side, for what is no connector.
+    pub(crate) fn ask(&self, socket: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_slice(self.authority_pem.as_bytes());
+        roots
+            .add(authority.expect("a certificate"))
+            .expect("an authority");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("play.test").expect("a name");
+        let connection = ClientConnection::new(Arc::new(config), name).expect("a connection");
+        StreamOwned::new(connection, socket)
     }
 
     fn wrap(&self, socket: TcpStream) -> StreamOwned<ServerConnection, TcpStream> {
@@ -110,11 +136,30 @@ impl<S: Read + Write> Messages<S> {
         let Ok(socket) = tungstenite::accept_hdr(stream, check) else {
             panic!("a WebSocket handshake");
         };
+        Self::over(socket)
+    }
+
+    /// As a client, for what is no connector.
+    pub(crate) fn ask(stream: S) -> Self {
+        let Ok((socket, _)) = tungstenite::client("ws://play.test/ws", stream) else {
+            panic!("a WebSocket handshake");
+        };
+        Self::over(socket)
+    }
+
+    fn over(socket: WebSocket<S>) -> Self {
         Self {
             socket,
             unread: Vec::new(),
             unsent: Vec::new(),
         }
+    }
+}
+
+impl<S> Messages<S> {
+    /// Below the messages.
+    pub(crate) fn stream(&mut self) -> &mut S {
+        self.socket.get_mut()
     }
 }
 

@@ -59,24 +59,30 @@ impl PlayStage for Room {
     }
 }
 
-/// The server, listening on every transport; see [`address`].
+/// The server, listening on every transport; see [`address`]. After those listeners, which
+/// compress, come as many that do not.
 pub(crate) fn start(identity: &layers::Identity) -> PlayServer {
     let (certificate, key) = (&identity.certificate_pem, &identity.key_pem);
     let identity = Identity::from_pem(certificate.as_bytes(), key.as_bytes());
     let tls = TlsServer::builder(identity.expect("a certificate and its key")).build();
     let tls = tls.expect("TLS");
     let web_socket = WebSocketServer::new();
-    let rooms = StageKind::new("room", |_id| Room::default(), Player::default);
-    let mut server = PlayServer::builder().stage(rooms).default_stage("room");
-    for transport in layers::TRANSPORTS {
+    let listener = |transport| {
         let listener = Listener::tcp("127.0.0.1:0").expect("an address");
-        let listener = match transport {
+        PlayListener::new(match transport {
             Transport::Tls => listener.tls(&tls),
             Transport::Ws => listener.web_socket(&web_socket),
             Transport::Wss => listener.tls(&tls).web_socket(&web_socket),
             _ => listener,
-        };
-        server = server.listen(PlayListener::new(listener).compress());
+        })
+    };
+    let rooms = StageKind::new("room", |_id| Room::default(), Player::default);
+    let mut server = PlayServer::builder().stage(rooms).default_stage("room");
+    for transport in layers::TRANSPORTS {
+        server = server.listen(listener(transport).compress());
+    }
+    for transport in layers::TRANSPORTS {
+        server = server.listen(listener(transport));
     }
     server.start().expect("a server")
 }

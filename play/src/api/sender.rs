@@ -13,7 +13,7 @@ use proscenium_nodelink::{
 };
 use prost::Message;
 
-use super::target::{Policies, Policy, To};
+use super::target::Policies;
 use crate::error::DeliverError;
 use crate::handle::Created;
 use crate::packet::{Content, Payload, Proto};
@@ -21,6 +21,7 @@ use crate::system::{
     CreateStageReq, CreateStageRes, DestroyStageReq, GetOrCreateStageReq, GetOrCreateStageRes,
     SystemMessage,
 };
+use crate::target::{Policy, To};
 
 /// Sends messages and requests to stages and servers of the mesh: cloneable, usable from any
 /// thread and on any executor. It keeps nothing running.

@@ -377,9 +377,9 @@ impl Hall {
                 })?;
             }
             "AskStage" => {
-                let id = std::str::from_utf8(packet.payload())?.parse()?;
+                let id: i64 = std::str::from_utf8(packet.payload())?.parse()?;
                 let what = if id == 3 { "Fail" } else { "Ask" };
-                let content = cx.request_stage(id, what, "how are you").await?;
+                let content = cx.request_to_stage(id, what, "how are you").await?;
                 cx.reply(&content.msg_id, &content.payload)?;
             }
             _ => return Err(Failure::code(12)),

@@ -7,6 +7,7 @@
 )]
 
 pub mod hall;
+pub mod mesh;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

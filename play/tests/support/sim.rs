@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use proscenium_engine::Listener;
 use proscenium_engine::sim::{Faults, SimEngine, SimNet, SimPeer, SimWorld};
-use proscenium_play::{PlayHandle, PlayParts, PlayServerBuilder};
-use proscenium_stages::StageShard;
+use proscenium_play::{PlayHandle, PlayParts, PlayServerBuilder, PlayShard};
 
 use super::support::{Answer, packet};
 
@@ -66,7 +65,7 @@ pub struct House {
     pub net: SimNet,
     pub world: SimWorld,
     pub handle: PlayHandle,
-    pub engine: SimEngine<StageShard>,
+    pub engine: SimEngine<PlayShard>,
 }
 
 impl House {
@@ -75,13 +74,14 @@ impl House {
             engine,
             stages,
             handle,
+            shards,
         } = server
             .with_stages(proscenium_stages::StagesBuilder::simulated)
             .listen(Listener::tcp(ADDRESS).unwrap())
             .into_parts()
             .unwrap();
         let mut world = SimWorld::new(net, Vec::new());
-        let engine = engine.simulate(&mut world, stages.shards()).unwrap();
+        let engine = engine.simulate(&mut world, shards.make()).unwrap();
         stages.attach(&engine.handle());
         Self {
             net: net.clone(),

@@ -223,6 +223,7 @@ fn found(answer: &redis::Value, servers_max: usize) -> Result<Found, RedisError>
 
 /// An error of Redis as one of ours: where it happened, what it was, what could be done about it.
 pub(super) fn explain(config: &Config, error: &RedisError) -> io::Error {
+    let no_right = lacks_rights(error);
     let advice = advice(error);
     let text = Explained {
         address: config.target.addr().to_string(),
@@ -231,7 +232,7 @@ pub(super) fn explain(config: &Config, error: &RedisError) -> io::Error {
     };
     let kind = match error.kind() {
         ErrorKind::AuthenticationFailed => io::ErrorKind::PermissionDenied,
-        ErrorKind::Server(ServerErrorKind::NoPerm) => io::ErrorKind::PermissionDenied,
+        _ if no_right => io::ErrorKind::PermissionDenied,
         ErrorKind::Extension if error.code() == Some("NOAUTH") => io::ErrorKind::PermissionDenied,
         _ if error.is_connection_refusal() => io::ErrorKind::ConnectionRefused,
         _ if error.is_timeout() => io::ErrorKind::TimedOut,
@@ -240,13 +241,20 @@ pub(super) fn explain(config: &Config, error: &RedisError) -> io::Error {
     io::Error::new(kind, text)
 }
 
+/// True if the user may not do that; scripts say so in words only.
+fn lacks_rights(error: &RedisError) -> bool {
+    let script = "user executing the script can't";
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+        || error.detail().is_some_and(|detail| detail.contains(script))
+}
+
 fn advice(error: &RedisError) -> &'static str {
     match (error.kind(), error.code()) {
         (ErrorKind::AuthenticationFailed, _) => {
             "check user and password of the URL, redis://USER:PASSWORD@HOST"
         }
         (_, Some("NOAUTH")) => "it wants a password: redis://:PASSWORD@HOST",
-        (_, Some("NOPERM")) => {
+        _ if lacks_rights(error) => {
             "its user needs EVAL, GET, GETRANGE, SET, ZADD, ZCARD, ZRANGE, ZREM, PUBLISH and \
              SUBSCRIBE, the keys proscenium:* and the channels proscenium:*"
         }

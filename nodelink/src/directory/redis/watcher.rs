@@ -86,11 +86,16 @@ impl Watching {
         }
     }
 
-    /// Connects, and sees that reading works.
+    /// Connects, begins to listen, and sees that reading works.
     fn connect(&mut self) -> io::Result<Connections> {
-        let listening = Store::connect(&self.config)?;
+        let mut listening = Store::connect(&self.config)?;
         let mut reading = Store::connect(&self.config)?;
         let explain = |error| explain(&self.config, &error);
+        // Not by `PubSub::subscribe`, which takes a refusal for a success.
+        redis::cmd("SUBSCRIBE")
+            .arg(Store::channel(&self.config))
+            .exec(&mut listening.connection)
+            .map_err(explain)?;
         reading.read(1).map_err(explain)?;
         self.counters.connects.fetch_add(2, Ordering::Relaxed);
         Ok(Connections { listening, reading })
@@ -104,11 +109,8 @@ impl Watching {
         } = connections;
         let config = self.config.clone();
         let explain = |error| explain(&config, &error);
-        // Before the first read, so that no change is between the two.
+        // It has been listening since before the first read: no change is between the two.
         let mut changes = listening.connection.as_pubsub();
-        changes
-            .subscribe(Store::channel(&config))
-            .map_err(explain)?;
         loop {
             self.read(&mut reading)?;
             let last = Instant::now();
