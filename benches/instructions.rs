@@ -12,6 +12,7 @@ mod echo;
 mod forward;
 mod frames;
 mod play;
+mod tells;
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -30,6 +31,7 @@ use crate::echo::{Echo, ReplayEcho, SimEcho};
 use crate::forward::{Forward, stages};
 use crate::frames::frames;
 use crate::play::{Crowd, direct, entry, packets, play, requests};
+use crate::tells::Tells;
 
 /// Rounds of each workload that are counted, after as many that are not.
 const ROUNDS: u64 = 20;
@@ -145,6 +147,21 @@ const WORKLOADS: &[Workload] = &[
         name: "each-replayed-256-10",
         messages: 10 * Crowd::PLAYERS,
         make: || Box::new(Crowd::new("Each", 10)),
+    },
+    Workload {
+        name: "tell-fan-in",
+        messages: Tells::ROUND,
+        make: || Box::new(Tells::to(1)),
+    },
+    Workload {
+        name: "tell-in-turn",
+        messages: Tells::ROUND,
+        make: || Box::new(Tells::to(Tells::ROUND)),
+    },
+    Workload {
+        name: "tell-ping-pong",
+        messages: Tells::ROUND,
+        make: || Box::new(Tells::rally()),
     },
     Workload {
         name: "echo-simulated-64",
@@ -284,6 +301,12 @@ impl Round for Crowd {
 
     fn after(&mut self) {
         self.check();
+    }
+}
+
+impl Round for Tells {
+    fn measured(&mut self) {
+        self.round();
     }
 }
 
