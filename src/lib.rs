@@ -56,6 +56,8 @@
 //!   happens at a time: thousands of them on each shard, without locks.
 //! - `play`: the module `play`, a Play server for games: stages with actors, whose clients
 //!   authenticate, join, come back and leave. With it comes `stages`.
+//! - `http`: HTTP for the API servers of `play`: routes of axum on a thread of their own, health,
+//!   readiness, metrics.
 //! - `nodelink`: the module `nodelink`, nodes of a mesh of servers that send each other messages
 //!   and requests by name, over the protocol of ZeroMQ.
 //! - `redis`, `redis-tls`: `nodelink::directory::RedisDirectory`, by which nodes find each other.
@@ -112,6 +114,9 @@ mod pages {
     #[cfg(feature = "play")]
     #[doc = include_str!("../docs/guide/play.md")]
     struct Play;
+    #[cfg(feature = "http")]
+    #[doc = include_str!("../docs/guide/api.md")]
+    struct Api;
     #[cfg(feature = "sim")]
     #[doc = include_str!("../docs/guide/simulation.md")]
     struct Simulation;

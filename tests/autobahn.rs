@@ -11,10 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use proscenium::{
-    Connector, Engine, Framing, Limits, Overflow, RouterId, WebSocketClient, WebSocketServer,
-};
-use support::{Behaviour, Seen, Server, eventually, loopback};
+use proscenium::{Connector, Engine, Framing, Limits, Overflow, WebSocketClient, WebSocketServer};
+use support::{Behaviour, Server, eventually, loopback};
 
 /// The longest messages of the suite have 16 MiB, in up to 65,536 frames.
 const MESSAGE_MAX: usize = 20 << 20;
@@ -146,12 +144,7 @@ fn visit(address: SocketAddr, target: &str) -> Vec<String> {
         .overflow(Overflow::PauseReading)
         .web_socket(&socket);
     client.on(0, move |cx| cx.connect(&connector));
-    let id: RouterId = eventually("a connection", || {
-        client.log.find(|seen| match seen {
-            Seen::Connected { id, .. } => Some(*id),
-            _ => None,
-        })
-    });
+    let id = client.nth(0);
     client.log.until_closed(id);
     client.shutdown();
     let texts = texts.lock().unwrap();

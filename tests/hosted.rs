@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use proscenium::{Engine, RouterId, Shard};
+use proscenium::{Engine, Shard};
 use support::{
     Behaviour, Job, Log, PATIENCE, Probe, Seen, connect, frame, loopback, on_shard, read_frame,
     tcp_address, try_read_frame,
@@ -84,12 +84,7 @@ fn messages_timers_and_posts_come_through_a_poll_loop() {
     );
 
     // Between turns the host may send, and call the handler.
-    let id: RouterId = log
-        .find(|seen| match seen {
-            Seen::Connected { id, .. } => Some(*id),
-            _ => None,
-        })
-        .unwrap();
+    let id = log.connected()[0];
     shard.send(id, b"between turns").unwrap();
     assert_eq!(shard.next_deadline(), Some(Duration::ZERO));
     let queued = shard.with(|_, cx| {

@@ -223,11 +223,7 @@ fn dropping_an_engine_shuts_it_down() {
         assert_eq!(read_frame(&mut client), b"left behind");
         assert_eq!(try_read_frame(&mut client).unwrap(), None);
     });
-    let id = server.log.find(|seen| match seen {
-        Seen::Connected { id, .. } => Some(*id),
-        _ => None,
-    });
-    let id = id.unwrap();
+    let id = server.nth(0);
     server.on(0, move |cx| cx.send(id, b"left behind")).unwrap();
     let handle = server.handle.clone();
     drop(server);

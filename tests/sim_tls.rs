@@ -38,6 +38,12 @@ fn trust() -> (TlsServerBuilder, Arc<ClientConfig>) {
     (TlsServer::builder(identity), Arc::new(config))
 }
 
+/// One at [`ADDRESS`].
+fn listener(tls: TlsServerBuilder) -> Listener {
+    let tls = tls.build().unwrap();
+    Listener::tcp(ADDRESS).unwrap().tls(&tls)
+}
+
 /// A client that the test drives: TLS over a raw end of a simulated connection.
 struct TlsPeer {
     peer: SimPeer,
@@ -215,11 +221,7 @@ fn echo(net: &SimNet) {
     let engine = Engine::builder()
         .shards(random.between(1, 3) as usize)
         .limits(limits)
-        .listen(
-            Listener::tcp(ADDRESS)
-                .unwrap()
-                .tls(&server.build().unwrap()),
-        )
+        .listen(listener(server))
         .simulate(&mut world, |_| Echo::new(&log))
         .unwrap();
     let target = engine.local_addrs()[0].clone();
@@ -252,11 +254,7 @@ fn wander(net: &SimNet) {
     let engine = Engine::builder()
         .shards(random.between(2, 4) as usize)
         .limits(limits)
-        .listen(
-            Listener::tcp(ADDRESS)
-                .unwrap()
-                .tls(&server.build().unwrap()),
-        )
+        .listen(listener(server))
         .simulate(&mut world, |_| Wanderer::new(&log))
         .unwrap();
     let target = engine.local_addrs()[0].clone();
@@ -297,11 +295,7 @@ fn a_flood_of_handshakes_leaves_the_established_their_turns() {
     let log = SharedLog::default();
     let engine = Engine::builder()
         .limits(Limits::default().handshakes_per_turn(CAP))
-        .listen(
-            Listener::tcp(ADDRESS)
-                .unwrap()
-                .tls(&server.build().unwrap()),
-        )
+        .listen(listener(server))
         .simulate(&mut world, |_| Wanderer::new(&log))
         .unwrap();
     let target = engine.local_addrs()[0].clone();
@@ -378,11 +372,7 @@ fn handshakes_that_wait_are_made_in_order() {
     let log = SharedLog::default();
     let engine = Engine::builder()
         .limits(Limits::default().handshakes_per_turn(1))
-        .listen(
-            Listener::tcp(ADDRESS)
-                .unwrap()
-                .tls(&server.build().unwrap()),
-        )
+        .listen(listener(server))
         .simulate(&mut world, |_| Wanderer::new(&log))
         .unwrap();
     let target = engine.local_addrs()[0].clone();

@@ -15,18 +15,6 @@ use proscenium::{
 use support::{Behaviour, Seen, Server, eventually, frame, loopback, read_frame};
 use tls::{Authority, Foreign, NAME, foreign};
 
-/// The n-th connection that a server announced.
-fn nth(server: &Server, n: usize) -> RouterId {
-    eventually("a connection is announced", || {
-        let log = server.log.all();
-        let mut ids = log.iter().filter_map(|seen| match seen {
-            Seen::Connected { id, .. } => Some(*id),
-            _ => None,
-        });
-        ids.nth(n)
-    })
-}
-
 #[test]
 fn messages_of_any_length_go_both_ways() {
     let authority = Authority::new();
@@ -53,7 +41,7 @@ fn messages_of_any_length_go_both_ways() {
             "{length} bytes came back changed"
         );
     }
-    let id = nth(&server, 0);
+    let id = server.nth(0);
     let info = server.on(0, move |cx| cx.tls(id).cloned()).unwrap();
     assert_eq!(info.version, TlsVersion::Tls13);
     assert_eq!(info.kind, HandshakeKind::Full);
@@ -78,7 +66,7 @@ fn an_engine_connects_to_an_engine() {
     let client = Server::start(Engine::builder(), Behaviour::sink());
     let connector = Connector::to(server.address()).tls(&authority.client().build().unwrap());
     client.on(0, move |cx| cx.connect(&connector));
-    let id = nth(&client, 0);
+    let id = client.nth(0);
     client.on(0, move |cx| cx.send(id, &[7; 100_000])).unwrap();
     client.until_stats(|stats| stats.messages_in == 1);
     let info = client.on(0, move |cx| cx.tls(id).cloned()).unwrap();
@@ -87,7 +75,7 @@ fn an_engine_connects_to_an_engine() {
     assert!(matches!(peer.origin, Origin::Outgoing(_)));
     client.on(0, move |cx| cx.close(id));
     assert_eq!(client.log.until_closed(id).0, "local");
-    let peer = nth(&server, 0);
+    let peer = server.nth(0);
     assert_eq!(server.log.until_closed(peer).0, "peer_closed");
     client.end_clean();
     server.end_clean();
@@ -347,7 +335,7 @@ fn a_unix_socket_carries_tls() {
     let client = Server::start(Engine::builder(), Behaviour::sink());
     let connector = Connector::to(Address::Unix(path)).tls(&authority.client().build().unwrap());
     client.on(0, move |cx| cx.connect(&connector));
-    let id = nth(&client, 0);
+    let id = client.nth(0);
     client.on(0, move |cx| cx.send(id, b"hello")).unwrap();
     client.until_stats(|stats| stats.messages_in == 1);
     client.shutdown();

@@ -39,9 +39,7 @@ fn ask(client: &mut Foreign) {
 }
 
 fn announced(server: &Server) -> usize {
-    server
-        .log
-        .count(|seen| matches!(seen, Seen::Connected { .. }))
+    server.log.connected().len()
 }
 
 /// A record as it stands on the wire.

@@ -14,9 +14,9 @@ use std::sync::mpsc;
 
 use proscenium::{
     ClientCertificates, Connector, Engine, Framing, HandshakeKind, Limits, RouterId, TlsInfo,
-    TlsVersion,
+    TlsServerBuilder, TlsVersion,
 };
-use support::{Behaviour, PATIENCE, Seen, Server, eventually, frame, loopback, read_frame};
+use support::{Behaviour, PATIENCE, Server, frame, loopback, read_frame};
 use tls::{Authority, NAME, Pems};
 
 /// Whether there is an `openssl` to talk to.
@@ -102,6 +102,16 @@ impl Openssl {
         }
     }
 
+    /// One that connects, expects [`NAME`] and trusts the authority.
+    fn client(server: &Server, files: &Files, more: &[&str]) -> Self {
+        let address = server.address().to_string();
+        #[rustfmt::skip]
+        let first = [
+            "s_client", "-connect", &address, "-servername", NAME, "-CAfile", &files.authority,
+        ];
+        Self::new(&[&first[..], more].concat())
+    }
+
     fn write(&mut self, bytes: &[u8]) {
         let input = self.input.as_mut().unwrap();
         input.write_all(bytes).unwrap();
@@ -133,13 +143,11 @@ impl Drop for Openssl {
     }
 }
 
-fn first(server: &Server) -> RouterId {
-    eventually("a connection", || {
-        server.log.find(|seen| match seen {
-            Seen::Connected { id, .. } => Some(*id),
-            _ => None,
-        })
-    })
+/// Echoes bytes as they come.
+fn raw_echo(tls: TlsServerBuilder) -> Server {
+    let tls = tls.build().unwrap();
+    let listener = loopback().framing(Framing::Raw).tls(&tls);
+    Server::with(Limits::default(), listener, Behaviour::echo())
 }
 
 fn info(server: &Server, id: RouterId) -> TlsInfo {
@@ -178,25 +186,21 @@ fn s_client_sends_and_gets_long_messages() {
             server.client_certificates(ClientCertificates::Required(authority.pem().into_bytes()));
         let tls = server.build().unwrap();
         let server = Server::with(Limits::default(), loopback().tls(&tls), Behaviour::echo());
-        let address = server.address().to_string();
-        let mut client = Openssl::new(&[
-            "s_client",
-            "-connect",
-            &address,
-            "-servername",
-            NAME,
-            "-CAfile",
-            &files.authority,
-            "-cert",
-            &files.certificate,
-            "-key",
-            &files.key,
-            "-verify_return_error",
-            "-alpn",
-            "game/1",
-            "-quiet",
-            version,
-        ]);
+        let mut client = Openssl::client(
+            &server,
+            &files,
+            &[
+                "-cert",
+                &files.certificate,
+                "-key",
+                &files.key,
+                "-verify_return_error",
+                "-alpn",
+                "game/1",
+                "-quiet",
+                version,
+            ],
+        );
         for length in [5, 64 << 10, 1 << 20, 2 << 20] {
             let body: Vec<u8> = (0..length).map(|i| (i * 31 + i / 253) as u8).collect();
             // Written by another thread, because it echoes what it has not all read yet.
@@ -210,7 +214,7 @@ fn s_client_sends_and_gets_long_messages() {
             assert!(read_frame(&mut client.output) == body, "{length} bytes");
             client.input = Some(writing.join().unwrap());
         }
-        let id = first(&server);
+        let id = server.nth(0);
         let info = info(&server, id);
         let expected = if version == "-tls1_3" {
             TlsVersion::Tls13
@@ -238,22 +242,9 @@ fn s_client_changes_keys_and_comes_back_with_a_ticket() {
     }
     let authority = Authority::new();
     let files = files("keys", &authority, &authority.issue("player"));
-    let tls = authority.server().build().unwrap();
-    let listener = loopback().framing(Framing::Raw).tls(&tls);
-    let server = Server::with(Limits::default(), listener, Behaviour::echo());
-    let address = server.address().to_string();
+    let server = raw_echo(authority.server());
     let session = file("keys", "session", "").to_str().unwrap().to_owned();
-    let mut client = Openssl::new(&[
-        "s_client",
-        "-connect",
-        &address,
-        "-servername",
-        NAME,
-        "-CAfile",
-        &files.authority,
-        "-sess_out",
-        &session,
-    ]);
+    let mut client = Openssl::client(&server, &files, &["-sess_out", &session]);
     client.write(b"one\n");
     client.until("an echo", |line| line == "one");
     // A line "K" asks for a key update in both directions, "k" in one.
@@ -264,30 +255,13 @@ fn s_client_changes_keys_and_comes_back_with_a_ticket() {
         client.until("an echo", |line| line == text);
     }
     client.write(b"Q\n");
-    assert_eq!(server.log.until_closed(first(&server)).0, "peer_closed");
+    assert_eq!(server.log.until_closed(server.nth(0)).0, "peer_closed");
     drop(client);
-    let mut client = Openssl::new(&[
-        "s_client",
-        "-connect",
-        &address,
-        "-servername",
-        NAME,
-        "-CAfile",
-        &files.authority,
-        "-sess_in",
-        &session,
-    ]);
+    let mut client = Openssl::client(&server, &files, &["-sess_in", &session]);
     client.until("its report", |line| line.starts_with("Reused, TLSv1.3"));
     client.write(b"back\n");
     client.until("an echo", |line| line == "back");
-    let second = eventually("the second connection", || {
-        let log = server.log.all();
-        let mut ids = log.iter().filter_map(|seen| match seen {
-            Seen::Connected { id, .. } => Some(*id),
-            _ => None,
-        });
-        ids.next_back().filter(|id| *id != first(&server))
-    });
+    let second = server.nth(1);
     assert_eq!(info(&server, second).kind, HandshakeKind::Resumed);
     server.shutdown();
 }
@@ -299,24 +273,12 @@ fn s_client_may_not_renegotiate() {
     }
     let authority = Authority::new();
     let files = files("renegotiate", &authority, &authority.issue("player"));
-    let tls = authority.server().tls12(true).build().unwrap();
-    let listener = loopback().framing(Framing::Raw).tls(&tls);
-    let server = Server::with(Limits::default(), listener, Behaviour::echo());
-    let address = server.address().to_string();
-    let mut client = Openssl::new(&[
-        "s_client",
-        "-connect",
-        &address,
-        "-servername",
-        NAME,
-        "-CAfile",
-        &files.authority,
-        "-tls1_2",
-    ]);
+    let server = raw_echo(authority.server().tls12(true));
+    let mut client = Openssl::client(&server, &files, &["-tls1_2"]);
     client.write(b"one\n");
     client.until("an echo", |line| line == "one");
     client.write(b"R\n");
-    let id = first(&server);
+    let id = server.nth(0);
     let (reason, text) = server.log.until_closed(id);
     assert!(
         ["tls", "peer_closed", "tls_truncated"].contains(&reason),
@@ -367,7 +329,7 @@ fn an_engine_talks_to_s_server() {
         let connector = Connector::parse(&address).unwrap().framing(Framing::Raw);
         let connector = connector.tls(&tls.build().unwrap());
         client.on(0, move |cx| cx.connect(&connector));
-        let id = first(&client);
+        let id = client.nth(0);
         let info = info(&client, id);
         assert_eq!(info.alpn.as_deref(), Some(&b"game/1"[..]));
         assert_eq!(info.version == TlsVersion::Tls13, version == "-tls1_3");

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proscenium::{
-    ClientCertificates, Connector, Engine, HandshakeKind, Limits, Pin, RouterId, TlsClient,
-    TlsConfigError, TlsInfo, TlsServer, TlsServerBuilder, TlsVersion,
+    ClientCertificates, Connector, Engine, HandshakeKind, Limits, Pin, TlsClient, TlsConfigError,
+    TlsInfo, TlsServer, TlsServerBuilder, TlsVersion,
 };
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -36,20 +36,8 @@ fn come(server: &Server, config: &Arc<ClientConfig>) -> Foreign {
     client
 }
 
-/// The n-th connection that the server announced, counted from 0.
-fn nth(server: &Server, n: usize) -> RouterId {
-    eventually("a connection is announced", || {
-        let log = server.log.all();
-        let mut ids = log.iter().filter_map(|seen| match seen {
-            Seen::Connected { id, .. } => Some(*id),
-            _ => None,
-        });
-        ids.nth(n)
-    })
-}
-
 fn info(server: &Server, n: usize) -> TlsInfo {
-    let id = nth(server, n);
+    let id = server.nth(n);
     server
         .on(0, move |cx| cx.tls(id).cloned())
         .expect("it speaks TLS")
@@ -168,13 +156,9 @@ fn clients_show_a_certificate_if_they_have_to() {
         .build()
         .unwrap();
     assert!(attempt(&server, with).is_ok());
-    nth(&server, 1);
-    let announced = |seen: &Seen| matches!(seen, Seen::Connected { .. });
-    assert_eq!(
-        server.log.count(announced),
-        2,
-        "the others never came through"
-    );
+    server.nth(1);
+    let announced = server.log.connected().len();
+    assert_eq!(announced, 2, "the others never came through");
     server.shutdown();
 
     let server = asking(ClientCertificates::Optional(pem));
@@ -301,11 +285,9 @@ fn whoever_has_a_ticket_comes_back_without_a_full_handshake() {
     ] {
         for kind in kinds {
             let connector = Connector::to(server.address()).tls(&client);
-            let count = engine
-                .log
-                .count(|seen| matches!(seen, Seen::Connected { .. }));
+            let count = engine.log.connected().len();
             engine.on(0, move |cx| cx.connect(&connector));
-            let id = nth(&engine, count);
+            let id = engine.nth(count);
             let before = engine.stats().messages_in;
             engine.on(0, move |cx| cx.send(id, b"hello")).unwrap();
             engine.until_stats(|stats| stats.messages_in == before + 1);
@@ -369,7 +351,7 @@ fn tls_1_2_is_refused_unless_it_is_allowed() {
     client.conn.send_close_notify();
     client.flush().unwrap();
     assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
-    assert_eq!(server.log.until_closed(nth(&server, 0)).0, "peer_closed");
+    assert_eq!(server.log.until_closed(server.nth(0)).0, "peer_closed");
     assert_eq!(
         attempt(&server, authority.client().tls12(true).build().unwrap())
             .unwrap()

@@ -38,16 +38,6 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
 }
 
-/// The id of the only connection so far.
-fn id_of(server: &Server) -> proscenium::RouterId {
-    eventually("a connection is announced", || {
-        server.log.find(|seen| match seen {
-            Seen::Connected { id, .. } => Some(*id),
-            _ => None,
-        })
-    })
-}
-
 #[test]
 fn messages_of_any_length_go_both_ways_and_stay_what_they_are() {
     let server = echo_server();
@@ -62,7 +52,7 @@ fn messages_of_any_length_go_both_ways_and_stay_what_they_are() {
     }
     client.send(&text("舞台"));
     assert_eq!(client.get(), Got::Text("舞台".to_owned()));
-    let id = id_of(&server);
+    let id = server.nth(0);
     let info = server.on(0, move |cx| cx.web_socket(id).cloned()).unwrap();
     assert_eq!((info.path.as_str(), info.query), ("/ws", None));
     client.send(&frame(0x88, b"\x03\xe8done"));
@@ -131,7 +121,7 @@ fn a_foreign_client_talks_to_the_engine() {
     ));
     drop(socket);
     assert_eq!(
-        server.log.until_closed(id_of(&server)).0,
+        server.log.until_closed(server.nth(0)).0,
         "web_socket_closed"
     );
     server.end_clean();
@@ -175,7 +165,7 @@ fn the_engine_talks_to_a_foreign_server() {
         .framing(Framing::Raw)
         .web_socket(&socket);
     client.on(0, move |cx| cx.connect(&connector));
-    let id = id_of(&client);
+    let id = client.nth(0);
     let lengths = [1, 125, 126, 65_536, MIB];
     client.on(0, move |cx| {
         for len in lengths {
@@ -240,7 +230,7 @@ fn packets_in_messages_are_a_stream() {
     // A packet over the limit is the peer's fault as ever, and said so.
     let too_long = (u32::MAX).to_le_bytes();
     client.breaks_the_rules(&binary(&too_long), 1009);
-    assert_eq!(server.log.until_closed(id_of(&server)).0, "bad_frame");
+    assert_eq!(server.log.until_closed(server.nth(0)).0, "bad_frame");
     server.end_clean();
 }
 
@@ -306,7 +296,7 @@ fn an_engine_connects_to_an_engine() {
             .framing(framing)
             .web_socket(&socket);
         client.on(0, move |cx| cx.connect(&connector));
-        let (ours, theirs) = (id_of(&client), id_of(&server));
+        let (ours, theirs) = (client.nth(0), server.nth(0));
         client.on(0, move |cx| {
             for i in 0..100 {
                 cx.send(ours, &pattern(i * 100)).unwrap();
@@ -452,7 +442,7 @@ fn an_end_without_a_close_frame_is_abnormal() {
     let server = echo_server();
     let client = Client::connect(server.address());
     client.stream.shutdown(std::net::Shutdown::Write).unwrap();
-    let (name, text) = server.log.until_closed(id_of(&server));
+    let (name, text) = server.log.until_closed(server.nth(0));
     assert_eq!(name, "web_socket_closed");
     assert!(text.contains("1006"), "{text}");
     server.end_clean();
@@ -575,7 +565,7 @@ fn web_sockets_go_through_tls() {
     foreign.send(&frame(0x88, b"\x03\xe8"));
     assert_eq!(foreign.get(), Got::Close(Some(1000), String::new()));
     drop(foreign);
-    server.log.until_closed(id_of(&server));
+    server.log.until_closed(server.nth(0));
 
     let client = Server::start(Engine::builder(), Behaviour::sink());
     let socket = WebSocketClient::new(tls::NAME, "/ws").unwrap();
@@ -584,7 +574,7 @@ fn web_sockets_go_through_tls() {
         .tls(&authority.client().build().unwrap())
         .web_socket(&socket);
     client.on(0, move |cx| cx.connect(&connector));
-    let id = id_of(&client);
+    let id = client.nth(0);
     client.on(0, move |cx| {
         for i in 0..50 {
             cx.send(id, &pattern(i * 500)).unwrap();
@@ -629,7 +619,7 @@ fn what_comes_with_the_end_of_tls_counts() {
 
     let right = to("/ws");
     client.on(0, move |cx| cx.connect(&right));
-    let (name, text) = client.log.until_closed(id_of(&client));
+    let (name, text) = client.log.until_closed(client.nth(0));
     assert_eq!(name, "web_socket_closed", "{text}");
     client.until_stats(|stats| stats.messages_in == 3);
     client.end_clean();
@@ -641,7 +631,7 @@ fn what_comes_with_the_end_of_tls_counts() {
 fn a_message_under_way_moves_along() {
     let server = Server::start(Engine::builder().shards(2).listen(listener()), echo());
     let mut client = Client::connect(server.address());
-    let id = id_of(&server);
+    let id = server.nth(0);
     let mut home = id.shard();
     let mut sent = request("/ws").0.len() as u64;
     for len in [10, 1000, 100_000] {

@@ -115,7 +115,7 @@ fn append(bytes: &mut Vec<u8>, msg_id: &str, seq: u16, payload: &[u8]) {
 
 /// A room full of players, to all of whom one of them has 256 bytes sent, some times per turn.
 pub(crate) struct Crowd {
-    shard: ReplayShard<StageShard>,
+    shard: ReplayShard<PlayShard>,
     writes: u64,
     written: u64,
     times: u64,

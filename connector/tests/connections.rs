@@ -140,24 +140,6 @@ fn disconnecting_fails_requests_sends_the_rest_and_can_connect_again() {
 }
 
 #[test]
-fn disconnecting_cancels_connecting() {
-    // Connects, and never finishes: a listener whose queue nobody serves is not enough.
-    let connector = Connector::builder("127.0.0.1", closed_port())
-        .reconnect(SOON)
-        .build();
-    let connector = connector.expect("a connector");
-    let result = connector.connect();
-    connector.disconnect();
-    // Either it failed before, or it was cancelled.
-    assert!(result.wait().is_err());
-    connector.close();
-    assert!(matches!(
-        connector.connect().wait(),
-        Err(ConnectError::Cancelled)
-    ));
-}
-
-#[test]
 fn after_close_nothing_is_called_and_every_request_was() {
     let server = Server::once(|mut peer: Peer| {
         peer.accept_credentials();
@@ -275,10 +257,8 @@ fn a_silent_server_is_dead() {
         .dead_after(Duration::from_millis(90));
     let connector = builder.build().expect("a connector");
     log_in(&connector);
-    let begin = Instant::now();
     let reason = expect_disconnect(&connector, false);
     assert!(matches!(reason, DisconnectReason::Silent), "{reason}");
-    assert!(begin.elapsed() < PATIENCE);
     server.join();
 }
 

@@ -7,14 +7,14 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use layers::{Identity, Messages, TRANSPORTS, layered, trusting};
 use proscenium_connector::{
     BuildError, Builder, ConnectError, Connector, DisconnectReason, Event, Reconnect, Transport,
 };
-use support::{Peer, Server, accept, log_in, next_news, push};
+use support::{PATIENCE, Peer, Server, accept, log_in, next_news, push};
 use tungstenite::Message;
 
 /// Bytes of the longest payload that the default limit of 2 MiB leaves: in answers, and in
@@ -184,6 +184,27 @@ fn a_handshake_that_stalls_runs_out_of_time() {
         let refused = connect(builder.connect_timeout(Duration::from_millis(100)));
         assert!(matches!(refused, Err(ConnectError::Timeout)), "{refused:?}");
         let _ = server.join(); // it too sees an end
+    }
+}
+
+#[test]
+fn disconnecting_cancels_connecting() {
+    for close in [Connector::disconnect, Connector::close] {
+        // It is asked for the handshake, and never answers.
+        let (asked, first) = mpsc::channel();
+        let server = Server::once(move |mut peer: Peer| {
+            peer.stream.read_exact(&mut [0]).expect("a request");
+            asked.send(()).expect("the test waits");
+            while matches!(peer.stream.read(&mut [0; 1000]), Ok(1..)) {}
+        });
+        let builder = server.builder().transport(Transport::Ws);
+        let connector = builder.build().expect("a connector");
+        let result = connector.connect();
+        first.recv_timeout(PATIENCE).expect("a request");
+        close(&connector);
+        let result = result.wait();
+        assert!(matches!(result, Err(ConnectError::Cancelled)), "{result:?}");
+        server.join();
     }
 }
 

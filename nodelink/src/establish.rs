@@ -183,6 +183,7 @@ impl NodeLink {
         }
         if let Some(link) = self.link_mut(old) {
             link.waiting_ticks.get_or_insert(0);
+            link.ping_end = link.bytes_out;
         }
         if let Some(link) = self.link_mut(next) {
             link.held = true;
@@ -349,7 +350,7 @@ impl NodeLink {
         end: LinkEnd,
     ) {
         self.ended[end as usize] += 1;
-        self.tail_bytes -= link.tail.len();
+        self.tail_bytes -= link.tail.capacity();
         let key = link.key;
         if let Some(id) = link.peer().or(link.closing_peer) {
             tracing::debug!(nid = %self.nid(), reason = end.name(), "a link has ended");

@@ -72,12 +72,16 @@ pub(crate) struct Link {
     /// When it came up, or began.
     pub(crate) since: Time,
     pub(crate) last_received: Time,
-    /// Ticks since the handshake began, or since a PING that nothing followed was sent.
+    /// Ticks since the handshake began, or since a PING that nothing followed has left.
     pub(crate) waiting_ticks: Option<u32>,
+    /// Where that PING ends, in bytes handed to this link: it may stand behind others.
+    pub(crate) ping_end: u64,
     /// Ticks since something that waits has last left.
     pub(crate) stuck_ticks: u32,
-    /// Bytes ever handed to this link, and how many of them had left at the last tick.
+    /// Bytes ever handed to this link, and when a tick last saw that grow.
     pub(crate) bytes_out: u64,
+    pub(crate) last_sent: (u64, Time),
+    /// How many of them had left at the last tick.
     pub(crate) left: u64,
     /// The peer wants to be taken for dead after so many ticks without a sign of life.
     pub(crate) ttl_ticks: Option<u32>,
@@ -117,8 +121,10 @@ impl Link {
             since: now,
             last_received: now,
             waiting_ticks: Some(0),
+            ping_end: 0,
             stuck_ticks: 0,
             bytes_out: 0,
+            last_sent: (0, now),
             left: 0,
             ttl_ticks: None,
             silent_ticks: 0,

@@ -52,8 +52,11 @@ impl NodeLink {
             Stage::Handshaking(_) => false,
             Stage::Up(_) => true,
         };
+        let waits = link.outbox.bytes() + cx.queued_bytes(link.id).unwrap_or(0);
+        let left = link.bytes_out.saturating_sub(waits as u64);
         if let Some(ticks) = &mut link.waiting_ticks {
-            *ticks += 1;
+            // A PING behind much else is not unanswered, but not yet asked.
+            *ticks += u32::from(!is_up || left >= link.ping_end);
             if !is_up && *ticks > options.ticks(options.handshake_deadline) {
                 return Verdict::Over(LinkEnd::HandshakeTimeout);
             }
@@ -71,8 +74,6 @@ impl NodeLink {
         {
             return Verdict::Over(LinkEnd::Dead);
         }
-        let waits = link.outbox.bytes() + cx.queued_bytes(link.id).unwrap_or(0);
-        let left = link.bytes_out.saturating_sub(waits as u64);
         if waits == 0 || left != link.left || link.held {
             link.stuck_ticks = 0;
         } else {
@@ -82,7 +83,14 @@ impl NodeLink {
         if link.stuck_ticks > options.ticks(options.dead_after) {
             return Verdict::Over(LinkEnd::Dead);
         }
-        let quiet = cx.now().since(link.last_received) >= options.heartbeat;
+        let now = cx.now();
+        if link.last_sent.0 != link.bytes_out {
+            link.last_sent = (link.bytes_out, now);
+        }
+        // Our PINGs say when we want to be taken for dead, so we must not be silent either, however
+        // much we are told meanwhile.
+        let quiet = now.since(link.last_received) >= options.heartbeat
+            || now.since(link.last_sent.1) >= options.heartbeat;
         if quiet && link.pings && link.waiting_ticks.is_none() {
             return Verdict::Ping;
         }
@@ -98,6 +106,7 @@ impl NodeLink {
             && let Some(link) = self.link_mut(key)
         {
             link.waiting_ticks = Some(0);
+            link.ping_end = link.bytes_out;
         }
     }
 
@@ -178,6 +187,7 @@ impl NodeLink {
             peers,
             ended: self.ended,
             links: self.links.len(),
+            reassembly_bytes: self.tail_bytes,
             unroutable: self.unroutable,
             replies_refused: self.replies_refused,
         }

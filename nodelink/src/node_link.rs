@@ -61,7 +61,7 @@ pub struct NodeLink {
     pub(crate) turns: u64,
     /// This run of the node.
     pub(crate) run: u64,
-    /// Bytes in the tails of all links.
+    /// Memory of the tails of all links, in bytes.
     pub(crate) tail_bytes: usize,
     pub(crate) ended: [u64; LinkEnd::COUNT],
     pub(crate) unroutable: u64,

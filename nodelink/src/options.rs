@@ -89,7 +89,7 @@ options! {
     /// Connections of all kinds, those in handshake included. A further accepted one is refused.
     /// Default 8,448.
     links_max: usize = 2 * 4096 + 256;
-    /// Bytes of incomplete messages of all links; the link that exceeds it is closed.
+    /// Memory for incomplete messages of all links, in bytes; the link that exceeds it is closed.
     /// Default 256 MiB.
     reassembly_bytes_max: usize = 256 * MIB;
     /// What handles of other threads may have asked for that the shard has not yet begun; then

@@ -49,7 +49,7 @@ impl NodeLink {
         link.silent_ticks = 0;
         let key = link.key;
         let tail = std::mem::take(&mut link.tail);
-        self.tail_bytes -= tail.len();
+        self.tail_bytes -= tail.capacity();
         match link.stage {
             Stage::Closing(_) => {}
             Stage::Handshaking(_) => self.shake(cx, handler, key, tail, bytes),
@@ -203,13 +203,19 @@ impl NodeLink {
     }
 
     fn keep<P>(&mut self, cx: &mut Context<'_, P>, key: LinkKey, mut tail: Vec<u8>) {
-        if tail.is_empty() && tail.capacity() > TAIL_KEPT_MAX {
+        let most = self.options.reassembly_bytes_max;
+        let room = tail.capacity();
+        if tail.is_empty() && (room > TAIL_KEPT_MAX || self.tail_bytes + room > most / 4) {
+            // Memory that is only kept for later must not take the place of what is needed.
             tail = Vec::new();
+        } else if room > TAIL_KEPT_MAX && tail.len() < room / 4 {
+            // A long message has left its memory to the beginning of a short one.
+            tail.shrink_to(0);
         }
-        let length = tail.len();
+        let room = tail.capacity();
         if let Some(link) = self.link_mut(key) {
             link.tail = tail;
-            self.tail_bytes += length;
+            self.tail_bytes += room;
             if self.tail_bytes > self.options.reassembly_bytes_max {
                 self.close(cx, key, LinkEnd::Reassembly);
             }

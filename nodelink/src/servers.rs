@@ -130,6 +130,12 @@ impl NodeLink {
                 wanted.insert(server.nid.clone(), server);
             }
         }
+        let most = self.options.peers_max;
+        if let Some(first) = wanted.keys().nth(most).cloned() {
+            // They would be dialled for ever, and refused.
+            let left_out = wanted.split_off(&first).len();
+            tracing::warn!(nid = %self.nid(), left_out, most, "the directory has too many servers");
+        }
         let gone: Vec<(Nid, EndpointId)> = self
             .followed
             .iter()

@@ -71,6 +71,8 @@ pub struct NodeStats {
     pub ended: [u64; LinkEnd::COUNT],
     /// Links and connections, those in handshake included.
     pub links: usize,
+    /// Memory for incomplete messages of all links, in bytes, now.
+    pub reassembly_bytes: usize,
     /// Messages of handles whose peer was gone when their turn came.
     pub unroutable: u64,
     /// Replies refused because the link of their request was gone.

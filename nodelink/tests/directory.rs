@@ -5,7 +5,7 @@ mod support;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use proscenium_nodelink::directory::{
@@ -103,7 +103,8 @@ fn a_list_tells_its_watchers_what_has_changed() {
     );
     drop(watch);
     list.set([]);
-    assert!(lists.recv_timeout(PATIENCE).is_err(), "the watch has ended");
+    let after = lists.recv_timeout(PATIENCE);
+    assert_eq!(after, Err(RecvTimeoutError::Disconnected), "it has ended");
 }
 
 #[test]
@@ -164,4 +165,24 @@ fn a_node_is_linked_to_the_servers_of_its_directory() {
     list.set([]);
     assert_eq!(names(), "play-1 play-2");
     drop(one);
+}
+
+/// Whoever writes the list decides whom a node dials, and not how many.
+#[test]
+fn a_list_that_is_too_long_is_followed_to_its_bound() {
+    let node = Node::builder(options("api-1").peers_max(2))
+        .start(Echo::default())
+        .unwrap();
+    let servers: Vec<Node> = ["a", "b", "c"].map(echo).into();
+    let list = StaticDirectory::new(servers.iter().map(info_of));
+    let handle = node.handle();
+    let _watch = handle.follow(&list).unwrap();
+    wait_until("the first two are linked", || {
+        handle.is_routable("a") && handle.is_routable("b")
+    });
+    // Had the third been dialled with them, it would have seen that by now.
+    let third = servers[2].handle().stats(PATIENCE).unwrap();
+    assert_eq!((third.links, third.ended.iter().sum()), (0, 0), "{third:?}");
+    list.withdraw(&Nid::new("a").unwrap()).unwrap();
+    wait_until("there is room for the third", || handle.is_routable("c"));
 }

@@ -349,3 +349,40 @@ fn payloads_can_be_kept_and_long_ones_are_not_copied() {
     // A read may end anywhere; sooner or later a message comes in one.
     wait_until("one is leased", || send(5000));
 }
+
+/// A long message that has come in pieces leaves no memory behind that nobody counts: neither to an
+/// empty link, nor to one with the first byte of the next message.
+#[test]
+fn a_long_message_does_not_leave_its_memory_to_a_short_one() {
+    use std::io::Write;
+    const LONG: usize = 4 << 20;
+    let node = node(quiet());
+    let handle = node.handle();
+    let kept = || handle.stats(PATIENCE).unwrap().reassembly_bytes;
+    let mut peers: Vec<RawPeer> = Vec::new();
+    for number in 0..4 {
+        let mut peer = dial(&node, &format!("peer-{number}"), Some(1));
+        let payload = vec![7; LONG];
+        let header = RouteHeader {
+            payload_size: LONG as u32,
+            ..request_header(1)
+        };
+        peer.send(&header, &payload);
+        assert_eq!(peer.message(), (1, true));
+        if number % 2 == 0 {
+            // The first byte of a frame, and of no more.
+            peer.stream.write_all(&[0]).unwrap();
+        }
+        peers.push(peer);
+    }
+    wait_until("the memory is given back", || kept() < LONG / 4);
+    // One that is under way is counted, as long as it is.
+    let mut peer = dial(&node, "peer-9", Some(1));
+    let mut frame = vec![3];
+    frame.extend_from_slice(&(LONG as u64).to_be_bytes());
+    frame.resize(LONG / 2, 0);
+    peer.stream.write_all(&frame).unwrap();
+    wait_until("it is counted", || kept() >= LONG / 2);
+    drop(peer);
+    wait_until("it is given back", || kept() < LONG / 4);
+}

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proscenium_nodelink::{Endpoint, LinkEnd, Nid, Node, RequestError, RequestOptions, SendError};
 use support::{Echo, PATIENCE, any, at, dialler, echo, header, options, wait_routable, wait_until};
@@ -296,14 +296,17 @@ fn a_port_that_accepts_and_says_nothing_is_given_up_and_tried_more_and_more_rare
             first: Duration::from_millis(5),
             max: Duration::from_secs(3600),
         });
+    let begin = Instant::now();
     let api = Node::builder(impatient)
         .connect(endpoint)
         .start(Echo::default())
         .unwrap();
     wait_until("some attempts were given up", || {
         let stats = api.handle().stats(PATIENCE).unwrap();
-        stats.ended(LinkEnd::HandshakeTimeout) >= 4
+        stats.ended(LinkEnd::HandshakeTimeout) >= 8
     });
+    // Between them at least half of 5, 10, 20, … and 320 ms.
+    assert!(begin.elapsed() >= Duration::from_millis(635 / 2));
 }
 
 #[test]

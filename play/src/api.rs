@@ -48,11 +48,13 @@
 mod context;
 mod executor;
 mod handlers;
-mod presence;
+#[cfg(feature = "http")]
+pub mod http;
 mod running;
 mod sender;
 mod server;
 mod stats;
+mod status;
 mod target;
 
 pub use crate::target::{Policy, To};

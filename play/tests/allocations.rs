@@ -1,7 +1,7 @@
 //! No heap allocation per message: counted on the shard's thread, from the socket through
 //! `on_dispatch` and back.
 
-#[path = "support/counting.rs"]
+#[path = "../../tests/support/counting.rs"]
 mod counting;
 mod support;
 
@@ -11,19 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use counting::{Counting, allocations};
+use counting::{Counting, counted};
 use proscenium_play::{
     Actor, ActorCx, Member, Packet, PlayListener, PlayParts, PlayServer, PlayStage, Result,
     StageCx, StageKind, Verdict,
 };
-use support::{AUTHENTICATE, PATIENCE, packet, tcp};
+use support::{AUTHENTICATE, connect, packet, tcp};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const MESSAGES: u64 = 50_000;
-/// Stretches of messages among which one must be without an allocation.
-const WINDOWS_MAX: usize = 5;
 const IN_FLIGHT: usize = 30;
 const CLIENTS: usize = 4;
 
@@ -78,9 +76,7 @@ impl PlayStage for Counter {
 /// Sends batches of requests and messages, each when the last one has been answered, until the
 /// server closes.
 fn client(address: SocketAddr, stage: i64, account: &str) {
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = connect(address);
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut read = || {
         let mut header = [0; 4];
@@ -138,23 +134,13 @@ fn measure(yields: bool, one_stage: bool) -> u64 {
             std::thread::spawn(move || client(address, stage, &n.to_string()))
         })
         .collect();
-    let mut turn_until = |messages: u64| {
+    let (handled, allocations) = counted(MESSAGES, |messages| {
         while count.load(Ordering::Relaxed) < messages {
             shard.turn(Duration::from_millis(100)).unwrap();
         }
-    };
-    turn_until(MESSAGES / 5);
-    // The pools grow until they have seen the most that is ever under way at once. A window in
-    // which that happens is followed by another; one that allocates by the message never ends.
-    let mut best = u64::MAX;
-    for _ in 0..WINDOWS_MAX {
-        let (before, from) = (allocations(), count.load(Ordering::Relaxed));
-        turn_until(from + MESSAGES);
-        best = best.min(allocations() - before);
-        if best == 0 {
-            break;
-        }
-    }
+        count.load(Ordering::Relaxed)
+    });
+    assert!(handled >= MESSAGES);
     shard.handle().shutdown(Duration::from_millis(10));
     while shard.stopped().is_none() {
         shard.turn(Duration::from_millis(10)).unwrap();
@@ -163,7 +149,7 @@ fn measure(yields: bool, one_stage: bool) -> u64 {
     for client in clients {
         client.join().unwrap();
     }
-    best
+    allocations
 }
 
 #[test]

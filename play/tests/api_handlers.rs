@@ -238,7 +238,7 @@ fn handlers_of_one_service_share_its_work() {
     let member = |nid: &'static str| {
         api(nid)
             .service(7)
-            .directory(Arc::new(directory.clone()), ttl)
+            .directory(directory.clone(), ttl)
             .handle(
                 "Who",
                 move |_, _| async move { Ok(Content::new("Me", nid)) },
@@ -248,7 +248,7 @@ fn handlers_of_one_service_share_its_work() {
     };
     let members = ["a", "b", "c"].map(member);
     let asking = api("asking")
-        .directory(Arc::new(directory.clone()), ttl)
+        .directory(directory.clone(), ttl)
         .start()
         .unwrap();
     let sender = asking.sender();

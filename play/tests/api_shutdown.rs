@@ -62,7 +62,6 @@ fn what_is_under_way_is_finished_after_the_directory_was_told() {
     let kept = Arc::clone(&gates);
     let server = api("api-1")
         .directory(directory, Duration::from_secs(3600))
-        .drain_delay(Duration::ZERO)
         .weight(7)
         .handle("Wait", move |_, _| {
             let (open, gate) = Reply::<()>::pair();
@@ -73,29 +72,59 @@ fn what_is_under_way_is_finished_after_the_directory_was_told() {
     let first = announced.recv_timeout(PATIENCE).unwrap().unwrap();
     assert_eq!((first.state, first.weight), (ServerState::Running, 7));
     assert_eq!(&first.address, &server.local_addrs()[0]);
-    wait_until("it is ready", || server.is_ready());
     let node = asker("other", &server);
     let options = RequestOptions::within(PATIENCE);
-    let waits = node
-        .handle()
-        .request("api-1", &request("Wait"), "", options);
+    let ask = || {
+        node.handle()
+            .request("api-1", &request("Wait"), "", options)
+    };
+    let early = ask();
     wait_until("it waits", || gates.lock().unwrap().len() == 1);
 
     let ends = std::thread::spawn(move || server.shutdown(PATIENCE));
     let second = announced.recv_timeout(PATIENCE).unwrap().unwrap();
     assert_eq!(second.state, ServerState::Disabled);
-    // Until it refuses new ones they are taken, and then answered like the first.
+    // Who has not heard of that is served like the first.
+    let late = ask();
+    wait_until("both wait", || gates.lock().unwrap().len() == 2);
+    assert!(!ends.is_finished());
+    for open in gates.lock().unwrap().drain(..) {
+        open.send(()).unwrap();
+    }
+    assert_eq!(early.wait().unwrap().error_code, 0);
+    assert_eq!(late.wait().unwrap().error_code, 0);
+    let report = ends.join().unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(announced.recv_timeout(PATIENCE).unwrap(), None);
+}
+
+#[test]
+fn without_a_directory_new_messages_are_refused_while_handlers_end() {
+    let gates = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&gates);
+    let server = api("api-1").handle("Wait", move |_, _| {
+        let (open, gate) = Reply::<()>::pair();
+        kept.lock().unwrap().push(open);
+        async move { Ok(gate.await?) }
+    });
+    let server = server.start().unwrap();
+    let node = asker("other", &server);
+    let options = RequestOptions::within(PATIENCE);
+    let ask = || {
+        node.handle()
+            .request("api-1", &request("Wait"), "", options)
+    };
+    let early = ask();
+    wait_until("it waits", || gates.lock().unwrap().len() == 1);
+    let ends = std::thread::spawn(move || server.shutdown(PATIENCE));
     let mut taken = Vec::new();
     wait_until("new ones are refused", || {
-        let before = gates.lock().unwrap().len();
-        let another = node
-            .handle()
-            .request("api-1", &request("Wait"), "", options);
+        let (before, another) = (gates.lock().unwrap().len(), ask());
         let (told, answered) = channel();
         std::thread::spawn(move || told.send(another.wait().unwrap().error_code));
         loop {
             if gates.lock().unwrap().len() > before {
-                taken.push(answered);
+                taken.push(answered); // the shutdown has not begun
                 return false;
             }
             if let Ok(code) = answered.try_recv() {
@@ -109,13 +138,11 @@ fn what_is_under_way_is_finished_after_the_directory_was_told() {
     for open in gates.lock().unwrap().drain(..) {
         open.send(()).unwrap();
     }
-    assert_eq!(waits.wait().unwrap().error_code, 0);
+    assert_eq!(early.wait().unwrap().error_code, 0);
     for answered in taken {
         assert_eq!(answered.recv_timeout(PATIENCE).unwrap(), 0);
     }
-    let report = ends.join().unwrap();
-    assert!(report.is_clean(), "{report:?}");
-    assert_eq!(announced.recv_timeout(PATIENCE).unwrap(), None);
+    assert!(ends.join().unwrap().is_clean());
 }
 
 #[test]
@@ -162,7 +189,7 @@ fn a_server_that_is_dropped_leaves_no_handler() {
 }
 
 #[test]
-fn a_directory_that_comes_late_is_told_then() {
+fn a_directory_that_is_out_of_reach_is_told_at_the_start_and_not_waited_for_at_the_end() {
     let (told, announced) = channel();
     let directory = Arc::new(Told {
         list: StaticDirectory::default(),
@@ -170,14 +197,14 @@ fn a_directory_that_comes_late_is_told_then() {
         broken: AtomicBool::new(true),
     });
     let ttl = Duration::from_secs(3600);
-    let server = api("api-1").directory(Arc::clone(&directory) as _, ttl);
-    let server = server.start().unwrap();
-    assert!(!server.is_ready());
+    let start = || api("api-1").directory(Arc::clone(&directory), ttl).start();
+    assert_eq!(start().unwrap_err().kind(), io::ErrorKind::NotConnected);
     directory.broken.store(false, Ordering::SeqCst);
-    let first = announced.recv_timeout(PATIENCE).unwrap().unwrap();
-    assert_eq!(first.state, ServerState::Running);
-    wait_until("it is ready", || server.is_ready());
-    // Gone again: the shutdown does not wait for it for ever.
+    let server = start().unwrap();
+    assert_eq!(
+        announced.recv_timeout(PATIENCE).unwrap().unwrap().state,
+        ServerState::Running
+    );
     directory.broken.store(true, Ordering::SeqCst);
-    assert!(server.shutdown(Duration::from_secs(8)).is_clean());
+    assert!(server.shutdown(PATIENCE).is_clean());
 }

@@ -1,6 +1,6 @@
 //! Thousands of clients that come, authenticate and go: nothing of them stays.
 
-#[path = "support/counting.rs"]
+#[path = "../../tests/support/counting.rs"]
 mod counting;
 mod support;
 

@@ -2,8 +2,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use proscenium_play::{Content, DeliverError, ErrorCode};
 use support::hall::{server, server_of};
 use support::{Client, PATIENCE, eventually, packet};
@@ -343,22 +341,5 @@ fn stages_and_the_program_talk_to_stages() {
         assert_eq!(client.request("AskStage", 6, "99").error, 3);
         assert_eq!(client.request("AskStage", 7, "1").error, 14, "itself");
         assert_eq!(ask(2, "Panic"), Err(ErrorCode::UNCHECKED_CONTENTS_ERROR));
-    }
-}
-
-#[test]
-fn stages_that_ask_each_other_end_with_the_deadline() {
-    let (server, _journal) = server(|builder| builder.request_deadline(Duration::from_millis(10)));
-    let mut ann = Client::join(&server, 1, "ann");
-    let mut bob = Client::join(&server, 2, "bob");
-    ann.send("Slow", 2, "");
-    ann.send("AskStage", 3, "2");
-    bob.send("Slow", 2, "");
-    bob.send("AskStage", 3, "1");
-    for client in [&mut ann, &mut bob] {
-        assert_eq!(client.receive().msg_id, "SlowReply");
-        // Both wait for each other, or one was first and is answered.
-        assert!([0, 1].contains(&client.receive().error));
-        assert_eq!(client.request("Echo", 4, "on").text(), "on");
     }
 }

@@ -325,7 +325,7 @@ fn who_cannot_be_sent_an_answer_is_closed() {
         house.run(SECOND);
     }
     assert!(bob.is_over());
-    assert!(answers.iter().all(|answer| answer.msg_id == "Said"));
+    assert!(!answers.is_empty() && answers.iter().all(|answer| answer.msg_id == "Said"));
     ann.send("Echo", 3, "here");
     house.run(SECOND);
     assert_eq!(ann.answers()[1].text(), "here");
@@ -379,6 +379,49 @@ fn a_full_mailbox_is_14() {
     let created = handle.create_stage("hall", 1, Content::default());
     house.run(SECOND);
     assert!(created.wait(Duration::ZERO).unwrap().is_new);
+}
+
+/// Stages that wait for each other do so no longer than their requests may.
+#[test]
+fn stages_that_ask_each_other_end_with_the_deadline() {
+    for shards in [1, 3] {
+        let (mut house, journal) = house(
+            shards,
+            |kind| kind,
+            |builder| builder.request_deadline(10 * SECOND),
+        );
+        let mut clients = [house.connected(), house.connected()];
+        for (stage, client) in (1..).zip(&mut clients) {
+            client.stage = stage;
+            client.send(AUTHENTICATE, 1, "ann");
+        }
+        house.run(SECOND);
+        // Both are busy, so that neither is asked before it asks.
+        for client in &mut clients {
+            client.send("Slow", 2, "");
+        }
+        house.run(5 * MILLISECOND);
+        assert_eq!(journal.count("stage.slow begins"), 2);
+        assert_eq!(journal.count("stage.slow ends"), 0);
+        for (client, other) in clients.iter_mut().zip(["2", "1"]) {
+            client.send("AskStage", 3, other);
+        }
+        house.run(9 * SECOND);
+        for client in &mut clients {
+            let answers = client.answers();
+            assert_eq!(answers.len(), 2, "{answers:?}");
+        }
+        house.run(2 * SECOND);
+        for client in &mut clients {
+            client.send("Echo", 4, "on");
+        }
+        house.run(SECOND);
+        for client in &mut clients {
+            let answers = client.answers();
+            let ends: Vec<_> = answers.iter().map(Answer::short).collect();
+            assert_eq!(ends, [("AskStage", 3, 1, ""), ("EchoReply", 4, 0, "on")]);
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Many players that come, play, leave, come back and break off at any time, on a network with
 //! faults: what stages and clients are told fits together, for every seed.
 
-#[path = "support/dice.rs"]
+#[path = "../../tests/support/dice.rs"]
 mod dice;
 #[path = "support/sim.rs"]
 mod sim;

@@ -1,7 +1,7 @@
 //! One thing at a time, in each sender's order, on real threads: two shards, threads that tell and
 //! wake from outside, everything that ends and panics meanwhile.
 
-#[path = "support/dice.rs"]
+#[path = "../../tests/support/dice.rs"]
 mod dice;
 mod support;
 #[path = "support/witness.rs"]

@@ -3,7 +3,7 @@
 
 #[path = "support/desk.rs"]
 mod desk;
-#[path = "support/dice.rs"]
+#[path = "../../tests/support/dice.rs"]
 mod dice;
 #[path = "support/sim.rs"]
 mod sim;

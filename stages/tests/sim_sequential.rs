@@ -1,7 +1,7 @@
 //! One thing at a time, in each sender's order, whatever happens: over many seeds.
 #![cfg(feature = "sim")]
 
-#[path = "support/dice.rs"]
+#[path = "../../tests/support/dice.rs"]
 mod dice;
 #[path = "support/sim.rs"]
 mod sim;

@@ -99,6 +99,16 @@ impl Log {
         log.iter().filter(|seen| which(seen)).count()
     }
 
+    /// The connections that were announced, in this order.
+    pub fn connected(&self) -> Vec<RouterId> {
+        let log = self.0.lock().unwrap();
+        let ids = log.iter().filter_map(|seen| match seen {
+            Seen::Connected { id, .. } => Some(*id),
+            _ => None,
+        });
+        ids.collect()
+    }
+
     pub fn drained(&self, id: RouterId) -> usize {
         self.count(|seen| matches!(seen, Seen::Drained(drained) if *drained == id))
     }
@@ -323,6 +333,14 @@ impl Server {
         let stream = self.connect();
         let id = self.id_of(&stream);
         (stream, id)
+    }
+
+    /// The n-th connection that is announced, from 0 and in either direction.
+    #[track_caller]
+    pub fn nth(&self, n: usize) -> RouterId {
+        eventually("a connection is announced", || {
+            self.log.connected().get(n).copied()
+        })
     }
 
     /// What the engine calls the other end of `stream`.

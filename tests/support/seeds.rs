@@ -1,4 +1,9 @@
 //! Running a simulated test for many seeds: for all packages whose tests are simulated.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test binary uses a part of it"
+)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

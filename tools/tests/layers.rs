@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::PathBuf;
 
-use common::{Echo, Loaded, load, proscenium};
+use common::{Echo, LARGE, Loaded, load, proscenium};
 
 /// A certificate and its key in files of a folder for one test, removed at the end.
 struct Certificate(PathBuf);
@@ -136,61 +136,32 @@ fn large_messages_and_unix_sockets_take_every_layer() {
     let path = std::env::temp_dir().join(format!("proscenium-{}-wss.sock", std::process::id()));
     let address = format!("unix:{}", path.display());
     let echo = Echo::start(&["--ws", "--tls", "--listen", &address]);
-    let large = [
-        "--size",
-        "1MiB",
-        "--inflight",
-        "2",
-        "--ccu",
-        "3",
-        "--verify",
-        "full",
-    ];
     let layers = ["--ws", "--tls"];
     assert_passes(
-        &load(&echo.address, "s2", &[&large[..], &layers].concat()),
+        &load(&echo.address, "s2", &[&LARGE[..], &layers].concat()),
         "wss",
     );
     assert_passes(&load(&echo.address, "s0", &layers), "wss");
 }
 
 #[test]
-fn who_does_not_speak_web_socket_gets_no_echo() {
-    let echo = Echo::start(&["--ws"]);
-    load(&echo.address, "s2", &["--ccu", "2"]).assert_fail();
-    let plain = Echo::start(&[]);
-    let patience = ["--ws", "--ccu", "2", "--connect-timeout", "2s"];
-    let run = load(&plain.address, "s1", &patience);
-    run.assert_fail();
-    assert_eq!(run.number("connect_success"), 0.0, "{run}");
+fn who_speaks_another_layer_gets_no_echo() {
+    for layer in ["--tls", "--ws"] {
+        let echo = Echo::start(&[layer]);
+        load(&echo.address, "s2", &["--ccu", "2"]).assert_fail();
+        let plain = Echo::start(&[]);
+        let patience = [layer, "--ccu", "2", "--connect-timeout", "2s"];
+        let run = load(&plain.address, "s1", &patience);
+        run.assert_fail();
+        assert_eq!(run.number("connect_success"), 0.0, "{run}");
+    }
 }
 
 #[test]
 fn messages_of_many_records_come_back_whole() {
     let echo = Echo::start(&["--tls"]);
-    let large = [
-        "--size",
-        "1MiB",
-        "--inflight",
-        "2",
-        "--ccu",
-        "3",
-        "--verify",
-        "full",
-        "--tls",
-    ];
+    let large = [&LARGE[..], &["--tls"]].concat();
     assert_passes(&load(&echo.address, "s2", &large), "tls");
-}
-
-#[test]
-fn who_does_not_speak_tls_gets_no_echo() {
-    let echo = Echo::start(&["--tls"]);
-    load(&echo.address, "s2", &["--ccu", "2"]).assert_fail();
-    let plain = Echo::start(&[]);
-    let patience = ["--tls", "--ccu", "2", "--connect-timeout", "2s"];
-    let run = load(&plain.address, "s1", &patience);
-    run.assert_fail();
-    assert_eq!(run.number("connect_success"), 0.0, "{run}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 use std::io::Write;
 use std::process::Command;
 
-use common::{Echo, Loaded, proscenium, read_frame, server};
+use common::{Echo, LARGE, Loaded, proscenium, read_frame, server};
 use proscenium_framing::packet::{ClientPacket, ErrorCode, ServerPacket};
 
 /// Runs `proscenium load play` against the target; small and short unless `args` say more.
@@ -102,17 +102,7 @@ fn what_one_says_reaches_all_in_the_stage() {
 #[test]
 fn a_large_packet_comes_back_whole() {
     let echo = Echo::start(&["--mode", "play"]);
-    let large = [
-        "--size",
-        "1MiB",
-        "--inflight",
-        "2",
-        "--ccu",
-        "3",
-        "--verify",
-        "full",
-    ];
-    assert_all_in(&play(&echo.address, "s2", &large));
+    assert_all_in(&play(&echo.address, "s2", &LARGE));
 }
 
 /// A server that answers every packet by this.

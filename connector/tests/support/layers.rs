@@ -1,6 +1,6 @@
 //! TLS and WebSocket under the hand-written server, by other people's code: rustls' server side
 //! and tungstenite.
-#![allow(dead_code)] // each test binary uses its part
+#![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -126,7 +126,10 @@ pub(crate) struct Messages<S> {
 }
 
 impl<S: Read + Write> Messages<S> {
-    #[allow(clippy::result_large_err)] // the callback's signature is tungstenite's
+    #[expect(
+        clippy::result_large_err,
+        reason = "the callback's signature is tungstenite's"
+    )]
     pub(crate) fn accept(stream: S) -> Self {
         use tungstenite::handshake::server::{Request, Response};
         let check = |request: &Request, response: Response| {

@@ -1,5 +1,5 @@
 //! A server written by hand: it speaks the bytes of the format and knows nothing of our codec.
-#![allow(dead_code)] // each test binary uses its part
+#![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,5 +1,5 @@
 //! A real Play server with a room that does what the tests ask for.
-#![allow(dead_code)] // each test binary uses its part
+#![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::net::SocketAddr;
 

@@ -300,7 +300,7 @@ impl Handling {
 }
 
 /// A panic's payload may panic when it is dropped.
-fn forget_panic(payload: Box<dyn std::any::Any + Send>) {
+pub(crate) fn forget_panic(payload: Box<dyn std::any::Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(second);
     }

@@ -12,15 +12,18 @@ use parking_lot::{Condvar, Mutex};
 use proscenium_engine::{Address, DrainReport};
 use proscenium_framing::packet::ErrorCode;
 use proscenium_nodelink::directory::{Directory, ServerInfo, ServerType, Watch};
-use proscenium_nodelink::{Endpoint, Node, NodeBuilder, NodeOptions};
+use proscenium_nodelink::{Endpoint, Membership, Nid, Node, NodeBuilder, NodeOptions};
+
+#[cfg(feature = "http")]
+use super::http::{Http, HttpAddrs, Serving};
 
 use super::context::ApiCx;
 use super::executor::Executor;
 use super::handlers::{Handlers, Incoming, Spawn};
-use super::presence::Presence;
 use super::running::{Bounds, Running};
 use super::sender::ApiSender;
 use super::stats::ApiStats;
+use super::status::Status;
 use crate::error::{DeliverError, Failure, Result};
 use crate::packet::Content;
 use crate::shared::MapErrors;
@@ -30,11 +33,15 @@ use crate::system::is_system_id;
 /// state of their own, on others. Dropping it shuts it down without waiting for handlers.
 #[must_use = "dropping a server shuts it down"]
 pub struct ApiServer {
+    /// First: others are told before the links end.
+    membership: Option<Membership>,
     node: Node,
     sender: ApiSender,
-    running: Arc<Running>,
-    presence: Option<Presence>,
+    status: Arc<Status>,
+    #[cfg(feature = "http")]
     drain_delay: Duration,
+    #[cfg(feature = "http")]
+    http: Option<Serving>,
     // Kept, in this order: each ends when it is dropped.
     _abort: AbortOnDrop,
     _watch: Option<Box<dyn Watch>>,
@@ -82,39 +89,52 @@ impl ApiServer {
 
     /// What its handlers have done so far.
     pub fn stats(&self) -> ApiStats {
-        self.running.counts.read()
+        self.status.running.counts.read()
     }
 
-    /// True while it takes work: it runs, and the directory, if it has one, knows of it.
+    /// True until a shutdown begins.
     pub fn is_ready(&self) -> bool {
-        self.presence.as_ref().is_none_or(Presence::is_running)
+        self.status.why_not_ready().is_none()
     }
 
-    /// Shuts down, all within `deadline`: the directory is told that the server takes no new work;
-    /// after [`drain_delay`](ApiServerBuilder::drain_delay), for others to hear of that, messages
-    /// are refused with error 2; the handlers that are under way end; their answers are flushed,
-    /// and the links closed. A handler that has not ended at three quarters of the time is ended,
-    /// its request answered 14.
+    /// Where it serves HTTP, if it does.
+    #[cfg(feature = "http")]
+    pub fn http_addrs(&self) -> Option<HttpAddrs> {
+        self.http.as_ref().map(Serving::addrs)
+    }
+
+    /// Shuts down, all within `deadline`. `/ready` says so at once;
+    /// a delay (`drain_delay`) later, when balancers have seen it, HTTP
+    /// takes no further requests and finishes those under way. The server leaves the directory
+    /// ([`Membership::leave`]): others do not choose it any more, and what they have sent until
+    /// they know of it is answered. From then on messages are refused with error 2. Handlers that
+    /// are still under way at three quarters of the time are ended, their requests answered 14; at
+    /// last the links are flushed and closed.
+    #[cfg_attr(not(feature = "http"), allow(unused_mut, reason = "HTTP is taken out"))]
     pub fn shutdown(mut self, deadline: Duration) -> ApiReport {
         let began = Instant::now();
-        let until = began + deadline;
-        if let Some(presence) = &self.presence
-            && presence.disable(began + deadline / 4)
-        {
+        let eighths = |eighths| began + deadline / 8 * eighths;
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        self.status.end();
+        // Its routes ask other servers: before the links.
+        #[cfg(feature = "http")]
+        if let Some(http) = self.http.take() {
             std::thread::sleep(self.drain_delay.min(deadline / 4));
+            http.shutdown(eighths(5));
         }
-        self.running.refuse();
+        if let Some(membership) = self.membership.take() {
+            // What is left is waited for below, and reported.
+            let _ = membership.leave(left(eighths(6)));
+        }
+        let running = &self.status.running;
+        running.refuse();
         let mut abandoned = 0;
-        if !self.running.wait(began + deadline / 4 * 3) {
-            abandoned = self.running.abort();
+        if !running.wait(eighths(6)) {
+            abandoned = running.abort();
             // One that blocks its thread does not end: it is left to itself.
-            self.running.wait(began + deadline / 8 * 7);
+            running.wait(eighths(7));
         }
-        if let Some(presence) = self.presence.take() {
-            presence.withdraw(began + deadline / 8 * 7);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        let links = self.node.shutdown(left);
+        let links = self.node.shutdown(left(eighths(8)));
         ApiReport { abandoned, links }
     }
 }
@@ -141,12 +161,13 @@ impl fmt::Debug for ApiServer {
 #[must_use]
 pub struct ApiServerBuilder {
     node: NodeBuilder,
-    nid: proscenium_nodelink::Nid,
+    nid: Nid,
     reply_max: usize,
     service_id: u16,
     weight: u32,
     advertise: Option<Address>,
     directory: Option<(Arc<dyn Directory>, Duration)>,
+    #[cfg(feature = "http")]
     drain_delay: Duration,
     handlers: Handlers,
     wrong: Option<String>,
@@ -156,6 +177,8 @@ pub struct ApiServerBuilder {
     running_bytes_max: usize,
     handler_deadline: Duration,
     map_errors: Option<Box<MapErrors>>,
+    #[cfg(feature = "http")]
+    http: Option<Http>,
 }
 
 impl fmt::Debug for ApiServerBuilder {
@@ -181,6 +204,7 @@ impl ApiServerBuilder {
             weight: 100,
             advertise: None,
             directory: None,
+            #[cfg(feature = "http")]
             drain_delay: Duration::from_secs(1),
             handlers: Handlers::default(),
             wrong: None,
@@ -190,6 +214,8 @@ impl ApiServerBuilder {
             running_bytes_max: 256 << 20,
             handler_deadline: Duration::from_secs(60),
             map_errors: None,
+            #[cfg(feature = "http")]
+            http: None,
         }
     }
 
@@ -353,10 +379,10 @@ impl ApiServerBuilder {
         self
     }
 
-    /// Links it to all servers of a directory, and announces it there (if it listens anywhere),
-    /// anew within each `ttl`.
-    pub fn directory(mut self, directory: Arc<dyn Directory>, ttl: Duration) -> Self {
-        self.directory = Some((directory, ttl));
+    /// Links it to all servers of a directory, and announces it there (if it listens anywhere), to
+    /// be forgotten `ttl` after the process has ended without a word; 15 s are a good choice.
+    pub fn directory(mut self, directory: impl Directory + 'static, ttl: Duration) -> Self {
+        self.directory = Some((Arc::new(directory), ttl));
         self
     }
 
@@ -365,9 +391,19 @@ impl ApiServerBuilder {
         self.advertise = Some(address.into());
         self
     }
+}
 
-    /// Sets how long a shutdown goes on taking work after the directory was told that there is to
-    /// be none, at most a quarter of its deadline; default 1 s.
+/// # HTTP
+#[cfg(feature = "http")]
+impl ApiServerBuilder {
+    /// Serves HTTP, too.
+    pub fn http(mut self, http: Http) -> Self {
+        self.http = Some(http);
+        self
+    }
+
+    /// Sets how long a shutdown goes on taking requests of HTTP while `/ready` says that it should
+    /// be sent none, at most a quarter of its deadline; default 1 s.
     pub fn drain_delay(mut self, delay: Duration) -> Self {
         self.drain_delay = delay;
         self
@@ -400,7 +436,9 @@ impl ApiServerBuilder {
     ///
     /// # Errors
     /// Two handlers for one message, or one for a system message; a deadline, TTL or number of
-    /// handlers of zero; those of [`NodeBuilder::start`]; a directory that cannot be watched.
+    /// handlers of zero; those of [`NodeBuilder::start`], and of
+    /// [`NodeHandle::join`](proscenium_nodelink::NodeHandle::join) if there is a directory; an
+    /// address that HTTP cannot be served at.
     pub fn start(self) -> io::Result<ApiServer> {
         let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text);
         if let Some(wrong) = &self.wrong {
@@ -444,23 +482,34 @@ impl ApiServerBuilder {
         };
         let deadlines = Deadlines::start(&name, &running)?;
         let address = self.advertise.or(node.local_addrs().first().cloned());
-        let (mut watch, mut presence) = (None, None);
+        let (mut watch, mut membership) = (None, None);
         if let Some((directory, ttl)) = self.directory {
-            watch = Some(sender.node().follow(&*directory)?);
             if let Some(address) = address {
-                let nid = self.nid.clone();
-                let server = ServerInfo::new(nid, address, ServerType::Api, service_id);
+                let server = ServerInfo::new(self.nid, address, ServerType::Api, service_id);
                 let server = server.weight(self.weight);
-                presence = Some(Presence::start(directory, server, ttl)?);
+                membership = Some(sender.node().join(directory, server, ttl)?);
+            } else {
+                watch = Some(sender.node().follow(&*directory)?);
             }
         }
+        let (handle, engine) = (node.handle(), node.engine().handle());
+        let abort = AbortOnDrop(Arc::clone(&running));
+        let status = Arc::new(Status::new(running, handle, engine));
+        #[cfg(feature = "http")]
+        let http = match self.http {
+            Some(http) => Some(Serving::start(http, sender.clone(), &status)?),
+            None => None,
+        };
         Ok(ApiServer {
+            membership,
             node,
             sender,
-            presence,
+            status,
+            #[cfg(feature = "http")]
             drain_delay: self.drain_delay,
-            _abort: AbortOnDrop(Arc::clone(&running)),
-            running,
+            #[cfg(feature = "http")]
+            http,
+            _abort: abort,
             _watch: watch,
             _executor: executor,
             _deadlines: deadlines,

@@ -72,4 +72,10 @@ stats! {
     refused_ending,
     /// Answers that were lost for want of room.
     replies_lost,
+    /// Requests of HTTP (feature `http`, as the next two).
+    http_requests,
+    /// Requests of HTTP whose route panicked.
+    http_panics,
+    /// Requests of HTTP that took too long.
+    http_timed_out,
 }

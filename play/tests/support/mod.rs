@@ -3,42 +3,24 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "every test binary uses a part of it"
 )]
 
+#[path = "../../../tests/support/clients.rs"]
+mod clients;
 pub mod hall;
 pub mod mesh;
+pub use clients::*;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
 
 use proscenium_engine::Address;
 use proscenium_play::PlayServer;
 
-/// How long anything may take before a test fails. No test passes or fails by being fast.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The message that authenticates, unless a test says otherwise.
 pub const AUTHENTICATE: &str = "AuthenticateRequest";
-
-/// True if the long form of the tests was asked for (`PROSCENIUM_ALL=1`).
-pub fn run_all() -> bool {
-    std::env::var_os("PROSCENIUM_ALL").is_some_and(|value| value == "1")
-}
-
-/// Asks until the answer is there, and fails the test if that never happens.
-#[track_caller]
-pub fn eventually<R>(what: &str, mut ask: impl FnMut() -> Option<R>) -> R {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
 
 pub fn address_of(server: &PlayServer, listener: usize) -> SocketAddr {
     tcp(&server.local_addrs()[listener])
@@ -111,12 +93,8 @@ impl Client {
     }
 
     pub fn to(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self {
-            stream,
+            stream: connect(address),
             stage: 0,
             big_endian: false,
         }

@@ -2,10 +2,10 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "every test binary uses a part of it"
 )]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use proscenium_engine::Listener;
@@ -14,51 +14,16 @@ use proscenium_play::{PlayHandle, PlayParts, PlayServerBuilder, PlayShard};
 
 use super::support::{Answer, packet};
 
+#[path = "../../../tests/support/seeds.rs"]
+mod seeds;
+pub use seeds::*;
+
 pub const MILLISECOND: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const HOUR: Duration = Duration::from_secs(3600);
 
 /// Where the servers of these tests listen.
 pub const ADDRESS: &str = "10.0.0.1:7000";
-
-/// Runs `run` on a network of its own for each seed, with the faults of the seed. A seed that
-/// fails is named, with how to replay it.
-///
-/// `PROSCENIUM_SEEDS` sets the number of seeds, `PROSCENIUM_SEED` replays one.
-pub fn for_seeds(test: &str, seeds: u64, run: impl Fn(&SimNet)) {
-    let number = |name: &str| {
-        std::env::var(name).ok().map(|text| {
-            text.parse::<u64>()
-                .unwrap_or_else(|_| panic!("{name} is not a number: {text}"))
-        })
-    };
-    let seeds = match (number("PROSCENIUM_SEED"), number("PROSCENIUM_SEEDS")) {
-        (Some(one), _) => one..=one,
-        (None, many) => 0..=many.unwrap_or(seeds).saturating_sub(1),
-    };
-    for seed in seeds {
-        run_seed(test, seed, &run);
-    }
-}
-
-/// Runs one seed, as [`for_seeds`] does: for seeds that failed once.
-pub fn run_seed(test: &str, seed: u64, run: impl Fn(&SimNet)) {
-    let net = SimNet::from_seed(seed);
-    let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&net))) else {
-        return;
-    };
-    let text = panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-    panic!(
-        "seed {seed} failed: {}\nfaults: {:?}\nreplay: PROSCENIUM_SEED={seed} \
-         cargo test -p proscenium-play --features sim --test {} {test}",
-        text.unwrap_or_default(),
-        Faults::from_seed(seed),
-        env!("CARGO_CRATE_NAME"),
-    );
-}
 
 /// A Play server in a world of its own.
 pub struct House {

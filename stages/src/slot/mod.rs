@@ -15,7 +15,7 @@
 //!    neither runs inside a handler.
 //! 6. Frames end before the core; the shard ends on the thread it lived on.
 
-#![allow(unsafe_code)] // the only module of the crate that may
+#![allow(unsafe_code, reason = "the only module of the crate that may")]
 
 mod arena;
 mod entered;

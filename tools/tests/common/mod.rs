@@ -107,6 +107,12 @@ impl Drop for Echo {
     }
 }
 
+/// Arguments of a load of few long messages, each looked at.
+#[rustfmt::skip]
+pub(crate) const LARGE: [&str; 8] = [
+    "--size", "1MiB", "--inflight", "2", "--ccu", "3", "--verify", "full",
+];
+
 /// What a load run came to.
 pub(crate) struct Loaded {
     pub(crate) code: i32,

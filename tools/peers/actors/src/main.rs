@@ -1,7 +1,10 @@
 //! `actors`: actor libraries on the same workloads, one run or a comparison of many.
 #![forbid(unsafe_code)]
-// A command's output is its purpose.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's output is its purpose"
+)]
 
 mod cli;
 mod compare;

@@ -3,7 +3,11 @@
 //!
 //! Current-thread runtimes, because a work-stealing one pays for synchronisation that an echo
 //! never needs: the shards have nothing in common but the port.
-#![allow(clippy::print_stdout, clippy::print_stderr)] // a command-line program
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's output is its purpose"
+)] // a command-line program
 
 mod options;
 
