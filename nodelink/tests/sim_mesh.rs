@@ -428,7 +428,7 @@ impl Mesh {
 #[test]
 fn a_mesh_under_faults_keeps_its_promises_and_recovers() {
     let test = "a_mesh_under_faults_keeps_its_promises_and_recovers";
-    for_seeds(test, 40, |net| {
+    for_seeds(test, 15, |net| {
         let mut mesh = Mesh::new(net);
         for _ in 0..300 {
             mesh.step();
@@ -445,7 +445,7 @@ fn a_mesh_under_faults_keeps_its_promises_and_recovers() {
 #[test]
 fn links_that_one_end_has_given_up_bring_nothing_late() {
     let test = "links_that_one_end_has_given_up_bring_nothing_late";
-    for_seeds(test, 20, |net| {
+    for_seeds(test, 8, |net| {
         // Everything but stalls is well: the more of them there are.
         net.set_faults(Faults::none());
         let mut mesh = Mesh::with(net, net.fork_random(), true);
@@ -468,7 +468,7 @@ fn links_that_one_end_has_given_up_bring_nothing_late() {
 #[test]
 fn two_nodes_of_one_name_harm_nobody_else() {
     let test = "two_nodes_of_one_name_harm_nobody_else";
-    for_seeds(test, 20, |net| {
+    for_seeds(test, 8, |net| {
         let mut mesh = Mesh::new(net);
         mesh.book.borrow_mut().has_impostor = true;
         let impostor = mesh.start(0, NODES);
@@ -487,7 +487,8 @@ fn two_nodes_of_one_name_harm_nobody_else() {
 /// A PING behind much else has not been asked yet, and who is told much is not silent therefore.
 #[test]
 fn a_long_message_on_a_slow_link_is_no_sign_of_death() {
-    for_seeds(10, |net| {
+    let test = "a_long_message_on_a_slow_link_is_no_sign_of_death";
+    for_seeds(test, 10, |net| {
         // About 2 KB a second.
         let mut faults = Faults::none();
         faults.latency = Duration::from_millis(20)..=Duration::from_millis(20);

@@ -7,7 +7,9 @@ use proscenium_engine::{Balance, Framing, Overflow, RouterId};
 
 use crate::compare::CompareArgs;
 use crate::layers::ServerLayers;
+use crate::load::node::NodeArgs as NodeLoadArgs;
 use crate::load::{PlayArgs, StreamArgs};
+use crate::node::NodeArgs;
 use crate::units::{parse_bytes, parse_duration};
 
 /// Servers and load for stream benchmarks, on the Proscenium networking engine.
@@ -25,7 +27,8 @@ Examples:
   proscenium compare
 
 Durations are written 3s, 500ms, 2m; sizes 1024, 64KiB, 2MiB; addresses HOST:PORT or unix:/PATH.
-Exit codes: 0 done (for load: PASS), 1 the command could not do its work, 2 load: FAIL.";
+Exit codes: 0 done (for load: PASS), 1 the command could not do its work, 2 load: FAIL, node: no
+answer, or an error.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -33,6 +36,8 @@ pub(crate) enum Command {
     Echo(EchoArgs),
     /// Put load on a server and measure it
     Load(LoadArgs),
+    /// Run a node of a mesh, or talk to one from the shell
+    Node(Box<NodeArgs>),
     /// Compare servers: this engine's and its peers', in turns, under the same load
     Compare(Box<CompareArgs>),
 }
@@ -49,6 +54,8 @@ pub(crate) enum LoadKind {
     Stream(StreamArgs),
     /// The same through a Play server: clients authenticate and join first
     Play(PlayArgs),
+    /// Messages and requests from one node to another
+    Node(NodeLoadArgs),
 }
 
 /// How bytes become messages, as the command line names it.
@@ -129,6 +136,8 @@ pub(crate) enum Mode {
     Stage,
     /// A Play server, which lets everybody in, under the name in the authentication's payload
     Play,
+    /// A node of a mesh, whose NID is `echo`
+    Node,
 }
 
 /// How the echo answers on the callback interface.
@@ -149,6 +158,7 @@ Examples:
   proscenium echo --listen unix:/run/echo.sock --framing raw
   proscenium echo --mode stage                                 a stage for each connection
   proscenium echo --mode play                                  for `proscenium load play`
+  proscenium echo --mode node                                  for `proscenium load node`
   proscenium echo --tls --cert chain.pem --key key.pem --ws    wss://
   proscenium echo --listen 0.0.0.0:7000 --shards 4 --pin 0,1,2,3 --metrics 127.0.0.1:9100
 
@@ -226,8 +236,13 @@ mod tests {
         let load = command.find_subcommand("load").unwrap();
         let stream = load.find_subcommand("stream").unwrap().clone();
         let play = load.find_subcommand("play").unwrap().clone();
+        let node = load.find_subcommand("node").unwrap().clone();
+        let mesh = command.find_subcommand("node").unwrap().clone();
+        let parts = mesh.get_subcommands().cloned();
+        let parts: Vec<_> = parts.filter(|part| part.get_name() != "help").collect();
         let compare = command.find_subcommand("compare").unwrap().clone();
-        for mut command in [command.clone(), echo, stream, play, compare] {
+        let all = [command.clone(), echo, stream, play, node, mesh, compare];
+        for mut command in all.into_iter().chain(parts) {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{help}");
         }

@@ -14,6 +14,7 @@ mod layers;
 mod load;
 mod machine;
 mod metrics;
+mod node;
 mod process;
 mod record;
 mod signals;
@@ -54,7 +55,9 @@ fn main() -> ExitCode {
         Command::Load(load) => match &load.kind {
             LoadKind::Stream(args) => load::stream(args),
             LoadKind::Play(args) => load::play(args),
+            LoadKind::Node(args) => load::node::run(args),
         },
+        Command::Node(args) => node::run(args),
         Command::Compare(args) => compare::run(args).map(|()| true),
     };
     match result {

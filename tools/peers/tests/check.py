@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does a peer echo what the wire format says, and behave as a peer has to?
 
-    check.py [--transport tcp|tls|ws] [--byte-echo] [--framing be32|le32] [--shards N]
+    check.py [--transport tcp|tls|ws|node] [--byte-echo] [--framing be32|le32] [--shards N]
              [--with=FLAG] BINARY...
 
 Starts each binary on a free port of the loopback and checks: the line it prints when ready, the
@@ -16,6 +16,7 @@ import random
 import sys
 
 import framed
+import node
 import websocket
 from server import command_line, run
 from tls import Certificate
@@ -23,6 +24,8 @@ from tls import Certificate
 
 def check(binary, options):
     """Runs everything against one binary. Returns the number of failures."""
+    if options.transport == "node":
+        return node.check(binary)
     kind, service = ((websocket, websocket.Messages) if options.transport == "ws"
                      else (framed, framed.Framed))
     print(binary, flush=True)
@@ -46,7 +49,7 @@ def check(binary, options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binaries", nargs="+", metavar="BINARY")
-    parser.add_argument("--transport", choices=("tcp", "tls", "ws"), default="tcp",
+    parser.add_argument("--transport", choices=("tcp", "tls", "ws", "node"), default="tcp",
                         help="what the server speaks")
     parser.add_argument("--byte-echo", action="store_true",
                         help="the server echoes bytes and does not look at frames")

@@ -21,6 +21,7 @@ Examples:
   proscenium compare --stacks proscenium,raw --shapes s2-quota --runs 7 --measure 10s
   proscenium compare --profile full --shapes client
   proscenium compare --profile ws
+  proscenium compare --profile node --runs 1 --measure 300ms
   proscenium compare --ccu 100 --size 64 --inflight 1000 --scenarios s2 --rate 0
   proscenium compare --sweep --stacks proscenium,asio,raw
 
@@ -40,6 +41,8 @@ pub(crate) enum Profile {
     /// A Play server: what authentication, join and actors cost beside bare stages, its latency
     /// and its broadcasts; in some ten minutes
     Play,
+    /// Node links and libzmq: messages, requests and latency, in pairs; in under eight minutes
+    Node,
 }
 
 impl Profile {
@@ -51,6 +54,7 @@ impl Profile {
             Self::Tls => "tls",
             Self::Ws => "ws",
             Self::Play => "play",
+            Self::Node => "node",
         }
     }
 }

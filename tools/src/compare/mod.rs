@@ -7,6 +7,7 @@
 
 mod args;
 mod goals;
+mod node;
 mod plan;
 mod processes;
 mod profiles;
@@ -45,6 +46,9 @@ const FRUITLESS_MAX: usize = 2;
 /// # Errors
 /// When it cannot take place or was interrupted: says why and what there is.
 pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
+    if args.profile == args::Profile::Node {
+        return node::run(args);
+    }
     let own = std::env::current_exe()
         .map_err(|error| format!("cannot find this program's own file: {error}"))?;
     let mut notes = Vec::new();

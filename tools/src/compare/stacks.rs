@@ -320,7 +320,8 @@ impl Stack {
     }
 }
 
-fn find(file: &str, install: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
+/// A peer's file in one of the folders; the error says how to get it.
+pub(super) fn find(file: &str, install: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
     folders
         .iter()
         .map(|folder| folder.join(file))

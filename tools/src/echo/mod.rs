@@ -1,6 +1,7 @@
 //! `proscenium echo`: sends every message back to where it came from.
 
 mod callback;
+mod node;
 mod play;
 mod socket;
 mod stage;
@@ -38,8 +39,9 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), String> {
         (Interface::Callback, Mode::Stage) => stage::run(args, listeners, limits),
         (Interface::Socket, Mode::Callback) => socket::run(args, listeners, limits),
         (Interface::Callback, Mode::Play) => play::run(args, listeners, limits),
-        (Interface::Socket, Mode::Stage | Mode::Play) => Err(
-            "--mode: stages run on --interface callback, not on a socket that is pulled from"
+        (Interface::Callback, Mode::Node) => node::run(args, listeners, limits),
+        (Interface::Socket, Mode::Stage | Mode::Play | Mode::Node) => Err(
+            "--mode: stages and nodes run on --interface callback, not on a socket one pulls from"
                 .to_owned(),
         ),
     }

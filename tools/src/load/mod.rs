@@ -8,6 +8,7 @@ mod body;
 mod client;
 mod fan;
 mod latency;
+pub(crate) mod node;
 mod packets;
 mod plan;
 mod progress;
@@ -402,9 +403,13 @@ mod tests {
         match Cli::parse_from(base.iter().chain(more)).command {
             Command::Load(load) => match load.kind {
                 LoadKind::Stream(args) => args.load,
-                LoadKind::Play(_) => unreachable!("the arguments say stream"),
+                LoadKind::Play(_) | LoadKind::Node(_) => {
+                    unreachable!("the arguments say stream")
+                }
             },
-            Command::Echo(_) | Command::Compare(_) => unreachable!("the arguments say load"),
+            Command::Echo(_) | Command::Node(_) | Command::Compare(_) => {
+                unreachable!("the arguments say load")
+            }
         }
     }
 

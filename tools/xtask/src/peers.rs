@@ -24,7 +24,7 @@ enum Build {
 }
 
 /// All of them: the file name, what the check is told, how it is built. `peer-X` is made as `X`.
-const ALL: [(&str, &[&str], Build); 8] = [
+const ALL: [(&str, &[&str], Build); 9] = [
     (
         "peer-raw-epoll",
         &["--byte-echo"],
@@ -39,6 +39,11 @@ const ALL: [(&str, &[&str], Build); 8] = [
         "peer-asio-tls",
         &["--transport", "tls"],
         Build::Make(&["make", "g++", "libasio-dev", "libssl-dev", "openssl"]),
+    ),
+    (
+        "peer-node-zmq",
+        &["--transport", "node"],
+        Build::Make(&["make", "gcc", "libc6-dev", "libzmq3-dev"]),
     ),
     ("peer-tokio", &[], Build::Cargo),
     ("peer-tokio-codec", &[], Build::Cargo),

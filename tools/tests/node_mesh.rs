@@ -1,0 +1,274 @@
+//! `proscenium node`: nodes from files, and the shell's way to them. Real processes.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::{Echo, proscenium};
+use serde_json::Value;
+
+/// A folder of its own for a test, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("proscenium-{}-{name}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("it can be written");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn run(config: &Path) -> Echo {
+    let mut command = proscenium();
+    command
+        .args(["node", "run", "--print", "--config"])
+        .arg(config);
+    Echo::spawn(command)
+}
+
+/// `proscenium node ARGS`, patient.
+fn node(args: &[&str]) -> Output {
+    let mut command = proscenium();
+    command.arg("node").args(args);
+    if !args.contains(&"--timeout") && args[0] != "run" {
+        command.args(["--timeout", "60s"]);
+    }
+    command.output().expect("the command starts")
+}
+
+#[track_caller]
+fn code_and_texts(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().expect("it was not killed");
+    (code, text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_node_runs_as_its_file_says_and_answers_the_shell() {
+    let folder = Folder::new("shell");
+    let config = folder.file("a.toml", "nid = \"a\"\nbind = [\"127.0.0.1:0\"]\n");
+    let a = run(&config);
+
+    let asked = node(&[
+        "request",
+        "a",
+        "Echo",
+        "--payload",
+        "hello",
+        "--at",
+        &a.address,
+    ]);
+    let (code, out, said) = code_and_texts(&asked);
+    assert_eq!((code, out.as_str()), (0, "hello"), "{said}");
+    assert!(
+        said.contains("reply `Echo`, error code 0, 5 bytes"),
+        "{said}"
+    );
+
+    let unknown = node(&["request", "a", "Dance", "--at", &a.address]);
+    let (code, _, said) = code_and_texts(&unknown);
+    assert!(
+        code == 2 && said.contains("error code 12"),
+        "{code}: {said}"
+    );
+
+    let args = [
+        "ping",
+        "a",
+        "--count",
+        "3",
+        "--interval",
+        "1ms",
+        "--at",
+        &a.address,
+    ];
+    let (code, out, said) = code_and_texts(&node(&args));
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        out.contains("number 3") && out.contains("3 sent, 3 answered, 0 lost"),
+        "{out}"
+    );
+    assert!(out.contains("median"), "{out}");
+
+    let bytes = folder.file("news.bin", "\0\u{1}news");
+    let bytes = bytes.to_str().expect("a path of text");
+    let args = [
+        "send",
+        "a",
+        "Announce",
+        "--payload-file",
+        bytes,
+        "--as",
+        "herald",
+    ];
+    let sent = node(&[&args[..], &["--at", &a.address]].concat());
+    assert_eq!(code_and_texts(&sent).0, 0, "{sent:?}");
+
+    // The message was written before the sender ended, and the end waits for what was received.
+    let summary = a.terminate();
+    assert!(
+        summary.contains("Announce from herald, 6 bytes"),
+        "{summary}"
+    );
+    assert!(summary.contains("drain"), "{summary}");
+}
+
+#[test]
+fn status_shows_the_peers_of_all_nodes_of_a_directory() {
+    let folder = Folder::new("status");
+    let mesh = folder.0.join("mesh.txt");
+    let text = "nid = \"a\"\nbind = [\"127.0.0.1:0\"]\n[directory]\nsource = \"mesh.txt\"\n";
+    let a = run(&folder.file("a.toml", text));
+    let b = run(&folder.file("b.toml", &text.replace("\"a\"", "\"b\"")));
+    let lines = format!("a {} 7 1\nb {} 7 1\n", a.address, b.address);
+    fs::write(&mesh, lines).expect("it can be written");
+    let mesh = mesh.to_str().expect("a path of text");
+
+    // The file is read every second; both dial each other then.
+    let linked = |status: &Value, of: usize, other: &str| {
+        let peers = status[of]["peers"].as_array().expect("peers");
+        let peer = peers.iter().find(|peer| peer["nid"] == other);
+        peer.is_some_and(|peer| peer["dialled"] == true && peer["proscenium"] == true)
+    };
+    let begin = std::time::Instant::now();
+    loop {
+        let asked = node(&[
+            "status",
+            "--directory",
+            mesh,
+            "--interval",
+            "10ms",
+            "--json",
+        ]);
+        let (code, out, said) = code_and_texts(&asked);
+        assert_eq!(code, 0, "{said}");
+        let status: Value = serde_json::from_str(&out).expect("it is JSON");
+        assert_eq!(
+            (&status[0]["nid"], &status[1]["nid"]),
+            (&"a".into(), &"b".into())
+        );
+        if linked(&status, 0, "b") && linked(&status, 1, "a") {
+            let shell = status[0]["peers"].as_array().expect("peers");
+            let shell = shell.iter().find(|peer| {
+                peer["nid"]
+                    .as_str()
+                    .is_some_and(|nid| nid.starts_with("shell-"))
+            });
+            let rate = shell.expect("who asks is a peer")["in_per_second"].as_f64();
+            assert!(rate > Some(0.0), "{status}");
+            break;
+        }
+        assert!(begin.elapsed().as_secs() < 60, "{out}");
+    }
+    let asked = node(&["status", "b", "--directory", mesh, "--interval", "0"]);
+    let (code, out, said) = code_and_texts(&asked);
+    assert!(code == 0 && out.contains("timeouts"), "{out}{said}");
+    assert!(out.starts_with("b: ") && out.contains("\n  a "), "{out}");
+
+    let (code, _, said) = code_and_texts(&node(&["ping", "c", "--directory", mesh]));
+    assert!(
+        code == 1 && said.contains("which has: a, b"),
+        "{code}: {said}"
+    );
+    a.terminate();
+    b.terminate();
+}
+
+#[test]
+fn who_does_not_answer_is_exit_code_2_and_says_what_happened() {
+    // Bound and not listening: refused.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(&any.into()).expect("a free port");
+    let address = socket.local_addr().expect("its address");
+    let address = address.as_socket().expect("of TCP").to_string();
+    for args in [
+        &["ping", "a", "--at", &address, "--timeout", "200ms"][..],
+        &["send", "a", "X", "--at", &address, "--timeout", "200ms"],
+        &["request", "a", "X", "--at", &address, "--timeout", "200ms"],
+        &["status", "--at", &address, "--timeout", "200ms"],
+    ] {
+        let (code, _, said) = code_and_texts(&node(args));
+        assert_eq!(code, 2, "{args:?}: {said}");
+        assert!(
+            said.contains("could not be reached") && said.contains(&address),
+            "{said}"
+        );
+        assert!(said.contains("connect_failed"), "{said}");
+    }
+    // Somebody else is there.
+    let folder = Folder::new("other");
+    let a = run(&folder.file("a.toml", "nid = \"a\"\nbind = [\"127.0.0.1:0\"]\n"));
+    let args = ["ping", "b", "--at", &a.address, "--timeout", "300ms"];
+    let (code, _, said) = code_and_texts(&node(&args));
+    assert!(
+        code == 2 && said.contains("b could not be reached"),
+        "{code}: {said}"
+    );
+}
+
+#[test]
+fn what_is_wrong_in_a_file_or_on_the_command_line_is_named() {
+    let folder = Folder::new("wrong");
+    let refused = |args: &[&str], expected: &[&str]| {
+        let (code, _, said) = code_and_texts(&node(args));
+        assert_eq!(code, 1, "{args:?}: {said}");
+        for part in expected {
+            assert!(said.contains(part), "{args:?}: {part}: {said}");
+        }
+    };
+    let file = folder.file("x.toml", "nid = \"a\"\nbind = [\"0.0.0.0:0\"]\n");
+    let path = file.to_str().expect("a path of text");
+    refused(&["run", "--config", path], &["allow-list", "0.0.0.0"]);
+    folder.file(
+        "x.toml",
+        "nid = \"a\"\nbind = [\"127.0.0.1:0\"]\n\n[limits]\npeer = 3\n",
+    );
+    refused(
+        &["run", "--config", path],
+        &["x.toml", "line 5", "`peer`", "`peers`"],
+    );
+    refused(
+        &["run", "--config", "/nonexistent.toml"],
+        &["/nonexistent.toml"],
+    );
+    refused(&["run"], &["--config"]);
+    refused(&["ping", "a"], &["--at", "--directory"]);
+    refused(&["ping", "a", "--at", "nowhere"], &["nowhere"]);
+    refused(
+        &["ping", "a", "--at", "127.0.0.1:1", "--directory", "f"],
+        &["--directory"],
+    );
+    refused(
+        &["status", "--directory", "/nonexistent"],
+        &["/nonexistent"],
+    );
+    refused(&["status", "a", "b", "--at", "127.0.0.1:1"], &["one node"]);
+    refused(
+        &["ping", "a", "--directory", "f", "--mesh", "m"],
+        &["Redis"],
+    );
+
+    let (code, example, _) = code_and_texts(&node(&["run", "--example-config"]));
+    assert_eq!(code, 0);
+    let file = folder.file("example.toml", &example.replace("7100", "0"));
+    let runs = run(&file);
+    assert!(runs.address.starts_with("127.0.0.1:"), "{}", runs.address);
+    runs.terminate();
+}
