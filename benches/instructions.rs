@@ -208,7 +208,7 @@ fn many<H: Handler>(handler: H) -> ReplayEcho<H> {
 }
 
 /// A stage for each of many connections.
-struct ManyRooms(ReplayEcho<StageShard>);
+struct ManyRooms(ReplayEcho<PlayShard>);
 
 impl ManyRooms {
     fn new() -> Self {
