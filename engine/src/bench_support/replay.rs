@@ -45,7 +45,7 @@ impl<H: Handler> ReplayShard<H> {
             connections: Vec::new(),
             fresh: Vec::new(),
             next: 0,
-            speaking: usize::MAX,
+            speaking: 0,
             change: None,
             written: 0,
             writes: 0,
@@ -59,6 +59,7 @@ impl<H: Handler> ReplayShard<H> {
         });
         let mut replay = Self { shard };
         replay.turn(); // the connections are made
+        replay.hush(usize::MAX);
         replay
     }
 
