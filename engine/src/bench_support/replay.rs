@@ -70,8 +70,8 @@ impl<H: Handler> ReplayShard<H> {
         turned.expect("the replaying driver does not fail");
     }
 
-    /// Has what each connection receives changed before: `call` is given the bytes and the number of
-    /// the connection.
+    /// Has what each connection receives changed before: `call` is given the bytes and the number
+    /// of the connection.
     pub fn change(&mut self, call: impl FnMut(&mut [u8], usize) + 'static) {
         self.shard.driver_mut().change = Some(Box::new(call));
     }
