@@ -55,6 +55,13 @@ pub trait NodeHandler<P> {
         let _ = (cx, peer, nid);
     }
 
+    /// Somebody woke the shard, by a [`ShardWaker`](proscenium_engine::ShardWaker) with a token
+    /// that is not of the node: for what other threads leave for this handler. Only for handlers
+    /// of a [`Node`](crate::Node), see [`Node::engine`](crate::Node::engine).
+    fn on_wake(&mut self, cx: &mut NodeContext<'_, '_, P>, token: u64) {
+        let _ = (cx, token);
+    }
+
     /// The queue to a peer, which was full, is less than half full.
     fn on_room(&mut self, cx: &mut NodeContext<'_, '_, P>, peer: PeerId, nid: &Nid) {
         let _ = (cx, peer, nid);
@@ -240,6 +247,20 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
     /// Those of [`reply`](Self::reply).
     pub fn reply_encoded(&mut self, to: ReplyTo, message: Encoded<'_>) -> Result<(), SendError> {
         self.node.reply_ready(self.cx, &to, message)
+    }
+
+    /// The same with a payload that is shared: a long one is not copied.
+    ///
+    /// # Errors
+    /// Those of [`reply`](Self::reply).
+    pub fn reply_shared(
+        &mut self,
+        to: ReplyTo,
+        header: &RouteHeader<'_>,
+        payload: &Bytes,
+    ) -> Result<(), SendError> {
+        let payload = Payload::Shared(payload);
+        self.node.reply(self.cx, &to, header, payload)
     }
 
     /// Connects to another node, and again whenever the link is lost, until
