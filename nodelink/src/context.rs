@@ -162,6 +162,28 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
         self.ask(to, header, payload, options, Completion::Token(token))
     }
 
+    /// The same with a payload that is shared: a long one is not copied.
+    ///
+    /// # Errors
+    /// Those of [`request`](Self::request).
+    pub fn request_shared(
+        &mut self,
+        to: impl Target,
+        header: &RouteHeader<'_>,
+        payload: &Bytes,
+        options: RequestOptions,
+        token: u64,
+    ) -> Result<(), SendError> {
+        let peer = to.find(self.node).ok_or(SendError::Unroutable)?;
+        let completion = Completion::Token(token);
+        let payload = Payload::Shared(payload);
+        let deadline = options.deadline;
+        let sent = self
+            .node
+            .request(self.cx, peer, header, payload, deadline, completion);
+        sent.map_err(|(error, _)| error)
+    }
+
     /// Sends a request and calls `call` with what became of it, on this shard, within its
     /// deadline.
     ///
