@@ -48,7 +48,7 @@ impl Count {
 }
 
 stats! {
-    /// Handlers under way, now.
+    /// Handlers under way, and answers on their way to the links, now.
     running,
     /// Bytes of the payloads that these were given, and of the names of servers that wait for
     /// them, now.
@@ -73,7 +73,7 @@ stats! {
     refused_deep,
     /// Messages refused because the server is about to end.
     refused_ending,
-    /// Answers that were lost for want of room.
+    /// Answers that were lost: whoever asked is gone, or does not read.
     replies_lost,
     /// Requests of HTTP (feature `http`, as the next two).
     http_requests,
