@@ -53,6 +53,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use parking_lot::Mutex;
 
 use super::sender::ApiSender;
 use super::status::Status;
@@ -159,7 +160,7 @@ pub(crate) struct Serving {
     addrs: HttpAddrs,
     ending: tokio::sync::watch::Sender<Option<Instant>>,
     /// Disconnected when its thread has ended.
-    ended: mpsc::Receiver<()>,
+    ended: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Serving {
@@ -208,7 +209,7 @@ impl Serving {
                 operations: addrs.1,
             },
             ending,
-            ended,
+            ended: Mutex::new(ended),
         })
     }
 
@@ -222,7 +223,7 @@ impl Serving {
     pub(crate) fn shutdown(self, until: Instant, at_last: Instant) {
         let _ = self.ending.send(Some(until));
         let left = at_last.saturating_duration_since(Instant::now());
-        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(left) {
+        if let Err(RecvTimeoutError::Timeout) = self.ended.lock().recv_timeout(left) {
             tracing::error!("a route blocks the thread of HTTP, which is given up");
         }
     }
