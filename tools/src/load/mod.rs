@@ -8,6 +8,7 @@ mod body;
 mod client;
 mod fan;
 mod latency;
+pub(crate) mod mesh;
 pub(crate) mod node;
 mod packets;
 mod plan;

@@ -16,6 +16,7 @@ use proscenium_engine::Address;
 use proscenium_nodelink::{Endpoint, Nid, Node, NodeOptions};
 
 pub(crate) use client::{ECHO, MARK, MARK_BYTES, SERVER_NID};
+pub(super) use client::Mark;
 pub(crate) use record::NodeRecord;
 
 use crate::machine::Machine;
