@@ -33,6 +33,7 @@ fn pages() -> Vec<PathBuf> {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "examples/arena/README.md",
+        "examples/match/README.md",
     ] {
         pages.push(root().join(name));
     }

@@ -28,6 +28,9 @@ mod context;
 mod driver;
 mod engine;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz_support;
 mod handle;
 mod handler;
 mod layer;

@@ -35,6 +35,7 @@ use std::fmt;
 
 pub use chain::{Chain, ChainEntry, ChainIter};
 
+use chain::Span;
 use varint::{Reader, Value, Writer, varint_len};
 
 /// What precedes each payload between nodes. The numbers of its fields in protobuf are fixed;
@@ -77,7 +78,12 @@ impl<'a> RouteHeader<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RouteError> {
         let mut header = Self::default();
         let mut reader = Reader::new(bytes);
-        while let Some((field, value)) = reader.next()? {
+        let mut chain = Span::default();
+        loop {
+            let at = bytes.len() - reader.left();
+            let Some((field, value)) = reader.next()? else {
+                break;
+            };
             match (field, value) {
                 // As protobuf has it: longer numbers are cut.
                 (1, Value::Varint(value)) => header.msg_seq = value as u32,
@@ -93,12 +99,13 @@ impl<'a> RouteHeader<'a> {
                 (11, Value::Varint(value)) => header.is_system = value != 0,
                 (Chain::FIELD, Value::Bytes(value)) => {
                     ChainEntry::decode(value)?;
-                    header.chain.set_fields(bytes);
+                    chain.add(at, bytes.len() - reader.left());
                 }
                 (1..=11 | Chain::FIELD, _) => return Err(RouteError::WireType { field }),
                 _ => {}
             }
         }
+        header.chain.set(chain, bytes);
         Ok(header)
     }
 

@@ -168,3 +168,43 @@ fn unknown_fields_of_prost_are_skipped() {
         Ok(9)
     );
 }
+
+#[test]
+fn chains_travel_on_as_they_came_if_they_came_in_one_piece() {
+    let entries = ["play-1", "play-2"].map(|nid| ChainEntry {
+        nid,
+        stage: -7,
+        invocation: 0,
+        request: 1 << 60,
+    });
+    let of = |chain| {
+        let header = RouteHeader {
+            chain,
+            ..RouteHeader::default()
+        };
+        let mut bytes = vec![0; header.encoded_len()];
+        assert_eq!(header.encode(&mut bytes), Some(bytes.len()));
+        bytes
+    };
+    let [first, second] = [0, 1].map(|at| of(Chain::new(&entries[at..=at])));
+    let whole = [&b"\x08\x05"[..], &first, &second, b"\x50\x03"].concat();
+    let header = RouteHeader::decode(&whole).unwrap();
+    let encoded = header.chain.encoded().unwrap();
+    assert_eq!(encoded, [&first[..], &second].concat());
+    assert_eq!(Chain::of_fields(encoded), Chain::new(&entries));
+    // A field between them must not travel on with them.
+    let scattered = [&first[..], b"\x08\x05", &second].concat();
+    let header = RouteHeader::decode(&scattered).unwrap();
+    assert_eq!((header.msg_seq, header.chain.encoded()), (5, None));
+    assert_eq!(header.chain, Chain::new(&entries));
+    assert_eq!(of(header.chain), encoded);
+    assert!(Chain::of_fields(&[]).is_empty());
+    assert_eq!(
+        Chain::of_fields(&encoded[..encoded.len() - 1]),
+        Chain::new(&entries[..1])
+    );
+    assert_eq!(
+        RouteHeader::decode(b"\x08\x05").unwrap().chain.encoded(),
+        None
+    );
+}

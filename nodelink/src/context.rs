@@ -155,6 +155,28 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
         self.ask(to, header, payload, options, Completion::Token(token))
     }
 
+    /// The same with a payload that is shared: a long one is not copied.
+    ///
+    /// # Errors
+    /// Those of [`request`](Self::request).
+    pub fn request_shared(
+        &mut self,
+        to: impl Target,
+        header: &RouteHeader<'_>,
+        payload: &Bytes,
+        options: RequestOptions,
+        token: u64,
+    ) -> Result<(), SendError> {
+        let peer = to.find(self.node).ok_or(SendError::Unroutable)?;
+        let completion = Completion::Token(token);
+        let payload = Payload::Shared(payload);
+        let deadline = options.deadline;
+        let sent = self
+            .node
+            .request(self.cx, peer, header, payload, deadline, completion);
+        sent.map_err(|(error, _)| error)
+    }
+
     /// Sends a request and calls `call` with what became of it, on this shard, within its
     /// deadline.
     ///
@@ -240,6 +262,20 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
     /// Those of [`reply`](Self::reply).
     pub fn reply_encoded(&mut self, to: ReplyTo, message: Encoded<'_>) -> Result<(), SendError> {
         self.node.reply_ready(self.cx, &to, message)
+    }
+
+    /// The same with a payload that is shared: a long one is not copied.
+    ///
+    /// # Errors
+    /// Those of [`reply`](Self::reply).
+    pub fn reply_shared(
+        &mut self,
+        to: ReplyTo,
+        header: &RouteHeader<'_>,
+        payload: &Bytes,
+    ) -> Result<(), SendError> {
+        let payload = Payload::Shared(payload);
+        self.node.reply(self.cx, &to, header, payload)
     }
 
     /// Connects to another node, and again whenever the link is lost, until

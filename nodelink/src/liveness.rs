@@ -26,6 +26,9 @@ impl NodeLink {
         let all: Vec<LinkKey> = self.links.iter().map(|(_, link)| link.key).collect();
         for key in all {
             self.pump(cx, key.slot);
+            if let Some(link) = self.link_mut(key) {
+                link.outbox.rest();
+            }
             self.tell_room(cx, handler, key.slot);
             match self.look_at(cx, key) {
                 Verdict::Well => {}

@@ -10,7 +10,7 @@ use crate::link::LinkKey;
 use crate::outbox::Outbox;
 use crate::peer::PeerId;
 
-/// A longer payload is a segment of its own in an [`Outbox`], and is not copied if it is shared.
+/// A shared payload of so many bytes is a segment of its own in an [`Outbox`], and is not copied.
 pub(crate) const LONG: usize = 16 * 1024;
 
 /// A message of another node: a send, or a request if there is `reply_to`.
@@ -98,13 +98,6 @@ impl Payload<'_> {
             Self::Shared(bytes) => bytes,
         }
     }
-
-    fn to_shared(&self) -> Bytes {
-        match self {
-            Self::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
-            Self::Shared(bytes) => (*bytes).clone(),
-        }
-    }
 }
 
 /// A message on its way out: two frames, header and payload.
@@ -175,16 +168,19 @@ impl<'a> Outgoing<'a> {
 
     /// Puts the message into a queue.
     pub(crate) fn queue(&self, outbox: &mut Outbox) {
-        if self.payload.bytes().len() < LONG {
-            outbox.push_with(self.len(), 1, |room| {
-                self.write(room);
-            });
-            return;
+        let write = |room: &mut [u8]| {
+            let written = self.write_lead(room);
+            debug_assert_eq!(written, Some(room.len()));
+        };
+        match self.payload {
+            Payload::Shared(bytes) if bytes.len() >= LONG => {
+                outbox.push_with(self.lead_len(), write, &[], 0);
+                outbox.push_shared(bytes.clone(), 1);
+            }
+            Payload::Shared(_) | Payload::Borrowed(_) => {
+                outbox.push_with(self.lead_len(), write, self.payload.bytes(), 1);
+            }
         }
-        outbox.push_with(self.lead_len(), 0, |room| {
-            self.write_lead(room);
-        });
-        outbox.push_shared(self.payload.to_shared(), 1);
     }
 }
 

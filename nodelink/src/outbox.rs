@@ -1,14 +1,19 @@
 //! [`Outbox`]: messages that wait for one link, already as bytes.
 //!
-//! Short messages are put together into chunks, so that a backlog leaves in few large writes;
-//! long payloads are segments of their own and not copied again.
+//! Messages are put together into chunks, so that a backlog leaves in few large writes, and chunks
+//! that have left become those that follow; long shared payloads are segments of their own.
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-/// A chunk of short messages is closed when it has so many bytes.
+/// A chunk is closed when it has so many bytes.
 const CHUNK: usize = 64 * 1024;
+/// Room behind that, for the message that closes it.
+const SPARE: usize = 16 * 1024 + 256;
+/// So many chunks that have left are kept for those to come: what the engine's send queue holds,
+/// and some.
+const SPENT_MAX: usize = 32;
 
 /// Bytes that leave together.
 #[derive(Debug)]
@@ -16,6 +21,8 @@ pub(crate) struct Segment {
     pub(crate) bytes: Bytes,
     /// Messages that end in it.
     messages: usize,
+    /// Its memory can become another chunk.
+    is_chunk: bool,
 }
 
 /// See the module's page.
@@ -23,10 +30,13 @@ pub(crate) struct Segment {
 pub(crate) struct Outbox {
     segments: VecDeque<Segment>,
     /// The chunk that is being filled, behind all segments.
-    open: Vec<u8>,
+    open: BytesMut,
     open_messages: usize,
     messages: usize,
     bytes: usize,
+    /// Chunks that have left. A backlog of megabytes that comes from the allocator and goes back
+    /// to it, chunk by chunk, costs more than its copies.
+    spent: VecDeque<Bytes>,
 }
 
 impl Outbox {
@@ -49,23 +59,79 @@ impl Outbox {
         self.bytes == 0 || (self.messages < messages_max && self.bytes + bytes <= bytes_max)
     }
 
-    /// Appends `len` bytes that `write` fills in; `messages` end with them.
-    pub(crate) fn push_with(&mut self, len: usize, messages: usize, write: impl FnOnce(&mut [u8])) {
+    /// Appends `lead` bytes that `write` fills in, and a copy of `rest`; `messages` end with them.
+    pub(crate) fn push_with(
+        &mut self,
+        lead: usize,
+        write: impl FnOnce(&mut [u8]),
+        rest: &[u8],
+        messages: usize,
+    ) {
+        self.make_room(lead + rest.len().min(CHUNK));
         let at = self.open.len();
-        self.open.resize(at + len, 0);
+        self.open.resize(at + lead, 0);
         write(&mut self.open[at..]);
-        self.count(len, messages);
+        self.count(lead + rest.len(), messages);
+        let mut rest = rest;
+        // A long one fills several chunks.
+        while self.open.len() + rest.len() > CHUNK + SPARE {
+            let (part, more) = rest.split_at(rest.len().min(CHUNK.saturating_sub(self.open.len())));
+            self.open.extend_from_slice(part);
+            rest = more;
+            self.seal();
+            self.make_room(rest.len().min(CHUNK));
+        }
+        self.open.extend_from_slice(rest);
         self.open_messages += messages;
         if self.open.len() >= CHUNK {
             self.seal();
         }
     }
 
+    /// Sees to it that `bytes` more have room in the open chunk without moving it, as a rule.
+    #[inline]
+    fn make_room(&mut self, bytes: usize) {
+        if self.open.capacity() - self.open.len() < bytes {
+            self.make_room_slowly(bytes);
+        }
+    }
+
+    #[cold]
+    fn make_room_slowly(&mut self, bytes: usize) {
+        if !self.open.is_empty() {
+            // The first chunk of a backlog grows as it is filled: most backlogs are short.
+            return self.open.reserve(bytes);
+        }
+        if let Some(spent) = self.spent.pop_front() {
+            match spent.try_into_mut() {
+                Ok(mut chunk) if chunk.capacity() >= CHUNK + SPARE => {
+                    chunk.clear();
+                    self.open = chunk;
+                    return;
+                }
+                Ok(_) => {}
+                // The engine has not written it yet.
+                Err(spent) => self.spent.push_front(spent),
+            }
+        }
+        let whole = bytes >= CHUNK / 2 || !self.segments.is_empty();
+        let room = if whole {
+            CHUNK + SPARE
+        } else {
+            bytes.max(1024)
+        };
+        self.open = BytesMut::with_capacity(room);
+    }
+
     /// Appends bytes without copying them; `messages` end with them.
     pub(crate) fn push_shared(&mut self, bytes: Bytes, messages: usize) {
         self.seal();
         self.count(bytes.len(), messages);
-        self.segments.push_back(Segment { bytes, messages });
+        self.segments.push_back(Segment {
+            bytes,
+            messages,
+            is_chunk: false,
+        });
     }
 
     fn count(&mut self, bytes: usize, messages: usize) {
@@ -75,9 +141,14 @@ impl Outbox {
 
     fn seal(&mut self) {
         if !self.open.is_empty() {
-            let bytes = Bytes::from(std::mem::take(&mut self.open));
+            let is_chunk = self.open.capacity() >= CHUNK + SPARE;
+            let bytes = std::mem::take(&mut self.open).freeze();
             let messages = std::mem::take(&mut self.open_messages);
-            self.segments.push_back(Segment { bytes, messages });
+            self.segments.push_back(Segment {
+                bytes,
+                messages,
+                is_chunk,
+            });
         }
     }
 
@@ -94,6 +165,16 @@ impl Outbox {
         if let Some(segment) = self.segments.pop_front() {
             self.bytes -= segment.bytes.len();
             self.messages -= segment.messages;
+            if segment.is_chunk && self.spent.len() < SPENT_MAX {
+                self.spent.push_back(segment.bytes);
+            }
+        }
+    }
+
+    /// Gives memory back that only a backlog needs, if there is none.
+    pub(crate) fn rest(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
         }
     }
 
@@ -103,7 +184,12 @@ impl Outbox {
             && len < segment.bytes.len()
         {
             let bytes = segment.bytes.split_to(len);
-            let first = Segment { bytes, messages: 0 };
+            segment.is_chunk = false;
+            let first = Segment {
+                bytes,
+                messages: 0,
+                is_chunk: false,
+            };
             self.segments.push_front(first);
         }
     }
@@ -117,7 +203,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_goes_in_comes_out_in_order_and_is_counted(
-            pushes in proptest::collection::vec((any::<bool>(), 1..90_000_usize), 0..12),
+            pushes in proptest::collection::vec((any::<bool>(), 1..200_000_usize), 0..12),
             cut in 1..70_000_usize,
         ) {
             let mut outbox = Outbox::default();
@@ -128,7 +214,8 @@ mod tests {
                 if shared {
                     outbox.push_shared(Bytes::from(bytes), 1);
                 } else {
-                    outbox.push_with(len, 1, |room| room.copy_from_slice(&bytes));
+                    let (lead, rest) = bytes.split_at(len.min(30));
+                    outbox.push_with(lead.len(), |room| room.copy_from_slice(lead), rest, 1);
                 }
                 prop_assert_eq!((outbox.bytes(), outbox.messages()), (model.len(), number + 1));
             }
@@ -151,9 +238,54 @@ mod tests {
     fn an_empty_queue_takes_one_message_of_any_length() {
         let mut outbox = Outbox::default();
         assert!(outbox.has_room(1000, 2, 100));
-        outbox.push_with(10, 1, |_| {});
+        outbox.push_with(10, |_| {}, &[], 1);
         assert!(outbox.has_room(90, 2, 100) && !outbox.has_room(91, 2, 100));
-        outbox.push_with(10, 1, |_| {});
+        outbox.push_with(10, |_| {}, &[], 1);
         assert!(!outbox.has_room(1, 2, 100), "two messages are the most");
+    }
+
+    #[test]
+    fn a_long_backlog_uses_the_memory_of_what_has_left() {
+        let mut outbox = Outbox::default();
+        let mut seen = Vec::new();
+        for turn in 0..100 {
+            for _ in 0..80 {
+                outbox.push_with(24, |room| room.fill(1), &[turn; 1000], 1);
+            }
+            // One chunk more than that leaves, and the engine has written it.
+            let Some(front) = outbox.front() else { break };
+            let at = front.bytes.as_ptr().addr();
+            outbox.pop();
+            if turn > 10 {
+                seen.push(at);
+            }
+        }
+        let count = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert!(seen.len() < count, "{count} chunks, none of them twice");
+        while outbox.front().is_some() {
+            outbox.pop();
+        }
+        assert_eq!((outbox.bytes(), outbox.messages()), (0, 0));
+        assert!(!outbox.spent.is_empty() && outbox.spent.len() <= SPENT_MAX);
+        outbox.rest();
+        assert!(outbox.spent.is_empty());
+    }
+
+    #[test]
+    fn what_the_engine_still_holds_is_not_written_over() {
+        let mut outbox = Outbox::default();
+        let mut held = Vec::new();
+        for turn in 0..50_u8 {
+            for _ in 0..70 {
+                outbox.push_with(0, |_| {}, &[turn; 1000], 1);
+            }
+            if let Some(front) = outbox.front() {
+                held.push((front.bytes.clone(), front.bytes.to_vec()));
+                outbox.pop();
+            }
+        }
+        assert!(held.iter().all(|(shared, copy)| shared == copy));
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proscenium_engine::{Context, SendError as EngineError};
 use proscenium_framing::route::RouteHeader;
+use slab::Slab;
 
 use crate::completion::Completion;
 use crate::context::{NodeContext, NodeHandler};
@@ -12,7 +13,7 @@ use crate::link::{Link, LinkKey, Stage};
 use crate::message::{Head, LONG, Outgoing, Payload, ReplyTo};
 use crate::node_link::NodeLink;
 use crate::options::NodeOptions;
-use crate::peer::PeerId;
+use crate::peer::{Peer, PeerId};
 use crate::requests::Pending;
 
 /// Longer messages are queued in pieces rather than written into the engine's buffer at once.
@@ -175,14 +176,19 @@ impl NodeLink {
             Payload::Borrowed(bytes) => bytes.len(),
             Payload::Shared(bytes) => bytes.len(),
         };
-        let options = std::sync::Arc::clone(&self.options);
+        let Self {
+            options,
+            links,
+            peers,
+            ..
+        } = self;
         let header = RouteHeader {
             from: &options.nid,
             payload_size: u32::try_from(length).unwrap_or(u32::MAX), // too long then, told below
             ..header
         };
         let outgoing = Outgoing::new(Head::Route(header), payload);
-        self.transmit(cx, key, to, &outgoing, length)
+        transmit(cx, options, (links, key), (peers, to), &outgoing, length)
     }
 
     /// Puts a message into the engine's send queue, or behind those that wait.
@@ -194,34 +200,15 @@ impl NodeLink {
         outgoing: &Outgoing<'_>,
         payload: usize,
     ) -> Result<(), SendError> {
-        let limits = &self.options.zmtp;
-        let total = outgoing.len();
-        if payload > limits.frame_max.min(u32::MAX as usize) || total > limits.message_max {
-            let limit = limits.frame_max.min(limits.message_max);
-            return Err(SendError::TooLong {
-                length: total,
-                limit,
-            });
-        }
-        let Some(link) = self.links.get_mut(key.slot as usize) else {
-            return Err(SendError::Unroutable);
-        };
-        let sent = push(cx, link, &self.options, outgoing, total);
-        let Some(peer) = self.peers.get_mut(to.slot as usize) else {
-            return sent;
-        };
-        match sent {
-            Ok(()) => {
-                peer.counters.messages_out += 1;
-                peer.counters.bytes_out += total as u64;
-            }
-            Err(SendError::Full) => peer.counters.refused_full += 1,
-            Err(_) => {}
-        }
-        if !link.outbox.is_empty() {
-            peer.gauge.set_queued(&link.outbox);
-        }
-        sent
+        let (links, peers) = (&mut self.links, &mut self.peers);
+        transmit(
+            cx,
+            &self.options,
+            (links, key),
+            (peers, to),
+            outgoing,
+            payload,
+        )
     }
 
     /// Moves what waits for a link into the engine's send queue, as far as there is room.
@@ -277,10 +264,49 @@ impl NodeLink {
         if link.outbox.bytes() > most {
             return false;
         }
-        link.outbox
-            .push_with(bytes.len(), 0, |room| room.copy_from_slice(bytes));
+        link.outbox.push_with(0, |_| {}, bytes, 0);
         true
     }
+}
+
+/// See [`NodeLink::transmit`].
+#[inline]
+fn transmit<P>(
+    cx: &mut Context<'_, P>,
+    options: &NodeOptions,
+    (links, key): (&mut Slab<Link>, LinkKey),
+    (peers, to): (&mut Slab<Peer>, PeerId),
+    outgoing: &Outgoing<'_>,
+    payload: usize,
+) -> Result<(), SendError> {
+    let limits = &options.zmtp;
+    let total = outgoing.len();
+    if payload > limits.frame_max.min(u32::MAX as usize) || total > limits.message_max {
+        let limit = limits.frame_max.min(limits.message_max);
+        return Err(SendError::TooLong {
+            length: total,
+            limit,
+        });
+    }
+    let Some(link) = links.get_mut(key.slot as usize) else {
+        return Err(SendError::Unroutable);
+    };
+    let sent = push(cx, link, options, outgoing, total);
+    let Some(peer) = peers.get_mut(to.slot as usize) else {
+        return sent;
+    };
+    match sent {
+        Ok(()) => {
+            peer.counters.messages_out += 1;
+            peer.counters.bytes_out += total as u64;
+        }
+        Err(SendError::Full) => peer.counters.refused_full += 1,
+        Err(_) => {}
+    }
+    if !link.outbox.is_empty() {
+        peer.gauge.set_queued(&link.outbox);
+    }
+    sent
 }
 
 /// Puts a message of `total` bytes into the engine's send queue, or behind those that wait.

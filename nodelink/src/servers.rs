@@ -190,11 +190,13 @@ impl NodeLink {
             let is_quiet = peer.is_none_or(|peer| peer.requests.len() == 0)
                 && link.unanswered == 0
                 && link.outbox.is_empty();
-            if is_quiet || one.ticks > most {
+            if is_quiet {
+                // Not cut off: the other end may be saying its last words.
+                self.close_told(cx, one.key, LinkEnd::Local);
+            } else if one.ticks > most {
                 self.close(cx, one.key, LinkEnd::Local);
-                return false;
             }
-            true
+            !is_quiet && one.ticks <= most
         });
         self.parting = parting;
     }

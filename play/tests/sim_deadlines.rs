@@ -570,3 +570,45 @@ fn timers_of_stages_that_have_the_same_numbers_are_told_apart() {
     timers.dedup();
     assert_eq!(timers.len(), 1, "{timers:?}");
 }
+
+/// A known fault of others: a reconnect that binds its session to an actor that is being destroyed.
+#[test]
+fn who_comes_back_as_its_actor_leaves_gets_a_new_one() {
+    let kind = |kind: StageKind<Hall>| kind.keep_disconnected(10 * SECOND);
+    // Before, with, and after the end of the time for which it is kept.
+    for seconds in [9, 10, 11] {
+        let (mut house, journal) = house(2, kind, |builder| builder);
+        let (mut old, mut bob) = (house.connected(), house.connected());
+        for (client, account) in [(&mut old, "ann"), (&mut bob, "bob")] {
+            client.send(AUTHENTICATE, 1, account);
+        }
+        old.send("Seen", 2, "");
+        house.run(SECOND);
+        old.peer.reset();
+        house.run(SECOND);
+        journal.take();
+        // The stage is busy from before that to after it, and looks at both then, in order.
+        bob.send("Slow", 2, "15");
+        house.run((seconds - 1) * SECOND);
+        let mut new = house.connected();
+        new.send(AUTHENTICATE, 1, "ann");
+        new.send("Seen", 2, "");
+        house.run(20 * SECOND);
+        let answers = new.answers();
+        let told: Vec<_> = answers.iter().map(Answer::short).collect();
+        let is_kept = journal.has("stage.on_connection(ann,true)");
+        let seen = if is_kept { "2" } else { "1" };
+        let expected = [(AUTHENTICATE, 1, 0, ""), ("SeenReply", 2, 0, seen)];
+        assert_eq!(told, expected, "after {seconds} s");
+        // Its time was over, or it was not; it is never both destroyed and bound.
+        assert_eq!(journal.has("stage.on_leave(ann,Disconnected)"), !is_kept);
+        assert_eq!(journal.has("stage.on_join(ann)"), !is_kept);
+        assert!(is_kept || seconds >= 10, "it was back in time");
+        assert!(!is_kept || seconds <= 10, "it was back too late");
+        assert_eq!(house.handle.stats().actors, 2);
+        let destroyed = journal.count("ann.on_destroy");
+        assert_eq!(destroyed, 1, "one of the two");
+        house.run(HOUR);
+        assert_eq!(house.handle.stats().actors, 2);
+    }
+}

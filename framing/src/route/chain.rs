@@ -68,8 +68,33 @@ pub struct Chain<'a> {
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Entries(&'a [ChainEntry<'a>]),
-    /// A whole header, whose entries are known to be sound.
-    Fields(&'a [u8]),
+    /// Fields of a header, from the first entry to the last one, which are known to be sound.
+    Fields {
+        bytes: &'a [u8],
+        /// There is nothing else among them.
+        pure: bool,
+    },
+}
+
+/// Where the entries of a header are.
+#[derive(Default)]
+pub(super) struct Span {
+    at: usize,
+    end: usize,
+    gaps: bool,
+}
+
+impl Span {
+    /// An entry was found.
+    #[inline]
+    pub(super) fn add(&mut self, at: usize, end: usize) {
+        if self.end == 0 {
+            self.at = at;
+        } else {
+            self.gaps |= self.end != at;
+        }
+        self.end = end;
+    }
 }
 
 impl<'a> Chain<'a> {
@@ -83,8 +108,35 @@ impl<'a> Chain<'a> {
         }
     }
 
-    pub(super) fn set_fields(&mut self, header: &'a [u8]) {
-        self.source = Source::Fields(header);
+    /// Of entries as fields of a header that has no others: what [`encoded`](Self::encoded) gave,
+    /// or headers of nothing but a chain, one behind the other. What is behind a broken entry is
+    /// left out.
+    pub const fn of_fields(bytes: &'a [u8]) -> Self {
+        if bytes.is_empty() {
+            return Self::new(&[]);
+        }
+        Self {
+            source: Source::Fields { bytes, pure: true },
+        }
+    }
+
+    pub(super) fn set(&mut self, span: Span, header: &'a [u8]) {
+        if span.end > 0 {
+            self.source = Source::Fields {
+                bytes: &header[span.at..span.end],
+                pure: !span.gaps,
+            };
+        }
+    }
+
+    /// The entries as they came, as fields of a header; `None` if they did not come in one piece,
+    /// or are those of a program.
+    #[inline]
+    pub fn encoded(&self) -> Option<&'a [u8]> {
+        match self.source {
+            Source::Fields { bytes, pure: true } => Some(bytes),
+            _ => None,
+        }
     }
 
     /// Its entries, the outermost first.
@@ -94,9 +146,9 @@ impl<'a> Chain<'a> {
                 entries,
                 fields: Reader::new(&[]),
             },
-            Source::Fields(header) => ChainIter {
+            Source::Fields { bytes, .. } => ChainIter {
                 entries: &[],
-                fields: Reader::new(header),
+                fields: Reader::new(bytes),
             },
         }
     }

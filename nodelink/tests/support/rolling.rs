@@ -132,7 +132,9 @@ pub fn rolling_restart(directory: &(impl Directory + Clone + 'static)) {
             let before = asked.load(Ordering::Relaxed);
             wait_until("both work", || asked.load(Ordering::Relaxed) > before + 200);
             let report = serving.shutdown(PATIENCE);
-            assert!(report.is_clean(), "{report}");
+            // Connections may be closed by the other end at the same time.
+            let lost = [report.bytes_lost, report.work_lost, report.mailbox_lost];
+            assert_eq!(lost, [0; 3], "{report}");
             serving = next;
         }
         over.store(true, Ordering::Relaxed);

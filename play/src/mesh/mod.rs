@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proscenium_framing::packet::ErrorCode;
-use proscenium_framing::route::RouteHeader;
+use proscenium_framing::route::{Chain, RouteHeader};
 use proscenium_nodelink::{NodeHandle, NodeLink, PeerGauge};
 use proscenium_stages::Local;
 
@@ -119,12 +119,10 @@ impl Mesh {
     }
 
     fn closes_cycle(&self, stage_id: i64, trail: &[u8]) -> bool {
-        let Ok(header) = RouteHeader::decode(trail) else {
-            return false; // encoded by this server, or decoded once before
-        };
+        let chain = Chain::of_fields(trail);
         let nid = self.nid();
         let is_here = |stage| self.shared.place(stage) == self.shard;
-        let mut entries = header.chain.iter().filter(|entry| entry.nid == nid);
+        let mut entries = chain.iter().filter(|entry| entry.nid == nid);
         let asks = |stage, request| self.requests.blocks(stage, request);
         let closes = entries.any(|entry| entry.stage == stage_id && asks(stage_id, entry.request));
         // Who asked on behalf of that stage may have given up meanwhile: then it gets its answer.
@@ -133,7 +131,6 @@ impl Mesh {
             && entries.all(|entry| !is_here(entry.stage) || asks(entry.stage, entry.request));
         if closes {
             self.shared.counts(self.shard).cycles.add(1);
-            let chain = header.chain;
             tracing::debug!(nid, stage_id, ?chain, "a request could never be answered");
         }
         closes

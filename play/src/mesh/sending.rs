@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use proscenium_framing::packet::ErrorCode;
-use proscenium_framing::route::RouteHeader;
+use proscenium_framing::route::{Chain, RouteHeader};
 use proscenium_stages::{Local, Reply};
 
 use super::outbox::What;
@@ -196,7 +196,7 @@ const INSIDE_MAX: usize = 65_536;
 
 /// How many requests wait for one.
 fn depth(trail: &[u8]) -> usize {
-    RouteHeader::decode(trail).map_or(0, |header| header.chain.iter().count())
+    Chain::of_fields(trail).iter().count()
 }
 
 fn whole_server<'a>(to: impl Into<To<'a>>) -> StageTarget<'a> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use proscenium_framing::packet::ErrorCode;
-use proscenium_framing::route::RouteHeader;
+use proscenium_framing::route::{Chain, RouteHeader};
 use proscenium_nodelink::{NodeMessage, ReplyTo};
 use proscenium_stages::{Local, Reply};
 
@@ -37,20 +37,34 @@ pub(crate) enum ServedAsker {
     There(NodeReply),
 }
 
+/// The entries of a chain that came scattered over a header.
+#[cold]
+fn encoded(chain: Chain<'_>) -> Vec<u8> {
+    let header = RouteHeader {
+        chain,
+        ..RouteHeader::default()
+    };
+    let mut bytes = vec![0; header.encoded_len()];
+    let written = header.encode(&mut bytes);
+    debug_assert_eq!(written, Some(bytes.len()));
+    bytes
+}
+
 impl ServedBody {
     fn of(message: &NodeMessage<'_>) -> Self {
         let header = &message.header;
-        let chain = RouteHeader {
-            chain: header.chain,
-            ..RouteHeader::default()
+        let anew;
+        let chain = match header.chain.encoded() {
+            Some(encoded) => encoded,
+            None if header.chain.is_empty() => &[],
+            None => {
+                anew = encoded(header.chain);
+                &anew
+            }
         };
-        let (trail, id) = (chain.encoded_len(), header.msg_id.len());
+        let (trail, id) = (chain.len(), header.msg_id.len());
         let mut bytes = Vec::with_capacity(trail + id + message.payload.len());
-        if trail > 0 {
-            bytes.resize(trail, 0);
-            let written = chain.encode(&mut bytes);
-            debug_assert_eq!(written, Some(trail));
-        }
+        bytes.extend_from_slice(chain);
         bytes.extend_from_slice(header.msg_id.as_bytes());
         bytes.extend_from_slice(message.payload);
         Self::There {

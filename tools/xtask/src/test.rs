@@ -16,15 +16,16 @@ const TIME: &str = "5 minutes";
 const TIME_ALL: &str = "20 to 30 minutes";
 /// How many parts a short run has, and how many a long one has besides, without the fuzzers.
 const PARTS: usize = 12;
-const PARTS_ALL: usize = 8;
-/// What is fuzzed, below `framing/fuzz/fuzz_targets/`.
-const FUZZ_TARGETS: [&str; 6] = [
-    "length_prefix",
-    "packet",
-    "lz4",
-    "websocket",
-    "zmtp",
-    "route",
+const PARTS_ALL: usize = 9;
+/// What is fuzzed: a crate, and a target below its `fuzz/fuzz_targets/`.
+const FUZZ_TARGETS: [(&str, &str); 7] = [
+    ("framing", "length_prefix"),
+    ("framing", "packet"),
+    ("framing", "lz4"),
+    ("framing", "websocket"),
+    ("framing", "zmtp"),
+    ("framing", "route"),
+    ("engine", "tls"),
 ];
 /// How long the fuzzer looks for new inputs of each target, in seconds.
 const FUZZ_SECONDS: &str = "60";
@@ -50,6 +51,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     check_peers(&mut steps);
     if all {
         many_seeds(&mut steps, seeds);
+        soak(&mut steps);
         benches(&mut steps);
         oldest_compiler(&mut steps);
         address_sanitizer(&mut steps, &foreign);
@@ -201,6 +203,23 @@ fn many_seeds(steps: &mut Steps, seeds: u32) {
     steps.run("seeds of nodes", &mut command);
 }
 
+/// A hundred nodes that are killed and restarted, and a million requests under way.
+fn soak(steps: &mut Steps) {
+    let args = ["test", "--release", "-p", "proscenium-nodelink"];
+    let mut command = cargo(&args);
+    // One after the other: each takes what the machine has.
+    command.args([
+        "--test",
+        "soak",
+        "--",
+        "--ignored",
+        "--nocapture",
+        "--test-threads",
+        "1",
+    ]);
+    steps.run("soak of nodes", &mut command);
+}
+
 /// Every benchmark runs, once and without measuring.
 fn benches(steps: &mut Steps) {
     let args = ["bench", "--all-features", "--bench", "*", "--", "--test"];
@@ -303,7 +322,7 @@ fn fuzz(steps: &mut Steps) {
         Ok(program) => program,
         Err(reason) => return steps.skip("fuzz", &reason),
     };
-    for target in FUZZ_TARGETS {
+    for (package, target) in FUZZ_TARGETS {
         let step = format!("fuzz {target}");
         let found = tree::target().join("fuzz-found").join(target);
         if let Err(error) = std::fs::create_dir_all(&found) {
@@ -316,7 +335,7 @@ fn fuzz(steps: &mut Steps) {
             .arg(format!("fuzz/corpus/{target}"))
             .arg("--")
             .arg(format!("-max_total_time={FUZZ_SECONDS}"))
-            .current_dir(tree::root().join("framing"))
+            .current_dir(tree::root().join(package))
             .env("RUSTUP_TOOLCHAIN", &toolchain)
             .env("CARGO_TARGET_DIR", tree::target().join("fuzz"));
         steps.run(&step, &mut command);

@@ -14,6 +14,8 @@
 mod client;
 mod identity;
 mod info;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod properties;
 mod server;
 mod session;
 mod verify;
@@ -248,7 +250,8 @@ pub(crate) fn missing(bytes: &[u8]) -> usize {
         return HEADER - bytes.len();
     };
     let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-    let is_record = matches!(header[0], 20..=23) && length <= BODY_MAX;
+    // Also a heartbeat (24, RFC 6520), which rustls refuses only when all of it is there.
+    let is_record = matches!(header[0], 20..=24) && length <= BODY_MAX;
     if is_record {
         (HEADER + length).saturating_sub(bytes.len())
     } else {
@@ -293,6 +296,8 @@ mod tests {
             (&[22, 3, 1, 0, 4], 4),
             (&[22, 3, 1, 0, 4, 1, 2], 2),
             (&[22, 3, 1, 0, 2, 1, 2, 23], 0),
+            (&[24, 3, 3, 0, 2, 0], 1),
+            (&[25, 3, 3, 0, 2, 0], 0),
             (b"GET /", 0),
             (&[23, 3, 3, 0x48, 0x01], 0),
         ] {

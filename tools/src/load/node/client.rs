@@ -147,7 +147,7 @@ impl Load {
         let now = cx.engine().now().as_nanos();
         self.sent_at[number] = now;
         let (header, options) = (Self::header(ECHO), RequestOptions::default());
-        match cx.request(peer, &header, &self.plan.payload, options, number as u64) {
+        match cx.request_shared(peer, &header, &self.plan.payload, options, number as u64) {
             Ok(()) => self.sent += 1,
             Err(error) => self.failed(format!("a request was refused: {error}")),
         }
