@@ -238,13 +238,14 @@ impl Caller {
         let now = || cx.now().as_nanos().wrapping_add(offset);
         let (mut payload, mut count) = (self.payload(), 0);
         let mut begin = now();
-        while begin < self.tally.window.end {
+        loop {
             self.number(&mut payload, count);
             let answer = self.ask(cx, stage, &payload).await;
             let end = now();
             self.tally.answered(answer, begin, end);
-            if answer.is_err() {
-                break; // the next would fail as fast as the processor can
+            // After an error the next would fail as fast as the processor can.
+            if answer.is_err() || end >= self.tally.window.end {
+                return;
             }
             (begin, count) = (end, count + 1);
         }

@@ -15,8 +15,8 @@ use clap::{Args, ValueEnum};
 use proscenium_engine::Address;
 use proscenium_nodelink::{Endpoint, Nid, Node, NodeOptions};
 
-pub(crate) use client::{ECHO, MARK, MARK_BYTES, SERVER_NID};
 pub(super) use client::Mark;
+pub(crate) use client::{ECHO, MARK, MARK_BYTES, SERVER_NID};
 pub(crate) use record::NodeRecord;
 
 use crate::machine::Machine;
