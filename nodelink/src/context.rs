@@ -55,6 +55,13 @@ pub trait NodeHandler<P> {
         let _ = (cx, peer, nid);
     }
 
+    /// Somebody woke the shard, by a [`ShardWaker`](proscenium_engine::ShardWaker) with a token
+    /// that is not of the node: for what other threads leave for this handler. Only for handlers
+    /// of a [`Node`](crate::Node), see [`Node::engine`](crate::Node::engine).
+    fn on_wake(&mut self, cx: &mut NodeContext<'_, '_, P>, token: u64) {
+        let _ = (cx, token);
+    }
+
     /// The queue to a peer, which was full, is less than half full.
     fn on_room(&mut self, cx: &mut NodeContext<'_, '_, P>, peer: PeerId, nid: &Nid) {
         let _ = (cx, peer, nid);

@@ -223,7 +223,7 @@ impl std::error::Error for ServerInfoError {}
 pub type OnServers = Arc<dyn Fn(&[ServerInfo]) + Send + Sync>;
 
 /// Keeps a watch going; dropping it ends the watch.
-pub trait Watch: Send {}
+pub trait Watch: Send + Sync {}
 
 /// Where servers announce themselves and learn of each other.
 ///

@@ -83,7 +83,9 @@ impl<H: NodeHandler<()> + 'static> Handler for NodeShard<H> {
     }
 
     fn on_wake(&mut self, cx: &mut Context<'_, ()>, token: u64) {
-        self.link.on_wake(cx, &mut self.handler, token);
+        if !self.link.on_wake(cx, &mut self.handler, token) {
+            self.handler.on_wake(&mut self.link.with(cx), token);
+        }
     }
 
     fn on_shutdown(&mut self, cx: &mut Context<'_, ()>) {

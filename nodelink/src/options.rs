@@ -21,10 +21,11 @@ macro_rules! options {
         /// # Ok::<(), proscenium_nodelink::NidError>(())
         /// ```
         ///
-        /// The greatest memory of a node is about `links_max` × 1 KiB + `peers_max` ×
-        /// (2 × `queue_bytes_max` + `requests_max` × 150 B) + `reassembly_bytes_max` +
-        /// what waits in `commands_max`. A mesh of 100 peers that are all stuck at the defaults
-        /// is 6 GiB of queues for each direction: lower `queue_bytes_max` where that is too much.
+        /// The greatest memory of a node is about `links_max` × 1 KiB + `peers_max` × (2 ×
+        /// `queue_bytes_max` + `requests_max` × 150 B) + `reassembly_bytes_max` + what waits in
+        /// `commands_max`, whose queue of 140 B each is allocated as a whole. A mesh of 100 peers
+        /// that are all stuck at the defaults is 6 GiB of queues for each direction: lower
+        /// `queue_bytes_max` where that is too much.
         #[derive(Clone, Debug)]
         #[non_exhaustive]
         pub struct NodeOptions {

@@ -75,6 +75,10 @@ impl NodeHandler<()> for Incoming {
             tracing::error!("the executor of handlers panicked");
         }
     }
+
+    fn on_wake(&mut self, cx: &mut NodeContext<'_, '_, ()>, _token: u64) {
+        self.running.deliver(cx);
+    }
 }
 
 impl Incoming {

@@ -3,15 +3,16 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use proscenium_engine::ShardWaker;
 use proscenium_framing::packet::ErrorCode;
-use proscenium_nodelink::{NodeHandle, ReplyTo, RouteHeader};
+use proscenium_nodelink::{NodeContext, ReplyTo, RouteHeader};
 use slab::Slab;
 
 use super::stats::Counts;
@@ -37,16 +38,36 @@ pub(crate) struct Running {
     bounds: Bounds,
     service_id: u16,
     map_errors: Option<Box<MapErrors>>,
-    node: NodeHandle,
     pub(crate) counts: Counts,
     ending: AtomicBool,
     table: Mutex<Table>,
+    /// Answers on their way to the shard of the links. They keep their place in the table until
+    /// they are there, so there is always room for one, and never more than handlers.
+    answers: Mutex<Vec<Answer>>,
+    /// Wakes that shard.
+    waker: OnceLock<ShardWaker>,
     ended: Condvar,
 }
 
 #[derive(Default)]
 struct Table {
     fates: Slab<Arc<Fate>>,
+    bytes: usize,
+}
+
+/// The answer of a request, and its place in the table.
+struct Answer {
+    reply_to: ReplyTo,
+    code: ErrorCode,
+    msg_id: Cow<'static, str>,
+    payload: Bytes,
+    place: Place,
+}
+
+/// Of a handler in the table, and how long its payload was.
+#[derive(Clone, Copy)]
+struct Place {
+    key: usize,
     bytes: usize,
 }
 
@@ -70,20 +91,16 @@ impl Fate {
 }
 
 impl Running {
-    pub(crate) fn new(
-        bounds: Bounds,
-        service_id: u16,
-        map_errors: Option<Box<MapErrors>>,
-        node: NodeHandle,
-    ) -> Self {
+    pub(crate) fn new(bounds: Bounds, service_id: u16, map_errors: Option<Box<MapErrors>>) -> Self {
         Self {
             bounds,
             service_id,
             map_errors,
-            node,
             counts: Counts::default(),
             ending: AtomicBool::new(false),
             table: Mutex::default(),
+            answers: Mutex::default(),
+            waker: OnceLock::new(),
             ended: Condvar::new(),
         }
     }
@@ -121,12 +138,55 @@ impl Running {
         Ok(Call {
             running: Arc::clone(self),
             fate,
-            key,
-            bytes,
+            place: Some(Place { key, bytes }),
             msg_id,
             reply_to,
             over: false,
         })
+    }
+
+    /// The shard of the links runs; `waker` has it call [`deliver`](Self::deliver).
+    pub(crate) fn start(&self, waker: ShardWaker) {
+        waker.wake(); // answers may have come before
+        let _ = self.waker.set(waker);
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
+
+    /// Sends the answers that are there.
+    pub(crate) fn deliver(&self, cx: &mut NodeContext<'_, '_, ()>) {
+        let answers = std::mem::take(&mut *self.answers.lock());
+        let mut places = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let header = RouteHeader {
+                service_id: self.service_id.into(),
+                msg_id: &answer.msg_id,
+                error_code: answer.code.0.into(),
+                ..RouteHeader::default()
+            };
+            let sent = cx.reply_shared(answer.reply_to, &header, &answer.payload);
+            if let Err(error) = sent {
+                self.counts.replies_lost.add(1);
+                tracing::warn!(msg_id = %answer.msg_id, %error, "an answer is lost");
+            }
+            places.push(answer.place);
+        }
+        self.leave(&places);
+    }
+
+    /// Gives places in the table back.
+    fn leave(&self, places: &[Place]) {
+        let bytes: usize = places.iter().map(|place| place.bytes).sum();
+        self.counts.running.take(places.len() as u64);
+        self.counts.running_bytes.take(bytes as u64);
+        let mut table = self.table.lock();
+        for place in places {
+            table.fates.try_remove(place.key);
+        }
+        table.bytes -= bytes;
+        drop(table);
+        self.ended.notify_all();
     }
 
     /// Ends handlers whose deadline is over.
@@ -151,7 +211,7 @@ impl Running {
         self.ending.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until no handler is under way, then true; false if `until` comes first.
+    /// Waits until no handler and no answer is under way, then true; false if `until` comes first.
     pub(crate) fn wait(&self, until: Instant) -> bool {
         let mut table = self.table.lock();
         while !table.fates.is_empty() {
@@ -189,8 +249,8 @@ impl Running {
 pub(crate) struct Call {
     running: Arc<Running>,
     fate: Arc<Fate>,
-    key: usize,
-    bytes: usize,
+    /// `None`: the answer has it.
+    place: Option<Place>,
     msg_id: Cow<'static, str>,
     reply_to: Option<ReplyTo>,
     over: bool,
@@ -211,15 +271,19 @@ impl Call {
             (ErrorCode::SYSTEM_ERROR, Bytes::new())
         };
         let own_id = !content.msg_id.is_empty();
-        let header = RouteHeader {
-            service_id: self.running.service_id.into(),
-            msg_id: if own_id { &content.msg_id } else { msg_id },
-            error_code: code.0.into(),
-            ..RouteHeader::default()
+        let Some(place) = self.place.take() else {
+            return; // not so: it goes with the only answer
         };
-        if let Err(error) = self.running.node.reply(reply_to, &header, payload) {
-            self.running.counts.replies_lost.add(1);
-            tracing::warn!(%msg_id, %error, "an answer is lost");
+        let answer = Answer {
+            reply_to,
+            code,
+            msg_id: if own_id { &content.msg_id } else { msg_id }.clone(),
+            payload,
+            place,
+        };
+        self.running.answers.lock().push(answer);
+        if let Some(waker) = self.running.waker.get() {
+            waker.wake();
         }
     }
 
@@ -259,16 +323,11 @@ impl Drop for Call {
         if !self.over {
             self.aborted(ErrorCode::SYSTEM_ERROR); // dropped by its executor
         }
-        let counts = &self.running.counts;
-        counts.running.take(1);
-        counts.running_bytes.take(self.bytes as u64);
         // The waker keeps the task, which keeps this.
         drop(self.fate.state.lock().1.take());
-        let mut table = self.running.table.lock();
-        table.fates.try_remove(self.key);
-        table.bytes -= self.bytes;
-        drop(table);
-        self.running.ended.notify_all();
+        if let Some(place) = self.place {
+            self.running.leave(&[place]);
+        }
     }
 }
 

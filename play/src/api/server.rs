@@ -29,6 +29,9 @@ use crate::packet::Content;
 use crate::shared::MapErrors;
 use crate::system::is_system_id;
 
+/// The token of the wake that says that there are answers.
+const ANSWERS: u64 = 1;
+
 /// An API server that runs: a node of the mesh, on a thread of its own, and handlers without a
 /// state of their own, on others. Dropping it shuts it down without waiting for handlers.
 #[must_use = "dropping a server shuts it down"]
@@ -467,8 +470,8 @@ impl ApiServerBuilder {
         let (handlers, map_errors, service_id) = (self.handlers, self.map_errors, self.service_id);
         let mut parts = None;
         let node = self.node.start_with(|node| {
-            let sender = ApiSender::new(node.clone());
-            let running = Arc::new(Running::new(bounds, service_id, map_errors, node));
+            let sender = ApiSender::new(node);
+            let running = Arc::new(Running::new(bounds, service_id, map_errors));
             parts = Some((sender.clone(), Arc::clone(&running)));
             Incoming {
                 handlers,
@@ -480,6 +483,9 @@ impl ApiServerBuilder {
         let Some((sender, running)) = parts else {
             return Err(invalid("the node has no handler"));
         };
+        if let Some(waker) = node.engine().handle().waker(0, ANSWERS) {
+            running.start(waker);
+        }
         let deadlines = Deadlines::start(&name, &running)?;
         let address = self.advertise.or(node.local_addrs().first().cloned());
         let (mut watch, mut membership) = (None, None);

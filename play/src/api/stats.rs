@@ -48,7 +48,7 @@ impl Count {
 }
 
 stats! {
-    /// Handlers under way, now.
+    /// Handlers under way, and answers on their way to the links, now.
     running,
     /// Bytes of the payloads that these were given, now.
     running_bytes,
@@ -70,7 +70,7 @@ stats! {
     refused_full,
     /// Messages refused because the server is about to end.
     refused_ending,
-    /// Answers that were lost for want of room.
+    /// Answers that were lost: whoever asked is gone, or does not read.
     replies_lost,
     /// Requests of HTTP (feature `http`, as the next two).
     http_requests,
