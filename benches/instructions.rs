@@ -12,6 +12,7 @@ mod echo;
 mod forward;
 mod frames;
 mod play;
+mod tells;
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -29,7 +30,8 @@ use proscenium::{Framing, Handler};
 use crate::echo::{Echo, ReplayEcho, SimEcho};
 use crate::forward::{Forward, stages};
 use crate::frames::frames;
-use crate::play::{Crowd, packets, play};
+use crate::play::{Crowd, direct, entry, packets, play, requests};
+use crate::tells::Tells;
 
 /// Rounds of each workload that are counted, after as many that are not.
 const ROUNDS: u64 = 20;
@@ -112,6 +114,21 @@ const WORKLOADS: &[Workload] = &[
         make: || Box::new(Played::new(1024)),
     },
     Workload {
+        name: "forward-many-1024",
+        messages: MANY * 30,
+        make: || Box::new(Replayed(many(Forward), 0)),
+    },
+    Workload {
+        name: "stage-many-1024",
+        messages: MANY * 30,
+        make: || Box::new(Replayed(many(stages()), 0)),
+    },
+    Workload {
+        name: "play-many-1024",
+        messages: MANY * 30,
+        make: || Box::new(ManyRooms::new()),
+    },
+    Workload {
         name: "broadcast-replayed-256",
         messages: Crowd::PLAYERS,
         make: || Box::new(Crowd::new("Broadcast", 1)),
@@ -130,6 +147,21 @@ const WORKLOADS: &[Workload] = &[
         name: "each-replayed-256-10",
         messages: 10 * Crowd::PLAYERS,
         make: || Box::new(Crowd::new("Each", 10)),
+    },
+    Workload {
+        name: "tell-fan-in",
+        messages: Tells::ROUND,
+        make: || Box::new(Tells::to(1)),
+    },
+    Workload {
+        name: "tell-in-turn",
+        messages: Tells::ROUND,
+        make: || Box::new(Tells::to(Tells::ROUND)),
+    },
+    Workload {
+        name: "tell-ping-pong",
+        messages: Tells::ROUND,
+        make: || Box::new(Tells::rally()),
     },
     Workload {
         name: "echo-simulated-64",
@@ -166,6 +198,45 @@ const WORKLOADS: &[Workload] = &[
 const CHUNK: u64 = 64 * 1024;
 const REPLAYED: u64 = <ReplayEcho>::bytes_per_turn(10) as u64;
 const ITEMS: u64 = 1000;
+
+/// Connections that are too many for the caches, each with thirty messages in a read.
+const MANY: u64 = 10_000;
+
+fn many<H: Handler>(handler: H) -> ReplayEcho<H> {
+    let frames = frames(1024, 30);
+    ReplayEcho::reading(handler, Framing::Be32, &frames, MANY as usize, frames.len())
+}
+
+/// A stage for each of many connections.
+struct ManyRooms(ReplayEcho<PlayShard>);
+
+impl ManyRooms {
+    fn new() -> Self {
+        let requests = requests(1024, 30);
+        let (many, read) = (MANY as usize, requests.len());
+        let mut replay = ReplayEcho::reading(play(), Framing::Le32, &requests, many, read);
+        let entry = entry(read);
+        let mut entering = 0..many;
+        replay.change(move |bytes, connection| {
+            if entering.next().is_some() {
+                bytes.copy_from_slice(&entry);
+            }
+            direct(bytes, connection as i64);
+        });
+        replay.turn();
+        Self(replay)
+    }
+}
+
+impl Round for ManyRooms {
+    fn measured(&mut self) {
+        self.0.turn();
+    }
+
+    fn after(&mut self) {
+        self.0.check_at_least(MANY * 30 * 1028);
+    }
+}
 
 struct Empty;
 
@@ -230,6 +301,12 @@ impl Round for Crowd {
 
     fn after(&mut self) {
         self.check();
+    }
+}
+
+impl Round for Tells {
+    fn measured(&mut self) {
+        self.round();
     }
 }
 

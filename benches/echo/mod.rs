@@ -87,6 +87,8 @@ impl SimEcho {
 /// One shard on a replay: 1,000 frames under way on each connection, read 64 KiB at a time.
 pub(crate) struct ReplayEcho<H: Handler = Echo> {
     shard: ReplayShard<H>,
+    /// Bytes that a turn brings.
+    turn: usize,
     connections: usize,
     written: u64,
 }
@@ -106,9 +108,21 @@ impl<H: Handler> ReplayEcho<H> {
 
     /// With frames of one's own.
     pub(crate) fn of(handler: H, framing: Framing, recording: &[u8], connections: usize) -> Self {
-        let shard = ReplayShard::new(handler, framing, connections, recording, Self::READ);
+        Self::reading(handler, framing, recording, connections, Self::READ)
+    }
+
+    /// Of which each connection receives `read` bytes per turn.
+    pub(crate) fn reading(
+        handler: H,
+        framing: Framing,
+        recording: &[u8],
+        connections: usize,
+        read: usize,
+    ) -> Self {
+        let shard = ReplayShard::new(handler, framing, connections, recording, read);
         let mut echo = Self {
             shard,
+            turn: connections * read,
             connections,
             written: 0,
         };
@@ -127,6 +141,12 @@ impl<H: Handler> ReplayEcho<H> {
         self.shard.turn();
     }
 
+    /// See [`ReplayShard::change`].
+    #[allow(dead_code, reason = "not of every bench")]
+    pub(crate) fn change(&mut self, call: impl FnMut(&mut [u8], usize) + 'static) {
+        self.shard.change(call);
+    }
+
     /// At least so many bytes were sent since the last time.
     #[allow(dead_code, reason = "not of every bench")]
     pub(crate) fn check_at_least(&mut self, bytes: u64) {
@@ -139,7 +159,7 @@ impl<H: Handler> ReplayEcho<H> {
     /// What came since the last time was sent back.
     pub(crate) fn check(&mut self, turns: u64, frame: usize) {
         let written = self.shard.written();
-        let expected = turns * Self::bytes_per_turn(self.connections) as u64;
+        let expected = turns * self.turn as u64;
         let slack = (self.connections * frame) as u64;
         let difference = (written - self.written).abs_diff(expected);
         assert!(

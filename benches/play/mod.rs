@@ -68,6 +68,36 @@ pub(crate) fn packets(size: usize, count: usize) -> Vec<u8> {
     bytes
 }
 
+/// Requests without an authentication before them.
+pub(crate) fn requests(size: usize, count: usize) -> Vec<u8> {
+    let payload = vec![7; size - ClientPacket::FIXED - "Echo".len()];
+    let mut bytes = Vec::new();
+    for number in 1..=count {
+        append(&mut bytes, "Echo", number as u16, &payload);
+    }
+    bytes
+}
+
+/// An authentication, and what fills it up to `length` bytes.
+pub(crate) fn entry(length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    append(&mut bytes, AUTHENTICATE, 0, &[]);
+    let payload = vec![0; length - bytes.len() - 4 - ClientPacket::FIXED - "Quiet".len()];
+    append(&mut bytes, "Quiet", 0, &payload);
+    bytes
+}
+
+/// Changes the stage to which packets go.
+pub(crate) fn direct(packets: &mut [u8], stage_id: i64) {
+    let mut rest = packets;
+    while let Some((length, packet)) = rest.split_first_chunk_mut() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let at = 1 + usize::from(packet[0]) + 2;
+        packet[at..at + 8].copy_from_slice(&stage_id.to_le_bytes());
+        rest = &mut packet[length..];
+    }
+}
+
 const AUTHENTICATE: &str = "AuthenticateRequest";
 
 fn append(bytes: &mut Vec<u8>, msg_id: &str, seq: u16, payload: &[u8]) {

@@ -7,7 +7,7 @@ mod support;
 mod support_redis;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -505,33 +505,94 @@ fn only_the_announcement_of_its_own_is_withdrawn() {
 
 #[test]
 fn redis_is_reached_over_tcp() {
-    // The port is free when it is looked for; who comes in between costs a further attempt.
-    for _ in 0..20 {
-        let found = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = found.local_addr().unwrap().port();
-        drop(found);
-        let port_text = port.to_string();
-        // The last of two settings counts.
+    let arguments = |port: &str| {
         let arguments = [
             "--port",
-            &port_text,
+            port,
             "--bind",
             "127.0.0.1",
             "--requirepass",
             "secret",
         ];
-        let Some(_redis) = Redis::start(&arguments) else {
-            return;
-        };
-        let directory = RedisDirectory::new(&format!("redis://:secret@127.0.0.1:{port}/1"));
-        let directory = directory.unwrap().timeout(PATIENCE);
-        match directory.announce(&info("play-1", 1), LONG) {
-            Ok(()) => {
-                assert_eq!(Lists::of(&directory).next(), "play-1");
-                return;
-            }
-            Err(error) => assert_ne!(error.kind(), io::ErrorKind::TimedOut, "{error}"),
-        }
+        arguments.map(str::to_owned).into()
+    };
+    let Some((_redis, port)) = Redis::on_port(arguments) else {
+        return;
+    };
+    let directory = RedisDirectory::new(&format!("redis://:secret@127.0.0.1:{port}/1"));
+    let directory = directory.unwrap().timeout(PATIENCE);
+    directory.announce(&info("play-1", 1), LONG).unwrap();
+    assert_eq!(Lists::of(&directory).next(), "play-1");
+}
+
+/// The authorities of the system are those of this process: so the client is one of its own.
+#[cfg(feature = "redis-tls")]
+#[test]
+fn redis_is_reached_over_tls_by_who_trusts_it() {
+    const URL: &str = "PROSCENIUM_TEST_TLS";
+    if let Ok(url) = std::env::var(URL) {
+        // This is the client. It ends well if it is let in, and says why it is not.
+        let directory = RedisDirectory::new(&url).unwrap().timeout(PATIENCE);
+        directory.announce(&info("play-1", 1), LONG).unwrap();
+        assert_eq!(Lists::of(&directory).next(), "play-1");
+        return;
     }
-    panic!("no port was free");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = std::env::temp_dir().join(format!("proscenium-tls-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let cert = file("cert.pem", made.cert.pem());
+    let key = file("key.pem", made.signing_key.serialize_pem());
+    let stranger = file("other.pem", other.cert.pem());
+    let arguments = |port: &str| {
+        let arguments = [
+            "--tls-port",
+            port,
+            "--bind",
+            "127.0.0.1",
+            "--tls-auth-clients",
+            "no",
+        ];
+        let files = [
+            "--tls-cert-file",
+            &cert,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &cert,
+        ];
+        arguments
+            .into_iter()
+            .chain(files)
+            .map(str::to_owned)
+            .collect()
+    };
+    let redis = Redis::on_port(arguments);
+    let port = redis.as_ref().map_or("", |(_, port)| port);
+    let client = |trusted: &str| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "redis_is_reached_over_tls_by_who_trusts_it",
+                "--nocapture",
+            ])
+            .env(URL, format!("rediss://localhost:{port}"))
+            .env("SSL_CERT_FILE", trusted)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), text)
+    };
+    if redis.is_some() {
+        let (welcome, text) = client(&cert);
+        assert!(welcome, "{text}");
+        let (welcome, text) = client(&stranger);
+        assert!(!welcome && text.contains("certificate"), "{text}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -173,6 +173,7 @@ impl<'a> Local<'a> {
         self.core().engine.with(|engine| engine.close(id));
     }
 
+    #[inline]
     fn engine<R>(
         &self,
         call: impl FnOnce(&mut proscenium_engine::Context<'_, StagePost>) -> Result<R, SendError>,

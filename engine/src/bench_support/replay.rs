@@ -45,7 +45,8 @@ impl<H: Handler> ReplayShard<H> {
             connections: Vec::new(),
             fresh: Vec::new(),
             next: 0,
-            speaking: usize::MAX,
+            speaking: 0,
+            change: None,
             written: 0,
             writes: 0,
         };
@@ -58,6 +59,7 @@ impl<H: Handler> ReplayShard<H> {
         });
         let mut replay = Self { shard };
         replay.turn(); // the connections are made
+        replay.hush(usize::MAX);
         replay
     }
 
@@ -66,6 +68,12 @@ impl<H: Handler> ReplayShard<H> {
     pub fn turn(&mut self) {
         let turned = self.shard.turn(Duration::ZERO);
         turned.expect("the replaying driver does not fail");
+    }
+
+    /// Has what each connection receives changed before: `call` is given the bytes and the number
+    /// of the connection.
+    pub fn change(&mut self, call: impl FnMut(&mut [u8], usize) + 'static) {
+        self.shard.driver_mut().change = Some(Box::new(call));
     }
 
     /// From now on only the first `connections` receive.
@@ -90,6 +98,8 @@ impl Wake for NoWake {
     fn wake(&self) {}
 }
 
+type Change = Box<dyn FnMut(&mut [u8], usize)>;
+
 struct Replay {
     recording: Vec<u8>,
     /// Of the recording without what was appended.
@@ -103,6 +113,7 @@ struct Replay {
     next: usize,
     /// So many of them receive.
     speaking: usize,
+    change: Option<Change>,
     written: u64,
     writes: u64,
 }
@@ -142,6 +153,9 @@ impl Driver for Replay {
         self.next += 1;
         let len = self.read;
         chunk[..len].copy_from_slice(&self.recording[*at..*at + len]);
+        if let Some(change) = &mut self.change {
+            change(&mut chunk[..len], self.next - 1);
+        }
         *at = (*at + len) % self.length;
         Some(Completion::Received { conn: *conn, len })
     }

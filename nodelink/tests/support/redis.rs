@@ -1,5 +1,6 @@
 //! A Redis of a test's own.
 
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -18,6 +19,29 @@ pub(crate) struct Redis {
 impl Redis {
     /// `None` where there is no Redis.
     pub(crate) fn start(arguments: &[&str]) -> Option<Self> {
+        let mut redis = Self::new(arguments)?;
+        redis.run();
+        Some(redis)
+    }
+
+    /// Also on a port of loopback, which `arguments` are made for.
+    pub(crate) fn on_port(arguments: impl Fn(&str) -> Vec<String>) -> Option<(Self, String)> {
+        // The port is free when it is looked for; who comes in between costs a further attempt.
+        for _ in 0..20 {
+            let found = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = found.local_addr().unwrap().port().to_string();
+            drop(found);
+            let arguments = arguments(&port);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let mut redis = Self::new(&arguments)?;
+            if redis.listens() {
+                return Some((redis, port));
+            }
+        }
+        panic!("no port was free");
+    }
+
+    fn new(arguments: &[&str]) -> Option<Self> {
         if !foreign::program("redis-server", &["redis-server", "--version"]) {
             return None;
         }
@@ -26,14 +50,11 @@ impl Redis {
         let name = format!("proscenium-redis-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder).unwrap();
-        let arguments = arguments.iter().map(|&one| one.to_owned()).collect();
-        let mut redis = Self {
+        Some(Self {
             folder,
-            arguments,
+            arguments: arguments.iter().map(|&one| one.to_owned()).collect(),
             child: None,
-        };
-        redis.run();
-        Some(redis)
+        })
     }
 
     fn socket(&self) -> PathBuf {
@@ -42,19 +63,25 @@ impl Redis {
 
     /// Runs it, with nothing in it.
     pub(crate) fn run(&mut self) {
+        assert!(self.listens(), "Redis has ended");
+    }
+
+    /// Runs it. False if it ends instead.
+    fn listens(&mut self) -> bool {
+        let socket = self.socket();
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--save", "", "--appendonly", "no"]);
-        command.arg("--unixsocket").arg(self.socket());
+        command.arg("--unixsocket").arg(&socket);
         command.arg("--dir").arg(&self.folder);
+        // The last of two settings counts.
         command.args(&self.arguments).stdout(Stdio::null());
-        self.child = Some(command.spawn().unwrap());
-        let child = self.child.as_mut().unwrap();
-        let socket = self.folder.join("socket");
+        let child = self.child.insert(command.spawn().unwrap());
+        let mut ended = false;
         wait_until("Redis listens", || {
-            let ended = child.try_wait().unwrap();
-            assert_eq!(ended, None, "Redis has ended");
-            UnixStream::connect(&socket).is_ok()
+            ended = child.try_wait().unwrap().is_some();
+            ended || UnixStream::connect(&socket).is_ok()
         });
+        !ended
     }
 
     pub(crate) fn url(&self) -> String {
