@@ -128,11 +128,14 @@ impl<'a> Call<'a> {
                 reply: RefCell::new(Some(reply)),
                 trail,
             },
-            ServedAsker::There(reply) => Asker::Remote {
-                reply: RefCell::new(reply),
-                msg_id: body.msg_id(),
-                trail,
-            },
+            ServedAsker::There(mut reply) => {
+                reply.fallback = ErrorCode::UNCHECKED_CONTENTS_ERROR;
+                Asker::Remote {
+                    reply: RefCell::new(reply),
+                    msg_id: body.msg_id(),
+                    trail,
+                }
+            }
         };
         Self {
             local,
@@ -278,9 +281,10 @@ impl<'a> Call<'a> {
             Asker::Nobody => return None,
             Asker::Remote { reply, msg_id, .. } => {
                 let mut reply = reply.borrow_mut();
-                let to = reply.take()?;
+                let mut late = NodeReply::new(self.shared, reply.take()?, self.stage_id);
+                late.fallback = ErrorCode::UNCHECKED_CONTENTS_ERROR;
                 LateAsker::Remote {
-                    reply: NodeReply::new(self.shared, to, self.stage_id),
+                    reply: late,
                     msg_id: (*msg_id).into(),
                 }
             }

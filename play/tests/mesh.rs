@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proscenium_nodelink::directory::{ServerInfo, ServerType, StaticDirectory};
-use proscenium_nodelink::{Nid, RequestOptions, RouteHeader};
+use proscenium_nodelink::{Nid, Node, RequestOptions, RouteHeader};
 use support::mesh::{
-    answer, api, ask_from, ask_stage, create, linked, mesh_of, node_of, server_at,
+    answer, any, api, ask_from, ask_stage, create, linked, mesh_of, node_of, options, server_at,
 };
 use support::{Client, PATIENCE, eventually};
 
@@ -285,7 +285,7 @@ fn services_are_reached_by_their_number() {
     let (server, _) = server_at("play-1", &[], |builder| builder);
     create(&server, [1]);
     let apis = [api("api-1", &server), api("api-2", &server)];
-    let address = |node: &proscenium_nodelink::Node| node.local_addrs()[0].clone();
+    let address = |node: &Node| node.local_addrs()[0].clone();
     let mut list: Vec<ServerInfo> = apis
         .iter()
         .map(|(node, _)| ServerInfo::new(node.nid().clone(), address(node), ServerType::Api, 2))
@@ -350,6 +350,30 @@ fn requests_to_a_server_that_dies_fail_at_once() {
 }
 
 #[test]
+fn a_full_queue_is_told_to_who_sends() {
+    for shards in [1, 2] {
+        let (server, _) = server_at("play-1", &[], |builder| {
+            let node = Node::builder(options("play-1").queue_messages_max(1000));
+            builder.shards(shards).node(node.bind(any()))
+        });
+        create(&server, 0..6);
+        let (_api, seen) = api("api-1", &server);
+        for stage in 0..6 {
+            let asked = || ask_stage(&server, stage, "AskApi", "api-1 0 Echo hello").ok();
+            eventually("a shard that knows the other server", asked);
+            let flooded = ask_stage(&server, stage, "Flood", "");
+            assert_eq!(flooded, answer("Flooded", "1000"));
+            let mut news = 0;
+            while news < 1000 {
+                let (id, ..) = seen.recv_timeout(PATIENCE).unwrap();
+                news += usize::from(id == "News");
+            }
+        }
+        assert_eq!(server.handle().stats().node_lost, 0);
+    }
+}
+
+#[test]
 fn a_full_backlog_is_told() {
     let (server, board) = server_at("play-1", &[], |builder| {
         // Of kinds of one type the first one's backlog holds; there is only this one then.
@@ -398,6 +422,37 @@ fn a_full_backlog_is_told() {
 }
 
 #[test]
+fn what_waits_for_a_stage_that_ends_is_told_that_there_is_none() {
+    let (server, board) = server_at("play-1", &[], |builder| builder);
+    create(&server, [1]);
+    let (api, _seen) = api("api-1", &server);
+    let node = api.handle();
+    let ask = |msg_id| {
+        let header = RouteHeader {
+            msg_id,
+            stage_id: 1,
+            ..RouteHeader::default()
+        };
+        node.request("play-1", &header, "", RequestOptions::within(PATIENCE))
+    };
+    let blocked = ask("Block");
+    eventually("a busy stage", || (board.told() == 1).then_some(()));
+    let before = ask("Echo");
+    eventually("one that waits", || {
+        (server.handle().stats().node_received == 2).then_some(())
+    });
+    assert!(server.handle().destroy_stage(1).wait(PATIENCE).unwrap());
+    let behind = ask("Echo");
+    eventually("one behind the end", || {
+        (server.handle().stats().node_received == 3).then_some(())
+    });
+    board.flag.store(1, Ordering::SeqCst);
+    assert_eq!(blocked.wait().unwrap().error_code, 0);
+    assert_eq!(before.wait().unwrap().error_code, 0);
+    assert_eq!(behind.wait().unwrap().error_code, 3);
+}
+
+#[test]
 fn a_shutdown_answers_what_was_asked() {
     for shards in [1, 3] {
         let (server, board) = server_at("play-1", &[], |builder| builder.shards(shards));
@@ -414,9 +469,7 @@ fn a_shutdown_answers_what_was_asked() {
         };
         let deferred: Vec<_> = (0..5).map(|stage| ask(stage, "Defer")).collect();
         let blocked: Vec<_> = (5..10).map(|stage| ask(stage, "Block")).collect();
-        eventually("all of them", || {
-            (server.handle().stats().node_received == 10).then_some(())
-        });
+        eventually("all of them", || (board.told() == 10).then_some(()));
         board.flag.store(1, Ordering::SeqCst);
         let report = server.shutdown(PATIENCE);
         assert!(report.is_clean(), "{report}");

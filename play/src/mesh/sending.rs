@@ -68,23 +68,26 @@ impl Sender<'_> {
             Place::There => {}
         }
         let header = Self::header(Some(to), target.stage_id, msg_id);
-        let peer = self.mesh.routes.with(nid, Clone::clone);
-        let peer = peer.ok_or(DeliverError::Unroutable)?;
-        let (what, waiting) = match request {
-            None => (What::Send(peer.id), Waiting::default()),
-            Some(number) => {
-                let what = What::Request {
-                    peer: peer.id,
-                    number,
-                    deadline: None,
-                };
-                (what, self.waiting(number))
-            }
-        };
-        let sent = self
-            .mesh
-            .push((what, Some(&peer.gauge)), &header, waiting, payload);
-        sent.map(|()| Found::Peer).map_err(|(error, _)| error)
+        let sent = self.mesh.routes.with(nid, |peer| {
+            let (what, waiting) = match request {
+                None => (What::Send(peer.id), Waiting::default()),
+                Some(number) => {
+                    let what = What::Request {
+                        peer: peer.id,
+                        number,
+                        deadline: None,
+                    };
+                    (what, self.waiting(number))
+                }
+            };
+            let what = (what, Some(&peer.gauge));
+            self.mesh.push(what, &header, waiting, payload)
+        });
+        match sent {
+            Some(Ok(())) => Ok(Found::Peer),
+            Some(Err((error, _))) => Err(error),
+            None => Err(DeliverError::Unroutable),
+        }
     }
 
     fn waiting(&self, number: u64) -> Waiting<'_> {

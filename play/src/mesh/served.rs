@@ -177,7 +177,8 @@ impl NodeReply {
         Self {
             to: Some(to),
             stage_id,
-            fallback: ErrorCode::UNCHECKED_CONTENTS_ERROR,
+            // Whatever drops it before a handler has begun is the end of the stage.
+            fallback: ErrorCode::STAGE_NOT_FOUND,
             shared: Arc::clone(shared),
         }
     }

@@ -12,8 +12,8 @@ use proscenium_nodelink::{
     RequestOptions, RouteHeader,
 };
 use proscenium_play::{
-    Actor, ActorCx, Content, ErrorCode, Failure, LateReply, Member, Packet, PlayServer,
-    PlayServerBuilder, PlayStage, Result, StageCx, StageKind, To, Verdict,
+    Actor, ActorCx, Content, DeliverError, ErrorCode, Failure, LateReply, Member, Packet,
+    PlayServer, PlayServerBuilder, PlayStage, Result, StageCx, StageKind, To, Verdict,
 };
 
 use super::{PATIENCE, eventually};
@@ -122,7 +122,10 @@ impl PlayStage for Post {
                 cx.reply("Small", code.0.to_string())?;
             }
             "Panic" => std::panic::resume_unwind(Box::new("planned")),
-            "Defer" => self.late.extend(cx.defer_reply()),
+            "Defer" => {
+                self.board.told.fetch_add(1, Ordering::SeqCst);
+                self.late.extend(cx.defer_reply());
+            }
             "Release" => {
                 for late in self.late.drain(..) {
                     cx.reply_late(late, "LateReply", "at last")?;
@@ -158,6 +161,18 @@ impl PlayStage for Post {
                 assert_eq!(there.payload, address, "not even copied");
                 cx.reply("OwnReply", ())?;
             }
+            // As many as there is room for.
+            "Flood" => {
+                let mut sent = 0;
+                let refused = loop {
+                    match cx.send_to_api("api-1", "News", "x") {
+                        Ok(()) => sent += 1,
+                        Err(error) => break error,
+                    }
+                };
+                assert_eq!(refused, DeliverError::Full);
+                cx.reply("Flooded", format!("{sent}"))?;
+            }
             "Detach" => {
                 let (nid, stage, id, rest) = parse(text);
                 let (link, late) = (cx.link(), cx.defer_reply());
@@ -190,6 +205,7 @@ impl PlayStage for Post {
                     .store(2 + usize::from(answer.is_err()), Ordering::SeqCst);
             }
             "Block" => {
+                self.board.told.fetch_add(1, Ordering::SeqCst);
                 while self.board.flag.load(Ordering::SeqCst) == 0 {
                     cx.sleep(Duration::from_millis(1)).await;
                 }
