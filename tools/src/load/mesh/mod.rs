@@ -205,7 +205,7 @@ fn measure(args: &MeshArgs, play: &PlayHandle, tally: &Tally) -> Result<NodeReco
         let what = format!("{unfinished} stages did not come to their end");
         record.failures.push(what);
     }
-    let span = theirs.0.saturating_sub(ours.0).as_secs_f64();
+    let span = theirs.0.saturating_sub(ours.0).as_secs_f64().max(1e-9);
     record.client_cpu_share = theirs.1.saturating_sub(ours.1).as_secs_f64() / span;
     record.server_cpu_share = theirs.2.cpu_share_since(ours.2);
     Ok(record)

@@ -100,7 +100,7 @@ impl Mark {
 
     /// Share of one CPU that the other side used since.
     pub(in crate::load) fn cpu_share_since(self, earlier: Self) -> f64 {
-        let wall = self.clock_ns.saturating_sub(earlier.clock_ns) as f64;
+        let wall = self.clock_ns.saturating_sub(earlier.clock_ns).max(1) as f64;
         self.cpu_ns.saturating_sub(earlier.cpu_ns) as f64 / wall
     }
 }
@@ -249,10 +249,11 @@ impl Load {
             failures.push(format!("{} wrong answers", self.wrong));
         }
         let [(from, before, cpu_before), (to, after, cpu_after)] = self.window;
-        let seconds = to.since(from).as_secs_f64();
+        // A thread that had no turn for so long sees both ends of the window at once.
+        let seconds = to.since(from).as_secs_f64().max(1e-9);
         let (mut throughput, mut server) = ((after - before) as f64 / seconds, 0.0);
         if let [Some(first), Some(last)] = self.marks {
-            let wall = last.clock_ns.saturating_sub(first.clock_ns) as f64;
+            let wall = last.clock_ns.saturating_sub(first.clock_ns).max(1) as f64;
             server = last.cpu_share_since(first);
             if self.plan.mode == NodeMode::Send {
                 throughput = last.count.saturating_sub(first.count) as f64 / wall * 1e9;
