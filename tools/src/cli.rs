@@ -7,6 +7,7 @@ use proscenium_engine::{Balance, Framing, Overflow, RouterId};
 
 use crate::compare::CompareArgs;
 use crate::layers::ServerLayers;
+use crate::load::mesh::MeshArgs;
 use crate::load::node::NodeArgs as NodeLoadArgs;
 use crate::load::{PlayArgs, StreamArgs};
 use crate::node::NodeArgs;
@@ -56,6 +57,8 @@ pub(crate) enum LoadKind {
     Play(PlayArgs),
     /// Messages and requests from one node to another
     Node(NodeLoadArgs),
+    /// Requests from stages of one Play server to stages of another
+    Mesh(MeshArgs),
 }
 
 /// How bytes become messages, as the command line names it.
@@ -138,6 +141,8 @@ pub(crate) enum Mode {
     Play,
     /// A node of a mesh, whose NID is `echo`
     Node,
+    /// A Play server of a mesh, whose NID is `echo`, and whose stages answer those of other servers
+    Mesh,
 }
 
 /// How the echo answers on the callback interface.
@@ -159,6 +164,7 @@ Examples:
   proscenium echo --mode stage                                 a stage for each connection
   proscenium echo --mode play                                  for `proscenium load play`
   proscenium echo --mode node                                  for `proscenium load node`
+  proscenium echo --mode mesh --shards 2                       for `proscenium load mesh`
   proscenium echo --tls --cert chain.pem --key key.pem --ws    wss://
   proscenium echo --listen 0.0.0.0:7000 --shards 4 --pin 0,1,2,3 --metrics 127.0.0.1:9100
 
@@ -237,11 +243,21 @@ mod tests {
         let stream = load.find_subcommand("stream").unwrap().clone();
         let play = load.find_subcommand("play").unwrap().clone();
         let node = load.find_subcommand("node").unwrap().clone();
-        let mesh = command.find_subcommand("node").unwrap().clone();
-        let parts = mesh.get_subcommands().cloned();
+        let mesh = load.find_subcommand("mesh").unwrap().clone();
+        let shell = command.find_subcommand("node").unwrap().clone();
+        let parts = shell.get_subcommands().cloned();
         let parts: Vec<_> = parts.filter(|part| part.get_name() != "help").collect();
         let compare = command.find_subcommand("compare").unwrap().clone();
-        let all = [command.clone(), echo, stream, play, node, mesh, compare];
+        let all = [
+            command.clone(),
+            echo,
+            stream,
+            play,
+            node,
+            mesh,
+            shell,
+            compare,
+        ];
         for mut command in all.into_iter().chain(parts) {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{help}");

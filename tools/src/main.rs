@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             LoadKind::Stream(args) => load::stream(args),
             LoadKind::Play(args) => load::play(args),
             LoadKind::Node(args) => load::node::run(args),
+            LoadKind::Mesh(args) => load::mesh::run(args),
         },
         Command::Node(args) => node::run(args),
         Command::Compare(args) => compare::run(args).map(|()| true),

@@ -22,6 +22,7 @@ Examples:
   proscenium compare --profile full --shapes client
   proscenium compare --profile ws
   proscenium compare --profile node --runs 1 --measure 300ms
+  proscenium compare --profile mesh
   proscenium compare --ccu 100 --size 64 --inflight 1000 --scenarios s2 --rate 0
   proscenium compare --sweep --stacks proscenium,asio,raw
 
@@ -43,6 +44,8 @@ pub(crate) enum Profile {
     Play,
     /// Node links and libzmq: messages, requests and latency, in pairs; in under eight minutes
     Node,
+    /// Stages of Play servers that ask each other, beside the link alone; in under two minutes
+    Mesh,
 }
 
 impl Profile {
@@ -55,6 +58,7 @@ impl Profile {
             Self::Ws => "ws",
             Self::Play => "play",
             Self::Node => "node",
+            Self::Mesh => "mesh",
         }
     }
 }

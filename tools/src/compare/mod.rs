@@ -46,7 +46,7 @@ const FRUITLESS_MAX: usize = 2;
 /// # Errors
 /// When it cannot take place or was interrupted: says why and what there is.
 pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
-    if args.profile == args::Profile::Node {
+    if matches!(args.profile, args::Profile::Node | args::Profile::Mesh) {
         return node::run(args);
     }
     let own = std::env::current_exe()

@@ -173,7 +173,7 @@ const fn beside(draft: Draft, names: &'static [&'static str]) -> Draft {
 pub(super) fn drafts(profile: Profile) -> Vec<Draft> {
     use Who::{OnlyAndTwinOf, TheseAndTwin, Usual, UsualAnd, UsualAndTwin, UsualTwinAnd};
     match profile {
-        Profile::Node => Vec::new(), // pairs rather than stacks: the module `node`
+        Profile::Node | Profile::Mesh => Vec::new(), // pairs rather than stacks: the module `node`
         // Under four minutes. The peers fault their memory in during the first three seconds.
         Profile::Default => vec![
             short("s0", Scenario::S0, 1),

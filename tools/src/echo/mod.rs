@@ -1,6 +1,7 @@
 //! `proscenium echo`: sends every message back to where it came from.
 
 mod callback;
+mod mesh;
 mod node;
 mod play;
 mod socket;
@@ -28,6 +29,9 @@ const OTHER_FILES: u64 = 64;
 /// # Errors
 /// When it cannot be started: says what was asked for and what the system answered.
 pub(crate) fn run(args: &EchoArgs) -> Result<(), String> {
+    if (args.interface, args.mode) == (Interface::Callback, Mode::Mesh) {
+        return mesh::run(args);
+    }
     let wanted = (args.limit_connections as u64).saturating_mul(u64::from(args.shards));
     // As many as the system allows: running out of them later is the engine's to handle.
     let _ = process::allow_open_files(wanted.saturating_add(OTHER_FILES));
@@ -40,7 +44,7 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), String> {
         (Interface::Socket, Mode::Callback) => socket::run(args, listeners, limits),
         (Interface::Callback, Mode::Play) => play::run(args, listeners, limits),
         (Interface::Callback, Mode::Node) => node::run(args, listeners, limits),
-        (Interface::Socket, Mode::Stage | Mode::Play | Mode::Node) => Err(
+        (_, Mode::Mesh) | (Interface::Socket, Mode::Stage | Mode::Play | Mode::Node) => Err(
             "--mode: stages and nodes run on --interface callback, not on a socket one pulls from"
                 .to_owned(),
         ),

@@ -23,24 +23,22 @@ struct Echo {
     count: u64,
 }
 
-impl Echo {
-    /// What a mark is answered with: the count, the clock, this process's CPU time.
-    fn mark(&self) -> [u8; MARK_BYTES] {
-        let nanos = |clock| {
-            let time = clock_gettime(clock);
-            time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-        };
-        let fields = [
-            self.count,
-            nanos(ClockId::Monotonic),
-            nanos(ClockId::ProcessCPUTime),
-        ];
-        let mut bytes = [0; MARK_BYTES];
-        for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
-            place.copy_from_slice(&field.to_le_bytes());
-        }
-        bytes
+/// What a mark is answered with: the count of messages, the clock, this process's CPU time.
+pub(super) fn mark(count: u64) -> [u8; MARK_BYTES] {
+    let nanos = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    };
+    let fields = [
+        count,
+        nanos(ClockId::Monotonic),
+        nanos(ClockId::ProcessCPUTime),
+    ];
+    let mut bytes = [0; MARK_BYTES];
+    for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
+        place.copy_from_slice(&field.to_le_bytes());
     }
+    bytes
 }
 
 impl NodeHandler<()> for Echo {
@@ -57,7 +55,7 @@ impl NodeHandler<()> for Echo {
         };
         // Refused only if who asked has gone or does not read: it is told, or counted.
         let _ = if is_mark {
-            cx.reply(reply_to, &header, &self.mark())
+            cx.reply(reply_to, &header, &mark(self.count))
         } else {
             cx.reply(reply_to, &header, message.payload)
         };

@@ -8,6 +8,7 @@ mod body;
 mod client;
 mod fan;
 mod latency;
+pub(crate) mod mesh;
 pub(crate) mod node;
 mod packets;
 mod plan;
@@ -403,7 +404,7 @@ mod tests {
         match Cli::parse_from(base.iter().chain(more)).command {
             Command::Load(load) => match load.kind {
                 LoadKind::Stream(args) => args.load,
-                LoadKind::Play(_) | LoadKind::Node(_) => {
+                LoadKind::Play(_) | LoadKind::Node(_) | LoadKind::Mesh(_) => {
                     unreachable!("the arguments say stream")
                 }
             },

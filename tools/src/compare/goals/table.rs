@@ -43,7 +43,7 @@ pub(super) fn goals(profile: Profile) -> Vec<Goal> {
         Profile::Tls => of_tls(),
         Profile::Ws => of_web_socket(),
         Profile::Play => of_play(),
-        Profile::Node => Vec::new(), // the module `node` has its own
+        Profile::Node | Profile::Mesh => Vec::new(), // the module `node` has its own
     }
 }
 

@@ -1,10 +1,12 @@
-//! `proscenium compare --profile node`: node links against those of libzmq.
+//! `proscenium compare --profile node`: node links against those of libzmq; `--profile mesh`:
+//! stages of Play servers against the links that they use.
 //!
-//! One side puts the load on, the other answers; each is a process on a CPU of its own, and either
-//! of them is ours or libzmq's, so that there are four pairs, one of which runs twice. They take
-//! turns within each round.
+//! One side puts the load on, the other answers; each is a process on a CPU of its own. For nodes
+//! either of them is ours or libzmq's, so that there are four pairs, one of which runs twice. They
+//! take turns within each round. What is compared, and by what goals, is a [`Suite`].
 
 mod report;
+mod suites;
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,10 +20,11 @@ use super::args::CompareArgs;
 use super::processes::{self, Launch, Server};
 use super::report::Note;
 use super::{pinning, stacks, without_folder};
-use crate::load::node::{NodeMode, NodeRecord};
+use crate::load::node::NodeRecord;
 use crate::machine::{self, Machine};
 use crate::{signals, utc};
 use report::Report;
+use suites::{Pair, Shape, Side, Suite};
 
 const PEER: &str = "peer-node-zmq";
 const INSTALL: &str = "make -C tools/peers node-zmq; Debian packages: make gcc libzmq3-dev";
@@ -35,80 +38,6 @@ const WARMUP: Duration = Duration::from_millis(300);
 const MEASURE: Duration = Duration::from_millis(1000);
 /// What a run takes besides: two processes start and end.
 const AROUND: Duration = Duration::from_millis(300);
-
-/// What is sent, and how.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) id: &'static str,
-    pub(super) mode: NodeMode,
-    pub(super) size: usize,
-    pub(super) window: u32,
-    /// Messages that either side's queues take. Of 64 KiB a hundred thousand would be 6 GiB.
-    pub(super) hwm: u32,
-}
-
-const fn shape(id: &'static str, mode: NodeMode, size: usize, window: u32, hwm: u32) -> Shape {
-    Shape {
-        id,
-        mode,
-        size,
-        window,
-        hwm,
-    }
-}
-
-const SHAPES: [Shape; 9] = [
-    shape("send-64", NodeMode::Send, 64, 1, 100_000),
-    shape("send-1024", NodeMode::Send, 1024, 1, 100_000),
-    shape("send-65536", NodeMode::Send, 65_536, 1, 1000),
-    shape("request-64", NodeMode::Request, 64, 1000, 100_000),
-    shape("request-1024", NodeMode::Request, 1024, 1000, 100_000),
-    shape("request-65536", NodeMode::Request, 65_536, 1000, 1000),
-    shape("single-64", NodeMode::Request, 64, 1, 100_000),
-    shape("single-1024", NodeMode::Request, 1024, 1, 100_000),
-    shape("single-65536", NodeMode::Request, 65_536, 1, 1000),
-];
-
-/// Whose program one side is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Ours,
-    Zmq,
-    /// libzmq without route headers: the payload is the message.
-    Bare,
-}
-
-/// Who sends to whom.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pair {
-    pub(super) name: &'static str,
-    client: Side,
-    server: Side,
-    /// A goal speaks of it: it runs in all rounds.
-    in_all: bool,
-}
-
-/// What the others are related to.
-pub(super) const ZMQ: &str = "libzmq";
-pub(super) const OURS: &str = "proscenium";
-
-pub(super) const PAIRS: [Pair; 6] = [
-    pair(OURS, Side::Ours, Side::Ours, true),
-    pair("proscenium (A/A)", Side::Ours, Side::Ours, true),
-    pair(ZMQ, Side::Zmq, Side::Zmq, true),
-    pair("proscenium to libzmq", Side::Ours, Side::Zmq, false),
-    pair("libzmq to proscenium", Side::Zmq, Side::Ours, false),
-    pair("libzmq without header", Side::Bare, Side::Bare, false),
-];
-
-const fn pair(name: &'static str, client: Side, server: Side, in_all: bool) -> Pair {
-    Pair {
-        name,
-        client,
-        server,
-        in_all,
-    }
-}
 
 /// One run of one pair.
 #[derive(Clone, Debug, Serialize)]
@@ -132,6 +61,7 @@ impl NodeRun {
 
 /// What all runs have in common.
 struct Runner {
+    suite: &'static Suite,
     own: PathBuf,
     zmq: Result<PathBuf, String>,
     server_cpus: Vec<usize>,
@@ -147,7 +77,8 @@ struct Runner {
 /// # Errors
 /// When it cannot take place or was interrupted: says why and what there is.
 pub(super) fn run(args: &CompareArgs) -> Result<(), String> {
-    let shapes = chosen(args)?;
+    let suite = suites::of(args.profile);
+    let shapes = chosen(args, suite)?;
     let own = std::env::current_exe()
         .map_err(|error| format!("cannot find this program's own file: {error}"))?;
     let mut notes = Vec::new();
@@ -161,10 +92,12 @@ pub(super) fn run(args: &CompareArgs) -> Result<(), String> {
     signals::on_termination(move || flag.store(true, Ordering::Relaxed))
         .map_err(|error| format!("cannot watch for signals: {error}"))?;
     let zmq = stacks::find(PEER, INSTALL, &stacks::peer_folders(&args.peers_dir, &own));
-    if let Err(reason) = &zmq {
+    let speaks_of_zmq = suite.pairs.iter().any(Pair::has_zmq);
+    if let (true, Err(reason)) = (speaks_of_zmq, &zmq) {
         notes.push(Note::new("libzmq", format!("skipped: {reason}")));
     }
     let runner = Runner {
+        suite,
         own,
         zmq,
         server_cpus,
@@ -179,6 +112,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<(), String> {
     });
     announce(&runner, &shapes, rounds);
     let mut report = Report {
+        suite,
         time_unix: time,
         command: without_folder(std::env::args().collect()),
         machine: Machine::describe(),
@@ -205,7 +139,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<(), String> {
 }
 
 /// The shapes that the command line leaves.
-fn chosen(args: &CompareArgs) -> Result<Vec<Shape>, String> {
+fn chosen(args: &CompareArgs, suite: &Suite) -> Result<Vec<Shape>, String> {
     let other = [
         ("--stacks", !args.stacks.is_empty()),
         ("--interface", args.interface),
@@ -217,31 +151,40 @@ fn chosen(args: &CompareArgs) -> Result<Vec<Shape>, String> {
     ];
     if let Some((name, _)) = other.iter().find(|(_, given)| *given) {
         return Err(format!(
-            "{name} is not for --profile node, whose shapes are fixed: --shapes chooses among them"
+            "{name} is not for --profile {}, whose shapes are fixed: --shapes chooses among them",
+            args.profile.name()
         ));
     }
     let wanted =
         |shape: &Shape| args.shapes.is_empty() || args.shapes.iter().any(|name| name == shape.id);
-    let shapes: Vec<Shape> = SHAPES.into_iter().filter(wanted).collect();
+    let shapes: Vec<Shape> = suite.shapes.iter().copied().filter(wanted).collect();
     if shapes.is_empty() {
-        let names: Vec<&str> = SHAPES.iter().map(|shape| shape.id).collect();
+        let names: Vec<&str> = suite.shapes.iter().map(|shape| shape.id).collect();
         return Err(format!("nothing to run: there are {}", names.join(", ")));
     }
     Ok(shapes)
 }
 
 /// The pairs of a round, another one first in each.
-fn turn(round: usize, (all, beside): (usize, usize)) -> Vec<&'static Pair> {
-    let takes_part = |pair: &&Pair| round < if pair.in_all { all } else { beside };
-    let mut pairs: Vec<&Pair> = PAIRS.iter().filter(takes_part).collect();
+fn turn(
+    (suite, shape): (&'static Suite, &Shape),
+    round: usize,
+    (all, beside): (usize, usize),
+) -> Vec<&'static Pair> {
+    let takes_part =
+        |pair: &&Pair| round < if pair.in_all { all } else { beside } && pair.can(shape);
+    let mut pairs: Vec<&Pair> = suite.pairs.iter().filter(takes_part).collect();
     let first = round % pairs.len().max(1);
     pairs.rotate_left(first);
     pairs
 }
 
 fn announce(runner: &Runner, shapes: &[Shape], rounds: (usize, usize)) {
-    let runs: usize = (0..rounds.0).map(|round| turn(round, rounds).len()).sum();
-    let runs = runs * shapes.len();
+    let of = |shape| {
+        let each = (0..rounds.0).map(move |round| turn((runner.suite, shape), round, rounds));
+        each.map(|pairs| pairs.len()).sum::<usize>()
+    };
+    let runs: usize = shapes.iter().map(of).sum();
     let time = (runner.warmup + runner.measure + AROUND) * runs as u32;
     eprintln!(
         "{runs} runs, about {} min {:02} s",
@@ -253,7 +196,7 @@ fn announce(runner: &Runner, shapes: &[Shape], rounds: (usize, usize)) {
 /// Lets the pairs take turns.
 fn alternate(runner: &Runner, shape: &Shape, rounds: (usize, usize), runs: &mut Vec<NodeRun>) {
     for round in 0..rounds.0 {
-        for pair in turn(round, rounds) {
+        for pair in turn((runner.suite, shape), round, rounds) {
             if runner.interrupted.load(Ordering::Relaxed) {
                 return;
             }
@@ -296,7 +239,7 @@ impl Runner {
 
     fn program(&self, side: Side) -> Result<PathBuf, String> {
         match side {
-            Side::Ours => Ok(self.own.clone()),
+            Side::Ours | Side::Stages => Ok(self.own.clone()),
             Side::Zmq | Side::Bare => self.zmq.clone(),
         }
     }
@@ -325,10 +268,12 @@ impl Runner {
     }
 
     fn client_arguments(&self, shape: &Shape, pair: &Pair, address: &str) -> Vec<String> {
-        let is_ours = pair.client == Side::Ours;
+        let is_ours = matches!(pair.client, Side::Ours | Side::Stages);
         let mut args: Vec<String> = Vec::new();
-        if is_ours {
-            args.extend(["load", "node", "--json", "-"].map(str::to_owned));
+        match pair.client {
+            Side::Ours => args.extend(["load", "node", "--json", "-"].map(str::to_owned)),
+            Side::Stages => args.extend(["load", "mesh", "--json", "-"].map(str::to_owned)),
+            Side::Zmq | Side::Bare => {}
         }
         let time = |time: Duration| {
             let unit = if is_ours { "s" } else { "" };
@@ -336,10 +281,8 @@ impl Runner {
         };
         let options = [
             ("--target", address.to_owned()),
-            ("--mode", shape.mode.name().to_owned()),
             ("--size", shape.size.to_string()),
             ("--window", shape.window.to_string()),
-            ("--hwm", shape.hwm.to_string()),
             ("--warmup", time(self.warmup)),
             ("--measure", time(self.measure)),
             ("--drain", time(self.drain)),
@@ -347,6 +290,17 @@ impl Runner {
         ];
         for (name, value) in options {
             args.extend([name.to_owned(), value]);
+        }
+        let only_between_nodes = [
+            ("--mode", shape.mode.name().to_owned()),
+            ("--hwm", shape.hwm.to_string()),
+        ];
+        if pair.client != Side::Stages {
+            for (name, value) in only_between_nodes {
+                args.extend([name.to_owned(), value]);
+            }
+        } else if let Some(rate) = shape.rate {
+            args.extend(["--rate".to_owned(), rate.to_string()]);
         }
         if pair.client == Side::Bare {
             args.push("--bare".to_owned());
@@ -357,11 +311,13 @@ impl Runner {
 
 fn server_arguments(shape: &Shape, side: Side) -> Vec<String> {
     let mut args = Vec::new();
-    if side == Side::Ours {
-        args.extend(["echo", "--mode", "node"].map(str::to_owned));
+    match side {
+        Side::Ours => args.extend(["echo", "--mode", "node"].map(str::to_owned)),
+        Side::Stages => args.extend(["echo", "--mode", "mesh"].map(str::to_owned)),
+        Side::Zmq | Side::Bare => {}
     }
     args.extend(["--listen", "127.0.0.1:0"].map(str::to_owned));
-    if side != Side::Ours {
+    if matches!(side, Side::Zmq | Side::Bare) {
         args.extend(["--hwm".to_owned(), shape.hwm.to_string()]);
     }
     if side == Side::Bare {
@@ -374,6 +330,7 @@ fn server_arguments(shape: &Shape, side: Side) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::compare::args::Profile;
     use clap::Parser;
 
     fn args(more: &[&str]) -> CompareArgs {
@@ -386,32 +343,50 @@ mod tests {
 
     #[test]
     fn each_round_begins_with_another_pair_and_the_goals_pairs_are_in_all() {
+        let suite = suites::of(Profile::Node);
         let names = |round| {
-            let pairs = turn(round, (RUNS, RUNS_BESIDE));
+            let pairs = turn((suite, &suite.shapes[0]), round, (RUNS, RUNS_BESIDE));
             pairs.iter().map(|pair| pair.name).collect::<Vec<_>>()
         };
-        assert_eq!(names(0).len(), PAIRS.len());
+        assert_eq!(names(0).len(), suite.pairs.len());
         assert_eq!(names(1)[0], "proscenium (A/A)");
         assert_eq!(names(6).len(), 3);
-        assert!((0..RUNS).all(|round| names(round).contains(&ZMQ)));
+        assert!((0..RUNS).all(|round| names(round).contains(&suite.base)));
     }
 
     #[test]
     fn the_whole_ends_within_eight_minutes() {
         let rounds = (RUNS, RUNS_BESIDE);
-        let runs: usize = (0..RUNS).map(|round| turn(round, rounds).len()).sum();
-        let time = (WARMUP + MEASURE + AROUND) * (runs * SHAPES.len()) as u32;
-        assert!(time < Duration::from_secs(8 * 60), "{time:?}");
+        for suite in [Profile::Node, Profile::Mesh].map(suites::of) {
+            let of = |shape| {
+                let each = (0..RUNS).map(move |round| turn((suite, shape), round, rounds));
+                each.map(|pairs| pairs.len()).sum::<usize>()
+            };
+            let runs: usize = suite.shapes.iter().map(of).sum();
+            let time = (WARMUP + MEASURE + AROUND) * runs as u32;
+            assert!(time < Duration::from_secs(8 * 60), "{time:?}");
+        }
+    }
+
+    #[test]
+    fn links_alone_are_not_offered_a_rate() {
+        let suite = suites::of(Profile::Mesh);
+        let of = |id| {
+            let shape = suite.shapes.iter().find(|shape| shape.id == id).unwrap();
+            turn((suite, shape), 0, (RUNS, RUNS_BESIDE)).len()
+        };
+        assert_eq!((of("window-1000"), of("open-50000")), (3, 2));
     }
 
     #[test]
     fn shapes_are_chosen_by_name_and_what_means_nothing_here_is_refused() {
-        assert_eq!(chosen(&args(&[])).unwrap().len(), SHAPES.len());
-        let one = chosen(&args(&["--shapes", "send-64"])).unwrap();
+        let suite = suites::of(Profile::Node);
+        assert_eq!(chosen(&args(&[]), suite).unwrap().len(), suite.shapes.len());
+        let one = chosen(&args(&["--shapes", "send-64"]), suite).unwrap();
         assert_eq!((one.len(), one[0].size), (1, 64));
-        let error = chosen(&args(&["--shapes", "s2"])).unwrap_err();
+        let error = chosen(&args(&["--shapes", "s2"]), suite).unwrap_err();
         assert!(error.contains("request-1024"), "{error}");
-        let error = chosen(&args(&["--ccu", "5"])).unwrap_err();
+        let error = chosen(&args(&["--ccu", "5"]), suite).unwrap_err();
         assert!(error.contains("--ccu"), "{error}");
     }
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{NodeRun, OURS, PAIRS, Shape, ZMQ};
+use super::NodeRun;
+use super::suites::{Bound, Shape, Suite};
 use crate::compare::report::Note;
 use crate::compare::statistics::{InRound, Spread, paired_ratio};
 use crate::load::node::NodeRecord;
@@ -18,13 +19,11 @@ use crate::utc;
 /// The files of a report.
 pub(super) const FILES: [&str; 2] = ["results.json", "results.md"];
 
-/// What ours has to reach of what libzmq does.
-const RATE_MIN: f64 = 1.2;
-const LATENCY_MAX: f64 = 0.8;
-
 /// Everything that was measured, and where.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
+    #[serde(skip)]
+    pub(super) suite: &'static Suite,
     pub(super) time_unix: u64,
     pub(super) command: Vec<String>,
     pub(super) machine: Machine,
@@ -34,7 +33,7 @@ pub(super) struct Report {
     pub(super) runs: Vec<NodeRun>,
 }
 
-/// A pair at a shape. Ratios are to libzmq's own pair, taken within rounds.
+/// A pair at a shape. Ratios are to the suite's base, taken within rounds.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     shape: &'static str,
@@ -57,13 +56,15 @@ pub(super) struct Goal {
     what: String,
     bound: String,
     measured: Option<Spread>,
+    #[serde(skip)]
+    shown: fn(Spread) -> String,
     met: Option<bool>,
 }
 
 /// One run in a few words.
 pub(super) fn brief(record: &NodeRecord) -> String {
     let rate = grouped(record.throughput.round() as u64);
-    if record.mode == "request" && record.window == 1 {
+    if record.mode == "request" && (record.window == 1 || record.rate.is_some()) {
         return format!("p50 {}, p99 {}", micros(record.p50), micros(record.p99));
     }
     format!(
@@ -82,10 +83,11 @@ impl Report {
             if !self.runs.iter().any(|run| run.shape == shape.id) {
                 continue;
             }
-            for pair in &PAIRS {
-                self.rows.push(row(&self.runs, shape, pair.name));
+            for pair in self.suite.pairs.iter().filter(|pair| pair.can(shape)) {
+                self.rows
+                    .push(row(&self.runs, shape, pair.name, self.suite));
             }
-            self.goals.extend(goals(&self.runs, shape));
+            self.goals.extend(goals(&self.runs, shape, self.suite));
         }
     }
 
@@ -105,23 +107,22 @@ impl Report {
         for row in &self.rows {
             if row.shape != of {
                 of = row.shape;
-                let single = of.starts_with("single");
-                let (what, more) = if single {
-                    ("p50", " p99 | × libzmq |")
+                let base = self.suite.base;
+                let (what, more, rule) = if Shape::is_latency(of) {
+                    ("p50", format!(" p99 | × {base} |"), "---|---|")
                 } else {
-                    ("per second", " sender, receiver CPU |")
+                    ("per second", " sender, receiver CPU |".to_owned(), "---|")
                 };
-                let rule = if single { "---|---|" } else { "---|" };
                 let _ = write!(
                     text,
-                    "\n| {of} | {what} (range) | × libzmq (range) |{more}\n|---|---|---|{rule}\n"
+                    "\n| {of} | {what} (range) | × {base} (range) |{more}\n|---|---|---|{rule}\n"
                 );
             }
             row.line(&mut text);
         }
         text.push_str("\n| goal | bound | measured (range) | |\n|---|---|---|---|\n");
         for goal in &self.goals {
-            let measured = goal.measured.map_or("–".to_owned(), ratio);
+            let measured = goal.measured.map_or("–".to_owned(), goal.shown);
             let verdict = match goal.met {
                 Some(true) => "met",
                 Some(false) => "missed",
@@ -150,21 +151,12 @@ impl Report {
 
 impl Row {
     fn line(&self, text: &mut String) {
-        let rate = |spread: Spread| {
-            let number = |value: f64| grouped(value.round() as u64);
-            let (low, high) = (number(spread.min), number(spread.max));
-            format!("{} ({low}–{high})", number(spread.median))
-        };
-        let time = |spread: Spread| {
-            let (low, high) = (micros(spread.min), micros(spread.max));
-            format!("{} ({low}–{high})", micros(spread.median))
-        };
         let none = || "–".to_owned();
         let share =
             |share: Option<f64>| share.map_or_else(none, |share| format!("{:.0} %", share * 100.0));
         let cells = if self.throughput.is_none() {
             vec![self.failure.clone().unwrap_or_else(none)]
-        } else if self.shape.starts_with("single") {
+        } else if Shape::is_latency(self.shape) {
             vec![
                 self.p50.map_or_else(none, time),
                 self.p50_ratio.map_or_else(none, ratio),
@@ -180,6 +172,17 @@ impl Row {
         };
         let _ = writeln!(text, "| {} | {} |", self.pair, cells.join(" | "));
     }
+}
+
+fn rate(spread: Spread) -> String {
+    let number = |value: f64| grouped(value.round() as u64);
+    let (low, high) = (number(spread.min), number(spread.max));
+    format!("{} ({low}–{high})", number(spread.median))
+}
+
+fn time(spread: Spread) -> String {
+    let (low, high) = (micros(spread.min), micros(spread.max));
+    format!("{} ({low}–{high})", micros(spread.median))
 }
 
 fn ratio(spread: Spread) -> String {
@@ -202,23 +205,24 @@ fn results(
         .collect()
 }
 
-/// The spread of a value, and of its ratio to that of libzmq.
+/// The spread of a value, and of its ratio to that of the base.
 fn both(
     runs: &[NodeRun],
     shape: &str,
-    pair: &str,
+    (pair, base): (&str, &str),
     value: fn(&NodeRecord) -> f64,
 ) -> (Option<Spread>, Option<Spread>) {
     let own = results(runs, shape, pair, value);
-    let base = results(runs, shape, ZMQ, value);
+    let base = results(runs, shape, base, value);
     let spread = Spread::of(own.iter().map(|&(_, value)| value));
     (spread, paired_ratio(&own, &base))
 }
 
-fn row(runs: &[NodeRun], shape: &Shape, pair: &'static str) -> Row {
-    let (throughput, throughput_ratio) = both(runs, shape.id, pair, |run| run.throughput);
-    let (p50, p50_ratio) = both(runs, shape.id, pair, |run| run.p50);
-    let (p99, p99_ratio) = both(runs, shape.id, pair, |run| run.p99);
+fn row(runs: &[NodeRun], shape: &Shape, pair: &'static str, suite: &Suite) -> Row {
+    let both = |value| both(runs, shape.id, (pair, suite.base), value);
+    let (throughput, throughput_ratio) = both(|run| run.throughput);
+    let (p50, p50_ratio) = both(|run| run.p50);
+    let (p99, p99_ratio) = both(|run| run.p99);
     let median = |spread: Option<Spread>| spread.map(|spread| spread.median);
     let own = runs
         .iter()
@@ -232,42 +236,95 @@ fn row(runs: &[NodeRun], shape: &Shape, pair: &'static str) -> Row {
         p50_ratio,
         p99,
         p99_ratio,
-        sender_cpu: median(both(runs, shape.id, pair, |run| run.client_cpu_share).0),
-        receiver_cpu: median(both(runs, shape.id, pair, |run| run.server_cpu_share).0),
+        sender_cpu: median(both(|run| run.client_cpu_share).0),
+        receiver_cpu: median(both(|run| run.server_cpu_share).0),
         failure: own.filter_map(|run| run.reason.clone()).next(),
     }
 }
 
-fn goals(runs: &[NodeRun], shape: &Shape) -> Vec<Goal> {
-    let goal = |what: &str, value: fn(&NodeRecord) -> f64, bound: f64, at_least: bool| {
-        let measured = both(runs, shape.id, OURS, value).1;
-        let sign = if at_least { '≥' } else { '≤' };
-        Goal {
-            what: format!("{}: {what}, × libzmq", shape.id),
-            bound: format!("{sign} {bound:.2}"),
-            met: measured.map(|ratio| {
-                if at_least {
-                    ratio.median >= bound
-                } else {
-                    ratio.median <= bound
-                }
-            }),
-            measured,
-        }
-    };
-    if shape.id.starts_with("single") {
-        return vec![
-            goal("p50", |run| run.p50, LATENCY_MAX, false),
-            goal("p99", |run| run.p99, LATENCY_MAX, false),
-        ];
+fn goals(runs: &[NodeRun], shape: &Shape, suite: &Suite) -> Vec<Goal> {
+    if suite.beside.contains(&shape.id) {
+        return Vec::new();
     }
-    vec![goal("rate", |run| run.throughput, RATE_MIN, true)]
+    let of = |value| both(runs, shape.id, (suite.ours, suite.base), value);
+    let (id, base) = (shape.id, suite.base);
+    let rate_of = |run: &NodeRecord| run.throughput;
+    match (suite.bound, Shape::is_latency(shape.id)) {
+        (Bound::Relative { latency_max, .. }, true) => {
+            let goal = |what, value| {
+                let measured = of(value).1;
+                let bound = format!("≤ {latency_max:.2}");
+                let met = measured.map(|ratio| ratio.median <= latency_max);
+                Goal::new(
+                    format!("{id}: {what}, × {base}"),
+                    bound,
+                    (measured, met),
+                    ratio,
+                )
+            };
+            vec![goal("p50", |run| run.p50), goal("p99", |run| run.p99)]
+        }
+        (Bound::Relative { rate_min, .. }, false) => {
+            let measured = of(rate_of).1;
+            let bound = format!("≥ {rate_min:.2}");
+            let met = measured.map(|ratio| ratio.median >= rate_min);
+            vec![Goal::new(
+                format!("{id}: rate, × {base}"),
+                bound,
+                (measured, met),
+                ratio,
+            )]
+        }
+        (Bound::Absolute { p99_max, .. }, true) => {
+            let measured = of(|run| run.p99).0;
+            let bound = format!("< {}", micros(p99_max));
+            let met = measured.map(|p99| p99.median < p99_max);
+            vec![Goal::new(
+                format!("{id}: p99"),
+                bound,
+                (measured, met),
+                time,
+            )]
+        }
+        (Bound::Absolute { rate_min, .. }, false) => {
+            let measured = of(rate_of).0;
+            let bound = format!("≥ {}", grouped(rate_min as u64));
+            let met = measured.map(|rate| rate.median >= rate_min);
+            vec![Goal::new(
+                format!("{id}: requests/s"),
+                bound,
+                (measured, met),
+                rate,
+            )]
+        }
+    }
+}
+
+impl Goal {
+    fn new(
+        what: String,
+        bound: String,
+        (measured, met): (Option<Spread>, Option<bool>),
+        shown: fn(Spread) -> String,
+    ) -> Self {
+        Self {
+            what,
+            bound,
+            measured,
+            shown,
+            met,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::SHAPES;
+    use super::super::suites;
     use super::*;
+    use crate::compare::args::Profile;
+
+    const OURS: &str = "proscenium";
+    const ZMQ: &str = "libzmq";
 
     fn run(shape: &'static str, pair: &'static str, round: usize, value: f64) -> NodeRun {
         let record = NodeRecord {
@@ -288,7 +345,13 @@ mod tests {
     }
 
     fn report(runs: Vec<NodeRun>) -> Report {
+        report_of(Profile::Node, runs)
+    }
+
+    fn report_of(profile: Profile, runs: Vec<NodeRun>) -> Report {
+        let suite = suites::of(profile);
         let mut report = Report {
+            suite,
             time_unix: 0,
             command: vec!["proscenium".into()],
             machine: Machine::default(),
@@ -297,7 +360,7 @@ mod tests {
             goals: Vec::new(),
             runs,
         };
-        report.add_up(&SHAPES);
+        report.add_up(suite.shapes);
         report
     }
 
@@ -311,11 +374,35 @@ mod tests {
             run("single-64", OURS, 0, 90.0),
             run("single-64", ZMQ, 0, 100.0),
         ]);
-        assert_eq!(report.rows.len(), 2 * PAIRS.len());
+        assert_eq!(report.rows.len(), 2 * report.suite.pairs.len());
         let met: Vec<_> = report.goals.iter().map(|goal| goal.met).collect();
         assert_eq!(met, [Some(true), Some(false), Some(false)]);
         let text = report.text();
         for part in ["1.50 (1.50–1.50)", "| met |", "90 µs (90 µs–90 µs) | 0.90"] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn goals_of_stages_are_numbers_of_their_own() {
+        let report = report_of(
+            Profile::Mesh,
+            vec![
+                run("window-1000", "stages", 0, 650_000.0),
+                run("window-1000", "link alone", 0, 1_300_000.0),
+                run("single", "stages", 0, 50.0),
+                run("open-50000", "stages", 0, 2_500.0),
+            ],
+        );
+        let met: Vec<_> = report.goals.iter().map(|goal| goal.met).collect();
+        assert_eq!(met, [Some(true), Some(false)]);
+        let text = report.text();
+        for part in [
+            "| × link alone (range) |",
+            "650,000 (650,000–650,000) | 0.50",
+            "| window-1000: requests/s | ≥ 600,000 | 650,000 (",
+            "| open-50000: p99 | < 2.00 ms | 2.50 ms (2.50 ms–2.50 ms) | missed |",
+        ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
     }

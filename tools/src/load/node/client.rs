@@ -78,14 +78,14 @@ enum Phase {
 
 /// What the other node said of itself.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mark {
-    count: u64,
+pub(in crate::load) struct Mark {
+    pub(in crate::load) count: u64,
     clock_ns: u64,
     cpu_ns: u64,
 }
 
 impl Mark {
-    fn read(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::load) fn read(bytes: &[u8]) -> Option<Self> {
         let mut fields = bytes.chunks_exact(8).map(|field| {
             let field: [u8; 8] = field.try_into().unwrap_or_default();
             u64::from_le_bytes(field)
@@ -96,6 +96,12 @@ impl Mark {
             cpu_ns: fields.next()?,
         };
         (bytes.len() == MARK_BYTES).then_some(mark)
+    }
+
+    /// Share of one CPU that the other side used since.
+    pub(in crate::load) fn cpu_share_since(self, earlier: Self) -> f64 {
+        let wall = self.clock_ns.saturating_sub(earlier.clock_ns).max(1) as f64;
+        self.cpu_ns.saturating_sub(earlier.cpu_ns) as f64 / wall
     }
 }
 
@@ -248,7 +254,7 @@ impl Load {
         let (mut throughput, mut server) = ((after - before) as f64 / seconds, 0.0);
         if let [Some(first), Some(last)] = self.marks {
             let wall = last.clock_ns.saturating_sub(first.clock_ns).max(1) as f64;
-            server = last.cpu_ns.saturating_sub(first.cpu_ns) as f64 / wall;
+            server = last.cpu_share_since(first);
             if self.plan.mode == NodeMode::Send {
                 throughput = last.count.saturating_sub(first.count) as f64 / wall * 1e9;
             }

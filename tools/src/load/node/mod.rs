@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 use proscenium_engine::Address;
 use proscenium_nodelink::{Endpoint, Nid, Node, NodeOptions};
 
+pub(super) use client::Mark;
 pub(crate) use client::{ECHO, MARK, MARK_BYTES, SERVER_NID};
 pub(crate) use record::NodeRecord;
 

@@ -19,6 +19,14 @@ pub(crate) struct NodeRecord {
     pub(crate) size: u64,
     /// Most requests that were unanswered.
     pub(crate) window: u64,
+    /// `load mesh`: stages that were asked, requests offered per second, and those that were due
+    /// and not sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stages: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rate: Option<f64>,
+    #[serde(default)]
+    pub(crate) unsent: u64,
     /// Messages that the queue took.
     pub(crate) hwm: u64,
     /// Messages sent in the whole run, without marks.
@@ -54,7 +62,7 @@ impl NodeRecord {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(super) fn write_json(&self, path: &Path) -> io::Result<()> {
+    pub(in crate::load) fn write_json(&self, path: &Path) -> io::Result<()> {
         let mut text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
         text.push('\n');
         if path == Path::new("-") {
@@ -73,9 +81,16 @@ impl fmt::Display for NodeRecord {
         };
         let size = bytes(self.size);
         match self.mode.as_str() {
-            "send" => writeln!(f, "{verdict}  messages of {size}")?,
-            _ => writeln!(f, "{verdict}  requests of {size}, window {}", self.window)?,
+            "send" => write!(f, "{verdict}  messages of {size}")?,
+            _ => write!(f, "{verdict}  requests of {size}, window {}", self.window)?,
         }
+        if let Some(stages) = self.stages {
+            write!(f, ", to {} stages", grouped(stages))?;
+        }
+        if let Some(rate) = self.rate {
+            write!(f, ", {} per second offered", grouped(rate.round() as u64))?;
+        }
+        writeln!(f)?;
         for failure in &self.failures {
             writeln!(f, "  {failure}")?;
         }
