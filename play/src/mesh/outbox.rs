@@ -20,6 +20,10 @@ use crate::packet::Payload;
 /// A buffer that is greater is not kept for the next slice.
 const KEPT_MAX: usize = 1 << 20;
 
+/// What one entry of a chain takes at most, without the name: tag and length of the field and of
+/// the name, three numbers with their tags, all at their longest.
+const ENTRY_MAX: usize = 2 * (2 + 10) + 3 * (2 + 10);
+
 #[derive(Debug)]
 pub(crate) enum What {
     Send(PeerId),
@@ -73,9 +77,11 @@ impl Waiting<'_> {
                 ..RouteHeader::default()
             };
             let at = out.len();
-            out.resize(at + own.encoded_len(), 0);
+            // Cut afterwards: to add the length up before takes as long as to write it.
+            out.resize(at + nid.len() + ENTRY_MAX, 0);
             let written = own.encode(&mut out[at..]);
-            debug_assert_eq!(written, Some(out.len() - at));
+            debug_assert!(written.is_some());
+            out.truncate(at + written.unwrap_or_default());
         }
     }
 }
