@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -74,9 +75,21 @@ impl Completion {
     pub(crate) fn fail(self, error: RequestError) {
         match self {
             Self::Token(_) => {}
-            Self::Call(call) => call(Err(error)),
+            Self::Call(call) => call_back(call, Err(error)),
             Self::Slot(slot) => slot.fill(Err(error)),
         }
+    }
+}
+
+/// Calls user code, whose panic must not cost the shard all its links.
+pub(crate) fn call_back(call: Callback, reply: Result<ReplyRef<'_>, RequestError>) {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(|| call(reply))) else {
+        return;
+    };
+    tracing::error!("a callback of a request panicked");
+    // The payload may panic, too, when it is dropped.
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
     }
 }
 

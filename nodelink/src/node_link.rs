@@ -141,9 +141,7 @@ impl NodeLink {
 
     /// The longest payload that a message can have with any header of up to 4 KiB.
     pub fn payload_max(&self) -> usize {
-        let limits = &self.options.zmtp;
-        let message = limits.message_max.saturating_sub(4096 + 18);
-        limits.frame_max.min(message).min(u32::MAX as usize)
+        self.options.payload_max()
     }
 
     /// A handle for other threads.

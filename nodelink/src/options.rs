@@ -101,6 +101,12 @@ options! {
 }
 
 impl NodeOptions {
+    /// The longest payload that a message can have with any header of up to 4 KiB, in bytes.
+    pub fn payload_max(&self) -> usize {
+        let message = self.zmtp.message_max.saturating_sub(4096 + 18);
+        self.zmtp.frame_max.min(message).min(u32::MAX as usize)
+    }
+
     /// How often links are looked at.
     pub(crate) fn tick(&self) -> Duration {
         let shortest = self

@@ -5,7 +5,7 @@ use proscenium_framing::route::RouteHeader;
 use proscenium_framing::zmtp::{Command, Decoded, Decoder, Established, Message, Step, ZmtpError};
 
 use crate::Nid;
-use crate::completion::{Completion, ReplyRef};
+use crate::completion::{Completion, ReplyRef, call_back};
 use crate::context::{NodeContext, NodeHandler};
 use crate::error::{LinkEnd, RequestError};
 use crate::link::{Direction, LinkKey, Stage};
@@ -322,7 +322,7 @@ impl NodeLink {
             Completion::Token(token) => {
                 handler.on_reply(&mut NodeContext::new(self, cx), token, reply);
             }
-            Completion::Call(call) => call(reply),
+            Completion::Call(call) => call_back(call, reply),
             Completion::Slot(slot) => slot.fill(reply.map(|reply| reply.to_reply())),
         }
     }

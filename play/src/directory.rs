@@ -50,6 +50,8 @@ pub(crate) struct Create {
     /// It is an error if it exists.
     pub(crate) anew: bool,
     pub(crate) reply: CreateReply,
+    /// The requests that wait for it, as the fields of a header.
+    pub(crate) trail: Box<[u8]>,
 }
 
 /// Who wants to know what became of a creation.
@@ -78,33 +80,35 @@ impl CreateReply {
             Err(code) => (code, false, None),
         };
         let result = code.is_success();
-        let content = content.unwrap_or_default();
-        let (payload_id, payload) = (content.msg_id.into_owned(), content.payload.to_vec());
-        let (msg_id, body) = if anew {
-            let created = CreateStageRes {
-                result,
-                payload_id,
-                payload,
-            };
-            (CreateStageRes::ID, created.encode_to_vec())
-        } else {
-            let created = GetOrCreateStageRes {
-                result,
-                is_created,
-                payload_id,
-                payload,
-            };
-            (GetOrCreateStageRes::ID, created.encode_to_vec())
+        let answer_of = |content: Content| {
+            let (payload_id, payload) = (content.msg_id.into_owned(), content.payload.to_vec());
+            if anew {
+                let created = CreateStageRes {
+                    result,
+                    payload_id,
+                    payload,
+                };
+                (CreateStageRes::ID, created.encode_to_vec())
+            } else {
+                let created = GetOrCreateStageRes {
+                    result,
+                    is_created,
+                    payload_id,
+                    payload,
+                };
+                (GetOrCreateStageRes::ID, created.encode_to_vec())
+            }
         };
         Gate::with(local, |gate| {
-            let head = (code, msg_id);
-            if gate
-                .mesh
-                .answer(local.shard(), &mut reply, head, &body)
-                .is_err()
-            {
-                // Too long: the stage is there, but what it answered does not fit.
-                gate.mesh.refuse(local.shard(), &mut reply, msg_id, code);
+            let mut answer = |content| {
+                let (msg_id, body) = answer_of(content);
+                let head = (code, msg_id);
+                gate.mesh.answer(local.shard(), &mut reply, head, &body)
+            };
+            if let Err(error) = answer(content.unwrap_or_default()) {
+                // Too long: the stage is there all the same, so that is said without its content.
+                tracing::warn!(%error, "what a stage answers to its creation is not sent");
+                let _ = answer(Content::default());
             }
         });
     }
@@ -144,6 +148,15 @@ impl RoomMsg {
             Self::Create(create) => Some(create.kind),
             Self::Join(ticket) => ticket.default_stage(),
             Self::Serve(..) => None,
+        }
+    }
+
+    /// The requests that wait for it.
+    fn trail(&self) -> &[u8] {
+        match self {
+            Self::Join(_) => &[],
+            Self::Create(create) => &create.trail,
+            Self::Serve(served) => served.body.trail(),
         }
     }
 
@@ -207,9 +220,7 @@ impl Directory {
 
     /// Tells a stage of this shard; if it is missing, `kind` is created, if there is one.
     pub(crate) fn tell(&self, local: &Local<'_>, id: i64, kind: Option<usize>, message: RoomMsg) {
-        if let RoomMsg::Serve(served) = &message
-            && self.mesh.is_cycle(id, served.body.trail())
-        {
+        if self.mesh.is_cycle(id, message.trail()) {
             return message.refuse(local, ErrorCode::SYSTEM_ERROR);
         }
         let found = {

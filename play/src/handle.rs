@@ -70,6 +70,7 @@ impl PlayHandle {
                     content,
                     anew,
                     reply: CreateReply::Here(reply),
+                    trail: Box::default(),
                 }));
                 let _ = self.tell(id, Some(kind), create); // dropped, it says so itself
             }

@@ -262,3 +262,31 @@ fn an_address_in_use_is_an_error() {
     let http = Http::new(taken.local_addr().unwrap(), Router::new());
     assert!(api("api-1").http(http).start().is_err());
 }
+
+#[test]
+fn a_route_that_blocks_its_thread_does_not_keep_the_server_from_ending() {
+    let (began, begins) = channel();
+    let (release, released) = channel::<()>();
+    let parts = Arc::new(Mutex::new((began, released)));
+    let route = move || {
+        let parts = Arc::clone(&parts);
+        async move {
+            let (began, released) = &*parts.lock().unwrap();
+            began.send(()).unwrap();
+            let _ = released.recv();
+            "at last"
+        }
+    };
+    let router = Router::new().route("/", get(route));
+    let server = api("api-1").http(Http::new(any(), router)).start().unwrap();
+    let at = routes(&server);
+    let mut client = TcpStream::connect(at).unwrap();
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        .unwrap();
+    begins.recv_timeout(PATIENCE).unwrap();
+    let (ended, ends) = channel();
+    std::thread::spawn(move || ended.send(server.shutdown(Duration::from_millis(400))));
+    ends.recv_timeout(PATIENCE).expect("the shutdown ends");
+    drop(release);
+}

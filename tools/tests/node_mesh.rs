@@ -3,8 +3,9 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 
 use common::{Echo, proscenium};
 use serde_json::Value;
@@ -271,4 +272,51 @@ fn what_is_wrong_in_a_file_or_on_the_command_line_is_named() {
     let runs = run(&file);
     assert!(runs.address.starts_with("127.0.0.1:"), "{}", runs.address);
     runs.terminate();
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails if it has ended, which it should not have.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// As `proscenium node run 2>&1 | head -1` has it.
+#[test]
+fn a_node_of_whose_errors_nobody_reads_goes_on() {
+    let folder = Folder::new("deaf");
+    let config = folder.file("a.toml", "nid = \"a\"\nbind = [\"127.0.0.1:0\"]\n");
+    let (nobody, errors) = std::io::pipe().expect("a pipe");
+    drop(nobody);
+    let mut command = proscenium();
+    command.args(["node", "run", "--config"]).arg(&config);
+    command.stdout(Stdio::piped()).stderr(errors);
+    let mut a = Running(command.spawn().expect("it starts"));
+    let mut line = String::new();
+    let out = a.0.stdout.take().expect("its output is piped");
+    BufReader::new(out).read_line(&mut line).expect("a line");
+    let address = line.trim_end().strip_prefix("listening on ");
+    let address = address.expect("it listens");
+    for _ in 0..2 {
+        let ping = node(&["ping", "a", "--at", address, "--count", "1"]);
+        let (code, text, said) = code_and_texts(&ping);
+        assert_eq!(code, 0, "{text}{said}");
+    }
+}
+
+#[test]
+fn passwords_of_redis_are_not_shown() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = free.local_addr().expect("its address");
+    drop(free);
+    let directory = format!("redis://:hidden@{address}");
+    let (code, text, said) = code_and_texts(&node(&["status", "--directory", &directory]));
+    assert_eq!(code, 1, "{text}{said}");
+    assert!(
+        said.contains(&address.to_string()) && !said.contains("hidden"),
+        "{said}"
+    );
 }

@@ -13,6 +13,7 @@ use super::context::ApiCx;
 use super::executor::Work;
 use super::running::{Answering, Handling, Running};
 use super::sender::ApiSender;
+use crate::mesh::DEPTH_MAX;
 use crate::packet::Content;
 
 type Handle = dyn Fn(ApiCx, Content, &Arc<Running>) -> Answering + Send + Sync;
@@ -55,12 +56,18 @@ impl NodeHandler<()> for Incoming {
             self.refuse(cx, &message, ErrorCode::HANDLER_NOT_FOUND, reply_to);
             return;
         };
+        let chain = &message.header.chain;
+        if !chain.is_empty() && chain.iter().nth(DEPTH_MAX).is_some() {
+            self.running.counts.refused_deep.add(1);
+            let reply_to = message.reply_to.take();
+            return self.refuse(cx, &message, ErrorCode::SYSTEM_ERROR, reply_to);
+        }
+        // What a handler holds of a message; names in a chain are as long as a peer likes.
+        let names = chain.iter().map(|entry| entry.nid.len());
+        let bytes = message.payload.len() + names.sum::<usize>();
         let api_cx = ApiCx::new(&self.sender, &message);
         let reply_to = message.reply_to.take();
-        let call = match self
-            .running
-            .begin(id.clone(), reply_to, message.payload.len())
-        {
+        let call = match self.running.begin(id.clone(), reply_to, bytes) {
             Ok(call) => call,
             Err((code, reply_to)) => return self.refuse(cx, &message, code, reply_to),
         };

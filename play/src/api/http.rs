@@ -45,6 +45,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -52,6 +53,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use parking_lot::Mutex;
 
 use super::sender::ApiSender;
 use super::status::Status;
@@ -157,7 +159,8 @@ pub struct HttpAddrs {
 pub(crate) struct Serving {
     addrs: HttpAddrs,
     ending: tokio::sync::watch::Sender<Option<Instant>>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    /// Disconnected when its thread has ended.
+    ended: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Serving {
@@ -181,7 +184,8 @@ impl Serving {
                 (vec![(listener, routes), (second, operations)], (at, beside))
             }
         };
-        let (ending, ended) = tokio::sync::watch::channel(None);
+        let (ending, to_end) = tokio::sync::watch::channel(None);
+        let (running, ended) = mpsc::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -191,18 +195,21 @@ impl Serving {
             .build()?;
         let (bounds, status) = (http.bounds, Arc::clone(status));
         let run = move || {
-            runtime.block_on(serve::all(listeners, bounds, &status, ended));
+            let _running: mpsc::Sender<()> = running;
+            runtime.block_on(serve::all(listeners, bounds, &status, to_end));
             // A scrape under way is not waited for.
             runtime.shutdown_background();
         };
-        let name = format!("api {} http", sender.nid());
+        let thread = std::thread::Builder::new().name(format!("api {} http", sender.nid()));
+        // Not joined: a route that blocks for ever must not keep the server from ending.
+        drop(thread.spawn(run)?);
         Ok(Self {
             addrs: HttpAddrs {
                 routes: addrs.0,
                 operations: addrs.1,
             },
             ending,
-            thread: Some(std::thread::Builder::new().name(name).spawn(run)?),
+            ended: Mutex::new(ended),
         })
     }
 
@@ -211,13 +218,13 @@ impl Serving {
     }
 
     /// Takes no further connections and requests, finishes those under way until `until`, and
-    /// waits for that.
-    pub(crate) fn shutdown(mut self, until: Instant) {
+    /// waits for that; until `at_last` for a route that blocks the thread, which is then left to
+    /// itself.
+    pub(crate) fn shutdown(self, until: Instant, at_last: Instant) {
         let _ = self.ending.send(Some(until));
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread of HTTP panicked");
+        let left = at_last.saturating_duration_since(Instant::now());
+        if let Err(RecvTimeoutError::Timeout) = self.ended.lock().recv_timeout(left) {
+            tracing::error!("a route blocks the thread of HTTP, which is given up");
         }
     }
 }

@@ -16,7 +16,7 @@ use proscenium_nodelink::{NodeContext, ReplyTo, RouteHeader};
 use slab::Slab;
 
 use super::stats::Counts;
-use crate::error::{Failure, Result};
+use crate::error::{DeliverError, Failure, Result};
 use crate::packet::Content;
 use crate::shared::MapErrors;
 
@@ -112,15 +112,16 @@ impl Running {
         reply_to: Option<ReplyTo>,
         bytes: usize,
     ) -> std::result::Result<Call, (ErrorCode, Option<ReplyTo>)> {
-        if self.ending.load(Ordering::Relaxed) {
-            self.counts.refused_ending.add(1);
-            return Err((ErrorCode::SERVER_NOT_FOUND, reply_to));
-        }
         let fate = Arc::new(Fate {
             until: Instant::now() + self.bounds.deadline,
             state: Mutex::default(),
         });
         let mut table = self.table.lock();
+        // Under the lock: who waits for the end has seen all that came before.
+        if self.ending.load(Ordering::Relaxed) {
+            self.counts.refused_ending.add(1);
+            return Err((ErrorCode::SERVER_NOT_FOUND, reply_to));
+        }
         // One message is taken by a server that has no other, whatever its length.
         let has_room = table.fates.is_empty()
             || (table.fates.len() < self.bounds.running
@@ -208,6 +209,7 @@ impl Running {
 
     /// Further messages are refused with code 2: another server may take them.
     pub(crate) fn refuse(&self) {
+        let _table = self.table.lock();
         self.ending.store(true, Ordering::Relaxed);
     }
 
@@ -264,20 +266,26 @@ impl Call {
         };
         let (length, limit) = (content.payload.len(), self.running.bounds.reply);
         let msg_id = &self.msg_id;
-        let (code, payload) = if length <= limit {
+        let own_id = !content.msg_id.is_empty();
+        let id_fits = !own_id || DeliverError::check_id(&content.msg_id).is_ok();
+        let (code, payload) = if length <= limit && id_fits {
             (code, content.payload.clone())
         } else {
-            tracing::error!(%msg_id, length, limit, "an answer is too long");
+            tracing::error!(%msg_id, length, limit, id_fits, "an answer is too long");
             (ErrorCode::SYSTEM_ERROR, Bytes::new())
         };
-        let own_id = !content.msg_id.is_empty();
         let Some(place) = self.place.take() else {
             return; // not so: it goes with the only answer
         };
         let answer = Answer {
             reply_to,
             code,
-            msg_id: if own_id { &content.msg_id } else { msg_id }.clone(),
+            msg_id: if own_id && id_fits {
+                &content.msg_id
+            } else {
+                msg_id
+            }
+            .clone(),
             payload,
             place,
         };

@@ -123,7 +123,7 @@ impl ApiServer {
         #[cfg(feature = "http")]
         if let Some(http) = self.http.take() {
             std::thread::sleep(self.drain_delay.min(deadline / 4));
-            http.shutdown(eighths(5));
+            http.shutdown(eighths(4), eighths(5));
         }
         if let Some(membership) = self.membership.take() {
             // What is left is waited for below, and reported.
@@ -201,7 +201,7 @@ impl ApiServerBuilder {
         let threads = std::thread::available_parallelism();
         Self {
             nid: options.nid.clone(),
-            reply_max: options.zmtp.frame_max.min(options.zmtp.message_max),
+            reply_max: options.payload_max(),
             node: Node::builder(options),
             service_id: 2,
             weight: 100,

@@ -50,7 +50,8 @@ impl Count {
 stats! {
     /// Handlers under way, and answers on their way to the links, now.
     running,
-    /// Bytes of the payloads that these were given, now.
+    /// Bytes of the payloads that these were given, and of the names of servers that wait for
+    /// them, now.
     running_bytes,
     /// Messages that were given to a handler.
     handled,
@@ -68,6 +69,8 @@ stats! {
     unknown,
     /// Messages refused because too many handlers were under way, or their payloads too large.
     refused_full,
+    /// Messages refused because more requests wait for them than may be nested.
+    refused_deep,
     /// Messages refused because the server is about to end.
     refused_ending,
     /// Answers that were lost: whoever asked is gone, or does not read.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use proscenium_framing::packet::ErrorCode;
+use proscenium_framing::route::{Chain, RouteHeader};
 use proscenium_nodelink::{
     Nid, NodeContext, NodeHandler, NodeMessage, PeerId, ReplyRef, RequestError,
 };
@@ -81,6 +82,7 @@ impl Inbound<'_> {
             content,
             anew,
             reply,
+            trail: trail_of(&message.header.chain),
         }));
         let stage_id = message.header.stage_id;
         self.deliver(cx, stage_id, Parcel::Tell(stage_id, Some(kind), create));
@@ -112,6 +114,18 @@ impl Inbound<'_> {
     }
 }
 
+/// The requests that wait for one, as the fields of a header.
+fn trail_of(chain: &Chain<'_>) -> Box<[u8]> {
+    let header = RouteHeader {
+        chain: *chain,
+        ..RouteHeader::default()
+    };
+    let mut trail = vec![0; header.encoded_len()];
+    let written = header.encode(&mut trail);
+    debug_assert_eq!(written, Some(trail.len()));
+    trail.into_boxed_slice()
+}
+
 fn content(id: String, payload: Vec<u8>) -> Content {
     Content {
         msg_id: id.into(),
@@ -129,12 +143,12 @@ impl NodeHandler<StagePost> for Inbound<'_> {
         if DeliverError::check_id(msg_id).is_err() {
             return self.refuse(reply, "", ErrorCode::INVALID_MESSAGE);
         }
-        if message.header.is_system || system::is_system_id(msg_id) {
-            return self.system(cx, &message, reply);
-        }
         let chain = &message.header.chain;
         if !chain.is_empty() && chain.iter().nth(DEPTH_MAX).is_some() {
             return self.refuse(reply, msg_id, ErrorCode::SYSTEM_ERROR);
+        }
+        if message.header.is_system || system::is_system_id(msg_id) {
+            return self.system(cx, &message, reply);
         }
         let served = RoomMsg::Serve(Served::there(&message, reply));
         self.deliver(cx, stage_id, Parcel::Tell(stage_id, None, served));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proscenium_engine::Address;
 use proscenium_nodelink::directory::{ServerInfo, ServerType};
 use proscenium_nodelink::{
-    ErrorCode, Node, NodeContext, NodeHandler, NodeMessage, PeerId, RouteHeader,
+    ErrorCode, Nid, Node, NodeContext, NodeHandler, NodeMessage, PeerId, RouteHeader,
 };
 
 use super::config::{Config, EXAMPLE, Source};
@@ -36,7 +36,8 @@ impl NodeHandler<()> for Answers {
         let msg_id = message.header.msg_id;
         let Some(reply_to) = message.reply_to else {
             if self.print {
-                let (from, length) = (message.from.as_str(), message.payload.len());
+                let (from, length) = (message.from.escape_debug(), message.payload.len());
+                let msg_id = msg_id.escape_debug();
                 // Who does not read it any more does not want it.
                 let _ = writeln!(io::stdout(), "{msg_id} from {from}, {length} bytes");
             }
@@ -64,23 +65,19 @@ impl NodeHandler<()> for Answers {
         };
     }
 
-    fn on_peer_up(
-        &mut self,
-        _: &mut NodeContext<'_, '_, ()>,
-        _: PeerId,
-        nid: &proscenium_nodelink::Nid,
-    ) {
-        eprintln!("{nid} is up");
+    fn on_peer_up(&mut self, _: &mut NodeContext<'_, '_, ()>, _: PeerId, nid: &Nid) {
+        tell(nid, "up");
     }
 
-    fn on_peer_down(
-        &mut self,
-        _: &mut NodeContext<'_, '_, ()>,
-        _: PeerId,
-        nid: &proscenium_nodelink::Nid,
-    ) {
-        eprintln!("{nid} is down");
+    fn on_peer_down(&mut self, _: &mut NodeContext<'_, '_, ()>, _: PeerId, nid: &Nid) {
+        tell(nid, "down");
     }
+}
+
+/// Says what has become of a peer, whose name could hold anything. Nobody may be reading it any
+/// more, which must not cost the shard.
+fn tell(nid: &Nid, state: &str) {
+    let _ = writeln!(io::stderr(), "{} is {state}", nid.escape_debug());
 }
 
 /// Runs a node until the process is asked to end.

@@ -48,8 +48,11 @@ pub(super) fn targets(reach: &Reach, nids: &[String]) -> Result<Vec<Target>, Str
         return Err("where is it? --at ADDR, or --directory with a file or redis://…".to_owned());
     };
     let source = Source::new(directory, reach.mesh.as_deref(), Path::new(""))?;
-    let servers = servers(&source, reach.timeout)
-        .map_err(|error| format!("--directory {directory}: {error}"))?;
+    let servers = servers(&source, reach.timeout).map_err(|error| match &source {
+        Source::File(_) => format!("--directory {directory}: {error}"),
+        // Its URL may hold a password; the error names the address.
+        Source::Redis(_) => format!("--directory: {error}"),
+    })?;
     if nids.is_empty() {
         let all = servers.into_iter().map(|server| Target {
             nid: Some(server.nid),
@@ -375,7 +378,7 @@ pub(super) fn request(args: &SendArgs) -> Result<bool, String> {
     };
     eprintln!(
         "reply `{}`, error code {}, {} bytes, {}",
-        reply.msg_id,
+        reply.msg_id.escape_debug(),
         reply.error_code,
         reply.payload.len(),
         shown(time)

@@ -104,7 +104,7 @@ impl NodeStatus {
         let _ = writeln!(
             text,
             "{}: {} peers, {} links, up for {:.0} s, proscenium {}",
-            self.nid,
+            self.nid.escape_debug(),
             self.peers.len(),
             self.links,
             Duration::from_nanos(self.clock_ns).as_secs_f64(),
@@ -198,7 +198,7 @@ impl PeerStatus {
         let leaving = if self.leaving { ", leaving" } else { "" };
         let rate = |rate: Option<f64>| rate.map_or("–".to_owned(), |rate| format!("{rate:.0}"));
         [
-            self.nid.clone(),
+            self.nid.escape_debug().to_string(),
             format!("{links}{foreign}{leaving}"),
             self.pending.to_string(),
             self.unanswered.to_string(),
