@@ -62,7 +62,8 @@ impl NodeLink {
             return false;
         };
         peer.counters.links_up += 1;
-        if std::mem::replace(&mut peer.run, introduced.run) != introduced.run {
+        let is_anew = std::mem::replace(&mut peer.run, introduced.run) != introduced.run;
+        if is_anew {
             peer.turn_in = 0;
             peer.gauge.set_leaving(false);
         }
@@ -71,6 +72,9 @@ impl NodeLink {
         } else {
             (peer.accepted.replace(key), peer.dialled)
         };
+        if is_anew {
+            self.shared.changed(); // also if the peer can be reached as before
+        }
         tracing::debug!(peer = %introduced.nid, ?direction, "a link is up");
         if let Some(before) = before {
             self.close(cx, before, LinkEnd::Handover);

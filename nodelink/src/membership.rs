@@ -281,6 +281,7 @@ impl NodeLink {
         }
         if let Some(peer) = self.peer_at(id) {
             peer.gauge.set_leaving(true);
+            self.shared.changed();
         }
         // A peer that says it again before it was answered gets one answer.
         if !self.confirm.contains(&key) {

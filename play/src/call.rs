@@ -60,6 +60,8 @@ impl State {
 
 enum Asker<'a> {
     Nobody,
+    /// Nobody whom the handler answers, but requests wait for what it does.
+    Creator(&'a [u8]),
     Client {
         to: RouterId,
         lz4: bool,
@@ -87,6 +89,22 @@ impl<'a> Call<'a> {
             shared,
             stage_id,
             asker: Asker::Nobody,
+            state: Cell::new(State::Told),
+        }
+    }
+
+    /// The same, but these requests wait for what the handler does.
+    pub(crate) fn awaited(
+        local: Local<'a>,
+        shared: &'a Arc<Shared>,
+        stage_id: i64,
+        trail: &'a [u8],
+    ) -> Self {
+        Self {
+            local,
+            shared,
+            stage_id,
+            asker: Asker::Creator(trail),
             state: Cell::new(State::Told),
         }
     }
@@ -149,6 +167,7 @@ impl<'a> Call<'a> {
     /// The requests that wait for what the handler does.
     pub(crate) fn trail(&self) -> &'a [u8] {
         match &self.asker {
+            Asker::Creator(trail) => trail,
             // Who has its answer, or may get it from another handler, waits for this one no more.
             _ if self.state.get() != State::Asked => &[],
             Asker::Nobody | Asker::Client { .. } => &[],
@@ -170,7 +189,7 @@ impl<'a> Call<'a> {
             State::Answered => return Err(DeliverError::AnsweredAlready),
         }
         match &self.asker {
-            Asker::Nobody => Ok(()),
+            Asker::Nobody | Asker::Creator(_) => Ok(()),
             Asker::Client {
                 to,
                 lz4,
@@ -278,7 +297,7 @@ impl<'a> Call<'a> {
         }
         self.state.set(State::Answered);
         let asker = match &self.asker {
-            Asker::Nobody => return None,
+            Asker::Nobody | Asker::Creator(_) => return None,
             Asker::Remote { reply, msg_id, .. } => {
                 let mut reply = reply.borrow_mut();
                 let mut late = NodeReply::new(self.shared, reply.take()?, self.stage_id);

@@ -258,7 +258,7 @@ impl<S: PlayStage> Room<S> {
         if self.house.phase() == Phase::New {
             ticket.fallback.set(ErrorCode::STAGE_CREATION_FAILED);
             self.house.by_client.set(true);
-            let created = self.create(cx, Packet::new("", &[])).await;
+            let created = self.create(cx, (Packet::new("", &[]), &[])).await;
             if created.is_err() {
                 destroy(actor, &mut actor_cx).await;
                 return ticket.refuse(cx, ErrorCode::STAGE_CREATION_FAILED, None);

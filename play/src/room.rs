@@ -120,10 +120,11 @@ impl<S: PlayStage> Room<S> {
     pub(crate) async fn create(
         &mut self,
         cx: &Cx<'_, Self>,
-        packet: Packet<'_>,
+        (packet, trail): (Packet<'_>, &[u8]),
     ) -> Result<Option<Content>, ErrorCode> {
         let Self { stage, house } = self;
-        let mut stage_cx = house.context(cx);
+        let call = Call::awaited(**cx, &house.shared, house.id, trail);
+        let mut stage_cx = StageCx::new(cx, house, call);
         let verdict = caught!(stage.on_create(&mut stage_cx, packet));
         let content = match house.survive(cx, verdict) {
             Some(Ok(verdict)) if verdict.is_accepted() => verdict.content,
@@ -153,7 +154,9 @@ impl<S: PlayStage> Room<S> {
                 return self.house.oust(cx, RoomMsg::Create(create));
             }
             Phase::New => {
-                let created = self.create(cx, create.content.packet()).await;
+                let created = self
+                    .create(cx, (create.content.packet(), &create.trail))
+                    .await;
                 created.map(|content| Created {
                     is_new: true,
                     content,

@@ -147,3 +147,25 @@ fn a_stage_that_is_wanted_by_whom_it_asks_says_so_at_once() {
     });
     assert_eq!(asked(10), Err(ErrorCode::SYSTEM_ERROR.0));
 }
+
+#[test]
+fn a_stage_that_is_created_for_another_one_does_not_wait_for_it() {
+    let (play, _board) = server_at("play-1", &[], |builder| builder);
+    let at = Endpoint::new(play.node_addrs()[0].clone());
+    let api = ApiServer::builder(options("api-1"))
+        .connect(at)
+        .handle("Make", |cx, request: Content| async move {
+            let made = cx.create_stage("play-1", "post", 12, Content::new("Ask", request.payload));
+            let content = made.await?.content;
+            Ok(content.unwrap_or_default())
+        })
+        .start()
+        .unwrap();
+    linked(api.sender().node(), "play-1");
+    linked(&node_of(&play), "api-1");
+    create(&play, [10]);
+    // 10 asks the handler, which creates 12, which asks 10 before it is there.
+    let made = ask_stage(&play, 10, "AskApi", "api-1 0 Make - 10 Echo hello");
+    assert_eq!(made, answer("Asked", "14"));
+    assert_eq!(play.handle().stats().cycles, 1);
+}

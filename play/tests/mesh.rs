@@ -324,6 +324,43 @@ fn services_are_reached_by_their_number() {
 }
 
 #[test]
+fn who_leaves_is_chosen_no_more_also_without_a_directory() {
+    let (server, _) = server_at("play-1", &[], |builder| builder.shards(2));
+    create(&server, [1, 2, 3]); // on both shards
+    let apis = [api("api-1", &server), api("api-2", &server)];
+    let info = |node: &Node| {
+        let address = node.local_addrs()[0].clone();
+        ServerInfo::new(node.nid().clone(), address, ServerType::Api, 2)
+    };
+    let directory =
+        StaticDirectory::new(apis.iter().map(|(node, _)| info(node)).collect::<Vec<_>>());
+    let _watch = node_of(&server).follow(&directory).unwrap();
+    let ask_all = || {
+        for stage in [1, 2, 3] {
+            for _ in 0..4 {
+                let echoed = ask_stage(&server, stage, "AskApi", "#2 0 Echo x");
+                assert_eq!(echoed, answer("EchoReply", "x"));
+            }
+        }
+    };
+    let count = |of: usize| apis[of].1.try_iter().count();
+    for stage in [1, 2, 3] {
+        eventually("both are known to all", || {
+            ask_stage(&server, stage, "AskApi", "#2 0 Echo x").ok()?;
+            (count(0) > 0).then_some(())
+        });
+    }
+    // Another directory: that of the Play server hears nothing.
+    let (leaving, elsewhere) = (&apis[0].0, StaticDirectory::default());
+    let joined = leaving.handle().join(elsewhere, info(leaving), PATIENCE);
+    let departure = joined.unwrap().leave(PATIENCE);
+    assert!(departure.is_clean(), "{departure}");
+    let _before = (count(0), count(1));
+    ask_all();
+    assert_eq!((count(0), count(1)), (0, 12));
+}
+
+#[test]
 fn requests_to_a_server_that_dies_fail_at_once() {
     let (server, _) = server_at("play-1", &[], |builder| {
         builder.request_deadline(Duration::from_secs(3600))

@@ -77,11 +77,17 @@ impl PlayStage for Post {
 
     async fn on_create(
         &mut self,
-        _: &mut StageCx<'_, Self>,
+        cx: &mut StageCx<'_, Self>,
         packet: Packet<'_>,
     ) -> Result<Verdict> {
         if self.id < 0 {
             return Ok(Verdict::refuse());
+        }
+        if packet.msg_id() == "Ask" {
+            let text = std::str::from_utf8(packet.payload())?;
+            let answer = ask(cx, text).await;
+            let code = answer.err().unwrap_or(ErrorCode::SUCCESS);
+            return Ok(Verdict::accept().with("Asked", code.0.to_string()));
         }
         self.board.created.fetch_add(1, Ordering::SeqCst);
         Ok(Verdict::accept().with("Made", packet.payload()))
