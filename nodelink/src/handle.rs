@@ -419,6 +419,12 @@ impl NodeHandle {
         self.shared.push(command).map_err(|(error, _)| error)
     }
 
+    /// The node is no more: it was shut down, or its shard has ended otherwise. Every call is
+    /// refused with `Stopped` from now on.
+    pub fn is_stopped(&self) -> bool {
+        self.shared.stopped.load(Ordering::SeqCst)
+    }
+
     /// The statistics, as of the shard's next turn; blocks until then, at most for `timeout`. Not
     /// for threads of shards.
     pub fn stats(&self, timeout: Duration) -> Option<NodeStats> {
@@ -469,13 +475,14 @@ impl NodeHandle {
     ) -> Result<(Arc<Gauge>, Vec<u8>), SendError> {
         let options = &self.shared.options;
         let limit = options.zmtp.frame_max.min(options.zmtp.message_max);
-        if payload.len() > limit {
-            let length = payload.len();
+        let head = self.encode(header, payload, false);
+        let length = payload.len().max(head.len()); // each is a frame
+        if length > limit {
             return Err(SendError::TooLong { length, limit });
         }
         let gauge = self.shared.gauge(to).ok_or(SendError::Unroutable)?;
         gauge.ask(payload.len(), options)?;
-        Ok((gauge, self.encode(header, payload, false)))
+        Ok((gauge, head))
     }
 
     fn encode(&self, header: &RouteHeader<'_>, payload: &Bytes, is_reply: bool) -> Vec<u8> {

@@ -128,6 +128,11 @@ impl<'a> Outgoing<'a> {
         )
     }
 
+    /// The header as a frame, without the framing, in bytes.
+    pub(crate) fn head_len(&self) -> usize {
+        self.head_len
+    }
+
     /// Everything before the payload, in bytes.
     fn lead_len(&self) -> usize {
         let (head, payload) = self.frames();

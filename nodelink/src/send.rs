@@ -281,7 +281,8 @@ fn transmit<P>(
 ) -> Result<(), SendError> {
     let limits = &options.zmtp;
     let total = outgoing.len();
-    if payload > limits.frame_max.min(u32::MAX as usize) || total > limits.message_max {
+    let frame = payload.max(outgoing.head_len());
+    if frame > limits.frame_max.min(u32::MAX as usize) || total > limits.message_max {
         let limit = limits.frame_max.min(limits.message_max);
         return Err(SendError::TooLong {
             length: total,

@@ -70,6 +70,14 @@ fn payloads_of_every_length_come_back() {
     let too_long = vec![0; (16 << 20) + 1];
     let sent = api.send("play-1", &header("Echo"), too_long);
     assert!(matches!(sent, Err(SendError::TooLong { .. })), "{sent:?}");
+    // Nor does a header: whoever received it would end the link.
+    let long = "x".repeat((16 << 20) + 1);
+    let sent = api.send("play-1", &header(&long), "");
+    assert!(matches!(sent, Err(SendError::TooLong { .. })), "{sent:?}");
+
+    assert!(!api.is_stopped());
+    drop(node);
+    assert!(api.is_stopped());
 }
 
 #[test]

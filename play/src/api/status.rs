@@ -11,7 +11,6 @@ use super::running::Running;
 /// What a server's parts share about its state.
 pub(crate) struct Status {
     pub(crate) running: Arc<Running>,
-    #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "for metrics"))]
     pub(crate) node: NodeHandle,
     #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "for metrics"))]
     pub(crate) engine: Handle<()>,
@@ -41,7 +40,10 @@ impl Status {
 
     /// Why the server does not take work; `None`: it does.
     pub(crate) fn why_not_ready(&self) -> Option<&'static str> {
-        let ending = self.ending.load(Ordering::Relaxed);
-        ending.then_some("the server shuts down")
+        if self.ending.load(Ordering::Relaxed) {
+            return Some("the server shuts down");
+        }
+        // Nobody asked it to end, so nobody else would say so.
+        self.node.is_stopped().then_some("its node has ended")
     }
 }

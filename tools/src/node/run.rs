@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use proscenium_engine::Address;
@@ -129,8 +129,12 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
         Some(source) => enter(&mut node, &config, source)?,
         None => None,
     };
-    // Only a signal ends the waiting: the sender lives as long as the thread that watches.
-    let _ = end.recv();
+    // The sender lives as long as the thread that watches for signals.
+    while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(LOOK) {
+        if node.handle().is_stopped() {
+            return Err("the node has ended by itself; what it printed before says why".to_owned());
+        }
+    }
     drop(watch);
     let last = node.handle().stats(LOOK).unwrap_or_default();
     let drain = config.drain.as_ref().map_or(DRAIN, |drain| drain.0);
