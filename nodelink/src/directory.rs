@@ -157,7 +157,8 @@ impl ServerInfo {
         };
         let mut words = line.split_whitespace();
         let nid = words.next().ok_or(error("a NID"))?;
-        let nid = Nid::new(nid).map_err(|_| error("a NID of 1 to 255 bytes"))?;
+        let nid = Nid::new(nid)
+            .map_err(|_| error("a NID of 1 to 255 bytes, without control characters"))?;
         let address = words.next().ok_or(error("an address"))?;
         let is_path = address.starts_with("unix:") || address.starts_with('/');
         let address = if resolve || is_path {

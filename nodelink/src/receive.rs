@@ -378,7 +378,8 @@ impl Introduced {
         }
         let identity = properties.get("Identity").unwrap_or_default();
         let nid = std::str::from_utf8(identity).map_err(|_| "the identity is not UTF-8")?;
-        let nid = Nid::new(nid).map_err(|_| "an identity of 1 to 255 bytes is needed")?;
+        let nid = Nid::new(nid)
+            .map_err(|_| "an identity of 1 to 255 bytes, without control characters, is needed")?;
         let is_ours = properties.get(crate::node_link::MARK.0) == Some(crate::node_link::MARK.1);
         let run = properties.get(crate::node_link::RUN).unwrap_or_default();
         let run = std::str::from_utf8(run).ok();

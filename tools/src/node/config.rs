@@ -15,7 +15,7 @@ use crate::units::{parse_bytes, parse_duration};
 /// A file with everything in it that can be said, as `--example-config` prints it.
 pub(super) const EXAMPLE: &str = r#"# A node of a mesh. Only `nid` and `bind` are needed.
 
-# Its name in the mesh, 1 to 255 bytes.
+# Its name in the mesh, 1 to 255 bytes, no control characters.
 nid = "play-1"
 # Where other nodes reach it; port 0 takes a free one.
 bind = ["127.0.0.1:7100"]
