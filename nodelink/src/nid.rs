@@ -5,8 +5,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// The name of a node in its mesh, and its identity in ZMTP: 1 to 255 bytes of UTF-8 without control
-/// characters, since names of peers are in logs, metrics and on terminals. Cheap to clone.
+/// The name of a node in its mesh, and its identity in ZMTP: 1 to 255 bytes of UTF-8, without
+/// control characters, since names of peers are in logs, metrics and on terminals. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nid(Arc<str>);
 
