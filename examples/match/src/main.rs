@@ -114,12 +114,15 @@ fn run_api(options: &Server) -> Result<(), Box<dyn Error>> {
         .ok_or_else(|| "something was lost".into())
 }
 
-/// Says which servers can be reached, until a signal comes.
+/// Says which servers can be reached by their service, until a signal comes. A link alone is not
+/// enough: another server may have made it before this one has read of it in the directory.
 fn run_until_signal(node: &NodeHandle, options: &Server, mut signals: Signals) {
     let mut reached = BTreeSet::new();
     while signals.pending().next().is_none() {
         for server in directory(options).read().unwrap_or_default() {
-            if node.is_routable(&server.nid) && reached.insert(server.nid.clone()) {
+            let candidates = node.candidates(server.service_id);
+            let is_known = candidates.iter().any(|known| known.nid == server.nid);
+            if is_known && reached.insert(server.nid.clone()) {
                 println!("reaches {}", server.nid);
             }
         }
