@@ -252,25 +252,25 @@ impl<S: Stage> TypeShard<S> {
     /// Handles at most `most` of what has arrived; returns how many it did.
     fn handle_some(&self, core: &Core, most: u32) -> u32 {
         let now = core.now_coarse();
-        let mut done = 0;
-        while done < most {
-            let polled = self.messages_arrived(core, now, &mut done, most);
-            if polled.is_ready() && !self.other_arrived(core, now, &mut done, most) {
+        let begun = self.arena.taken();
+        let end = begun.wrapping_add(most);
+        while self.arena.taken() != end {
+            let polled = self.messages_arrived(core, now, end);
+            if polled.is_ready() && !self.other_arrived(core, now, end) {
                 break;
             }
         }
-        done
+        self.arena.taken().wrapping_sub(begun)
     }
 
     /// Handles messages, until something else has arrived before them or one of them has to wait.
     #[inline(always)]
-    fn messages_arrived(&self, core: &Core, now: u32, done: &mut u32, most: u32) -> Poll<()> {
+    fn messages_arrived(&self, core: &Core, now: u32, end: u32) -> Poll<()> {
         let next = || {
-            while *done < most {
+            while self.arena.taken() != end {
                 let (at, true) = self.arena.first_arrival()? else {
                     return None;
                 };
-                *done += 1;
                 if !self.is_at_rest(at) {
                     self.set_aside(core);
                     continue;
@@ -288,14 +288,13 @@ impl<S: Stage> TypeShard<S> {
 
     /// Handles one of what has arrived that is no message; false if there is none.
     #[inline(never)]
-    fn other_arrived(&self, core: &Core, now: u32, done: &mut u32, most: u32) -> bool {
+    fn other_arrived(&self, core: &Core, now: u32, end: u32) -> bool {
         let Some((at, false)) = self.arena.first_arrival() else {
             return false;
         };
-        if *done >= most {
+        if self.arena.taken() == end {
             return false;
         }
-        *done += 1;
         if !self.is_at_rest(at) {
             return self.set_aside(core);
         }

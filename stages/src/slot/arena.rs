@@ -252,6 +252,12 @@ impl<S: Stage> Arena<S> {
             .push_other(NonNull::from(at.cell), item, stamp);
     }
 
+    /// Counts what has arrived and was taken; wraps.
+    #[inline]
+    pub(crate) fn taken(&self) -> u32 {
+        self.arrivals.passed()
+    }
+
     /// For whom the first is that has arrived, and whether it is a message.
     #[inline(always)]
     pub(crate) fn first_arrival(&self) -> Option<(At<'_, S>, bool)> {

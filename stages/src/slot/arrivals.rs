@@ -25,10 +25,10 @@ struct Entry<T, M> {
 
 /// The ring. `T` is what targets are; they are kept as addresses and never looked at.
 pub(super) struct Arrivals<T, M, O> {
-    /// `capacity` places, of which those from `first` up to `next` hold entries.
+    /// Places, a power of two; those from `first` up to `next` hold entries.
     entries: Cell<NonNull<Entry<T, M>>>,
-    /// A power of two.
-    capacity: Cell<u32>,
+    /// So many, less one.
+    mask: Cell<u32>,
     /// Count entries from the beginning, and wrap.
     first: Cell<u32>,
     next: Cell<u32>,
@@ -44,13 +44,24 @@ impl<T, M, O> Arrivals<T, M, O> {
         const { assert!(align_of::<T>() > OTHER, "an address has room for a bit") };
         Self {
             entries: Cell::new(Self::allocate(FEW)),
-            capacity: Cell::new(FEW),
+            mask: Cell::new(FEW - 1),
             first: Cell::new(0),
             next: Cell::new(0),
             pause: Cell::new(ONE_IN - 1),
             others: RefCell::default(),
             stamps: RefCell::default(),
         }
+    }
+
+    #[inline]
+    fn capacity(&self) -> u32 {
+        self.mask.get() + 1
+    }
+
+    /// The number of the first entry, which is also that of all before it.
+    #[inline]
+    pub(super) fn passed(&self) -> u32 {
+        self.first.get()
     }
 
     /// Entries that wait.
@@ -102,19 +113,19 @@ impl<T, M, O> Arrivals<T, M, O> {
         if due {
             self.stamps.borrow_mut().push_back(stamp());
         }
-        if self.len() == self.capacity.get() {
+        if self.len() == self.capacity() {
             self.grow();
         }
         let stamp = (next | (ONE_IN - 1)).wrapping_add(if due { ONE_IN } else { 0 });
-        let room = self.capacity.get() - self.len();
+        let room = self.capacity() - self.len();
         let entries = stamp.wrapping_sub(next).min(room);
         self.pause.set(next.wrapping_add(entries));
     }
 
     #[inline]
     fn place(&self, number: u32) -> *mut Entry<T, M> {
-        let index = number & (self.capacity.get() - 1);
-        // SAFETY: below `capacity`.
+        let index = number & self.mask.get();
+        // SAFETY: at most `mask`.
         unsafe { self.entries.get().as_ptr().add(index as usize) }
     }
 
@@ -172,7 +183,7 @@ impl<T, M, O> Arrivals<T, M, O> {
     #[cold]
     #[inline(never)]
     fn grow(&self) {
-        let old = self.capacity.get();
+        let old = self.capacity();
         assert!(old < 1 << 30, "too much waits for the stages of a shard");
         let from = self.entries.get();
         let to = Self::allocate(2 * old);
@@ -183,7 +194,7 @@ impl<T, M, O> Arrivals<T, M, O> {
             unsafe { to.add(is as usize).write(from.add(was as usize).read()) };
         }
         self.entries.set(to);
-        self.capacity.set(2 * old);
+        self.mask.set(2 * old - 1);
         // SAFETY: made by `allocate` with that capacity; what was in it has moved out.
         unsafe { Self::free(from, old) };
     }
@@ -191,16 +202,16 @@ impl<T, M, O> Arrivals<T, M, O> {
     /// Gives memory back after a burst, if nothing waits.
     #[inline]
     pub(super) fn shrink(&self) {
-        if self.capacity.get() > KEPT && self.len() == 0 {
+        if self.capacity() > KEPT && self.len() == 0 {
             self.give_up();
         }
     }
 
     #[cold]
     fn give_up(&self) {
-        let (old, capacity) = (self.entries.get(), self.capacity.get());
+        let (old, capacity) = (self.entries.get(), self.capacity());
         self.entries.set(Self::allocate(FEW));
-        self.capacity.set(FEW);
+        self.mask.set(FEW - 1);
         self.pause.set(self.next.get());
         // SAFETY: as in `grow`; it is empty.
         unsafe { Self::free(old, capacity) };
@@ -233,7 +244,7 @@ impl<T, M, O> Drop for Arrivals<T, M, O> {
             drop(self.pop_other());
         }
         // SAFETY: as in `grow`; it is empty.
-        unsafe { Self::free(self.entries.get(), self.capacity.get()) };
+        unsafe { Self::free(self.entries.get(), self.capacity()) };
     }
 }
 
@@ -290,7 +301,7 @@ mod tests {
         while ring.pop_message().is_some() {
             ring.shrink();
         }
-        assert_eq!(ring.capacity.get(), FEW);
+        assert_eq!(ring.capacity(), FEW);
         assert_eq!(ring.peek(), None);
     }
 }
