@@ -152,6 +152,7 @@ impl<'a, S: Stage> Cx<'a, S> {
             && at.head().ending.get() == Ending::No
         {
             at.head().ending.set(Ending::Wanted);
+            self.stages().line_up(self.core(), at); // for when this handler is done
         }
     }
 

@@ -94,7 +94,14 @@ impl Turn {
 impl<S: Stage> TypeShard<S> {
     #[inline]
     pub(crate) fn make_ready(&self, core: &Core, at: At<'_, S>) {
-        if at.phase() == Phase::Idle && !at.head().queued.replace(true) {
+        if at.phase() == Phase::Idle {
+            self.line_up(core, at);
+        }
+    }
+
+    /// It has a turn, in which nothing happens if it is busy then.
+    pub(crate) fn line_up(&self, core: &Core, at: At<'_, S>) {
+        if !at.head().queued.replace(true) {
             core.ready(self.number, at.slot());
         }
     }
