@@ -1,8 +1,9 @@
 //! The scheduler of one shard: what is ready, what was woken, and how much of it a turn runs.
 //!
 //! ```text
-//! run:  what was woken before this call ─► what is to be destroyed ─► ready stages, in order,
-//!       at most `BATCH` messages of each at a time ─► until messages or time are spent
+//! run:  what was woken before this call ─► what is to be destroyed ─► by turns, until messages or
+//!       time are spent: what has arrived, in order · ready stages, at most `BATCH` messages of
+//!       the backlog of each at a time
 //! ```
 //!
 //! Everything is `Cell` and `RefCell`, only shared references to a core exist, and no borrow is

@@ -156,7 +156,8 @@ impl Head {
 
     /// What was counted of an item that waits no more.
     pub(crate) fn uncount(&self, limited: bool, end: bool) {
-        self.unlimited.set(self.unlimited.get() - u32::from(!limited));
+        self.unlimited
+            .set(self.unlimited.get() - u32::from(!limited));
         self.ends.set(self.ends.get() - u32::from(end));
     }
 

@@ -77,7 +77,10 @@ pub(crate) fn tell<S: Stage>(to: StageRef<S>, message: S::Msg) -> Result<(), Tel
 
 #[cold]
 #[inline(never)]
-pub(crate) fn tell_from_afar<S: Stage>(to: StageRef<S>, message: S::Msg) -> Result<(), TellError<S::Msg>> {
+pub(crate) fn tell_from_afar<S: Stage>(
+    to: StageRef<S>,
+    message: S::Msg,
+) -> Result<(), TellError<S::Msg>> {
     match find(to.system) {
         Some(system) => system.tell(to, message),
         None => Err(TellError::Gone(message)),

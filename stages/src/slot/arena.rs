@@ -241,12 +241,7 @@ impl<S: Stage> Arena<S> {
     }
 
     /// Anything else does.
-    pub(crate) fn arrive_other(
-        &self,
-        at: At<'_, S>,
-        item: Item<S>,
-        stamp: impl FnOnce() -> Stamp,
-    ) {
+    pub(crate) fn arrive_other(&self, at: At<'_, S>, item: Item<S>, stamp: impl FnOnce() -> Stamp) {
         at.head().len.set(at.head().len.get() + 1);
         self.arrivals
             .push_other(NonNull::from(at.cell), item, stamp);
