@@ -19,10 +19,10 @@ use serde::Serialize;
 use super::args::CompareArgs;
 use super::processes::{self, Launch, Server};
 use super::report::Note;
-use super::{pinning, stacks, without_folder};
+use super::{pinning, stacks};
 use crate::load::node::NodeRecord;
 use crate::machine::{self, Machine};
-use crate::{signals, utc};
+use crate::{record, signals, utc};
 use report::Report;
 use suites::{Pair, Shape, Side, Suite};
 
@@ -114,7 +114,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<(), String> {
     let mut report = Report {
         suite,
         time_unix: time,
-        command: without_folder(std::env::args().collect()),
+        command: record::command(),
         machine: Machine::describe(),
         notes,
         rows: Vec::new(),
