@@ -46,7 +46,7 @@ const FRUITLESS_MAX: usize = 2;
 /// # Errors
 /// When it cannot take place or was interrupted: says why and what there is.
 pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
-    if matches!(args.profile, args::Profile::Node | args::Profile::Mesh) {
+    if matches!(args.profile(), args::Profile::Node | args::Profile::Mesh) {
         return node::run(args);
     }
     let own = std::env::current_exe()
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
         profile: if args.sweep {
             "sweep"
         } else {
-            args.profile.name()
+            args.profile().name()
         }
         .to_owned(),
         machine: Machine::describe(),
@@ -157,7 +157,7 @@ fn go(
             None => alternate(runner, shape, &mut report.runs, &mut progress),
         }
         report.summaries.push(Summary::of(shape, &report.runs));
-        report.goals = goals::judge(args.profile, &report.summaries, &report.runs);
+        report.goals = goals::judge(args.profile(), &report.summaries, &report.runs);
         report
             .write(out)
             .map_err(|error| format!("cannot write results to {}: {error}", out.display()))?;
