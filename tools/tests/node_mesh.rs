@@ -81,6 +81,15 @@ fn a_node_runs_as_its_file_says_and_answers_the_shell() {
         "{out}"
     );
     assert!(out.contains("median"), "{out}");
+    let (code, out, said) = code_and_texts(&node(&[&args[..], &["--json"]].concat()));
+    assert_eq!(code, 0, "{said}");
+    let json: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"));
+    assert_eq!(
+        (&json["sent"], &json["lost"]),
+        (&3.into(), &0.into()),
+        "{out}"
+    );
+    assert_eq!(json["times_us"].as_array().map(Vec::len), Some(3), "{out}");
 
     let bytes = folder.file("news.bin", "\0\u{1}news");
     let bytes = bytes.to_str().expect("a path of text");
@@ -102,6 +111,8 @@ fn a_node_runs_as_its_file_says_and_answers_the_shell() {
         summary.contains("Announce from herald, 6 bytes"),
         "{summary}"
     );
+    // All of them, whoever has gone since: requests and pings, and the news.
+    assert!(summary.contains("messages     9 taken"), "{summary}");
     assert!(summary.contains("drain"), "{summary}");
 }
 

@@ -117,7 +117,8 @@ fn measure(args: &MeshArgs, play: &PlayHandle, tally: &Tally) -> Result<NodeReco
         if begin.elapsed() > within {
             let target = &args.target;
             return Err(format!(
-                "no server could be reached at {target} within {within:?}"
+                "no server could be reached at {target} within {within:?}: it has to be that of \
+                 `proscenium echo --mode mesh`"
             ));
         }
         thread::sleep(LOOK);

@@ -212,7 +212,10 @@ impl Load {
         match (token, self.phase) {
             (CONNECTED, Phase::Connecting) => {
                 let (target, within) = (&self.plan.target, self.plan.connect);
-                let why = format!("no node could be reached at {target} within {within:?}");
+                let why = format!(
+                    "no node could be reached at {target} within {within:?}: it has to be one of \
+                     `proscenium echo --mode node`, or another that answers the same"
+                );
                 self.tell(Err(why));
             }
             (WARM, Phase::Warmup) => {
