@@ -98,6 +98,12 @@ const PEERS: [(&str, &str, bool, OfPeer); 12] = [
         |peer| peer.counters.refused_full,
     ),
     (
+        "replies_replaced",
+        "Replies to the peer that code 14 was sent for, for want of room",
+        false,
+        |peer| peer.counters.replies_replaced,
+    ),
+    (
         "messages_lost",
         "Messages that waited for a link when it was lost",
         false,
