@@ -46,7 +46,7 @@ nid = "play-2"
 [limits]
 queue_messages = 100_000     # that wait for one link
 queue_bytes = "64MiB"
-reply_bytes = "16MiB"       # for replies, beyond that
+reply_bytes = "16MiB"        # for replies, beyond that
 requests = 1_048_576         # unanswered by one peer
 peers = 4096
 frame = "16MiB"              # the longest part of a message
