@@ -7,8 +7,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use proscenium_nodelink::{
-    Endpoint, LinkEnd, Node, NodeContext, NodeHandler, NodeMessage, NodeOptions,
-    RequestError, RequestOptions, RouteHeader,
+    Endpoint, LinkEnd, Node, NodeContext, NodeHandler, NodeMessage, NodeOptions, RequestError,
+    RequestOptions, RouteHeader,
 };
 use support::raw_peer::{Got, Hand, RawPeer, dial, dialled, ended, quiet, request_header};
 use support::{Echo, PATIENCE, any, header, options, wait_routable, wait_until};
