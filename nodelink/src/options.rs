@@ -23,10 +23,10 @@ macro_rules! options {
         /// ```
         ///
         /// The greatest memory of a node is about `links_max` × 1 KiB + `peers_max` × (2 ×
-        /// (`queue_bytes_max` + `reply_bytes_max`) + `requests_max` × 150 B) + `reassembly_bytes_max` + what waits in
-        /// `commands_max`, whose queue of 140 B each is allocated as a whole. A mesh of 100 peers
-        /// that are all stuck at the defaults is 8 GiB of queues for each direction: lower
-        /// `queue_bytes_max` where that is too much.
+        /// (`queue_bytes_max` + `reply_bytes_max`) + `requests_max` × 150 B) +
+        /// `reassembly_bytes_max` + what waits in `commands_max`, whose queue of 140 B each is
+        /// allocated as a whole. A mesh of 100 peers that are all stuck at the defaults is 8 GiB of
+        /// queues for each direction: lower `queue_bytes_max` where that is too much.
         #[derive(Clone, Debug)]
         #[non_exhaustive]
         pub struct NodeOptions {
@@ -84,12 +84,12 @@ options! {
     /// Bytes that may wait for one link, likewise. A single message is taken by an empty queue
     /// whatever its length. Default 64 MiB.
     queue_bytes_max: usize = 64 * MIB;
-    /// Bytes beyond `queue_bytes_max` that nothing but replies may take in the queue of one link, so
-    /// that these need no room among what is sent; their number is not limited. While more than
+    /// Bytes beyond `queue_bytes_max` that nothing but replies may take in the queue of one link,
+    /// so that these need no room among what is sent; their number is not limited. While more than
     /// half of it is taken, further requests of that peer are not accepted but answered 14 at once;
-    /// what was accepted has three quarters for its replies; the last quarter is for what is sent in
-    /// place of a reply that finds no room: an empty one with code 14. If even that finds none, the
-    /// link on which the peer asked is closed, which tells it as well. Default 16 MiB.
+    /// what was accepted has three quarters for its replies; the last quarter is for what is sent
+    /// in place of a reply that finds no room: an empty one with code 14. If even that finds none,
+    /// the link on which the peer asked is closed, which tells it as well. Default 16 MiB.
     reply_bytes_max: usize = 16 * MIB;
     /// Requests to one peer that may be unanswered at the same time. Default 1,048,576.
     requests_max: usize = 1 << 20;
