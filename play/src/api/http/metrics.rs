@@ -39,7 +39,7 @@ const ENGINE_GAUGES: [&str; 8] = [
 type OfPeer = fn(&PeerStats) -> u64;
 
 /// The numbers of a peer: name, meaning, whether it is of now, and itself.
-const PEERS: [(&str, &str, bool, OfPeer); 12] = [
+const PEERS: [(&str, &str, bool, OfPeer); 13] = [
     ("links", "Links to the peer now", true, |peer| {
         u64::from(peer.dialled) + u64::from(peer.accepted)
     }),
