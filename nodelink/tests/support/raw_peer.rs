@@ -97,7 +97,7 @@ impl RawPeer {
         assert_eq!(self.next(), Got::Pong);
     }
 
-    /// Asks for a sign of life. `ttl`: in tenths of a second, how long we may be silent; 0: for ever.
+    /// Asks for a sign of life. `ttl`: tenths of a second that we may be silent; 0: for ever.
     pub fn ping(&mut self, ttl: u16, context: &[u8]) {
         let mut bytes = Vec::new();
         Command::Ping { ttl, context }.encode(&mut bytes);
