@@ -272,7 +272,7 @@ fn a_peer_of_zmtp_3_0_is_served_and_never_pinged() {
         .heartbeat(Duration::from_millis(40))
         .dead_after(PATIENCE);
     let node = node(beating);
-    let stream = TcpStream::connect(node.local_addrs()[0].to_string()).unwrap();
+    let stream = std::net::TcpStream::connect(node.local_addrs()[0].to_string()).unwrap();
     let mut old = RawPeer::with_minor(stream, "old", None, 0);
     wait_routable(&node.handle(), "old");
     // All links are looked at together: this one is pinged, and would be after the other one.
@@ -285,10 +285,11 @@ fn a_peer_of_zmtp_3_0_is_served_and_never_pinged() {
     }
     old.send(&request_header(7), b"still here");
     let payload = b"still here".to_vec();
-    let (seq, is_reply) = (7, true);
+    let (seq, is_reply, error) = (7, true, 0);
     let reply = Got::Message {
         seq,
         is_reply,
+        error,
         payload,
     };
     assert_eq!(old.next(), reply, "nothing came before it");
