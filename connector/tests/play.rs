@@ -65,6 +65,13 @@ impl Hall {
     }
 }
 
+/// As often as it takes, without much waiting.
+const AT_ONCE: Reconnect = Reconnect {
+    first: Duration::from_millis(1),
+    max: Duration::from_millis(20),
+    attempts: 0,
+};
+
 #[test]
 fn clients_play_over_every_transport() {
     let hall = Hall::open();
@@ -143,13 +150,8 @@ fn refused_credentials_can_be_replaced() {
 #[test]
 fn who_is_thrown_out_comes_back() {
     let hall = Hall::open();
-    let policy = Reconnect {
-        first: Duration::from_millis(1),
-        max: Duration::from_millis(20),
-        attempts: 0,
-    };
     for (number, transport) in TRANSPORTS.into_iter().enumerate() {
-        let connector = hall.builder(number).reconnect(policy).build();
+        let connector = hall.builder(number).reconnect(AT_ONCE).build();
         let connector = connector.expect("a connector");
         connector.connect().wait().expect("connected");
         connector
@@ -182,13 +184,8 @@ fn who_is_thrown_out_comes_back() {
 #[test]
 fn who_logs_in_twice_is_told_where_it_is_not_any_more() {
     let hall = Hall::open();
-    let policy = Reconnect {
-        first: Duration::from_millis(1),
-        max: Duration::from_millis(20),
-        attempts: 0,
-    };
     for (number, transport) in TRANSPORTS.into_iter().enumerate() {
-        let first = hall.builder(number).reconnect(policy).build();
+        let first = hall.builder(number).reconnect(AT_ONCE).build();
         let first = first.expect("a connector");
         first.connect().wait().expect("connected");
         let login = first.authenticate(1, AUTH, b"twin").wait();
