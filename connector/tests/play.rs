@@ -260,11 +260,19 @@ fn a_server_that_shuts_down_is_told() {
 /// One byte more is refused on this side; what the server may be sent can be longer than what it
 /// can answer with.
 #[test]
-fn packets_of_the_limit_are_taken_on_every_transport() {
+fn packets_up_to_the_limit_go_both_ways_on_every_transport() {
     let hall = Hall::open();
     let longest = (2 << 20) - 1 - "Echo".len() - 2 - 8;
+    // The answer also has a code, and the length of what was compressed.
+    let longest_answer = longest - 2 - 4;
     for (number, transport) in TRANSPORTS.into_iter().enumerate() {
         let client = hall.client(number + TRANSPORTS.len(), "giant");
+        for len in [64 << 10, 1 << 20, longest_answer] {
+            let payload: Vec<u8> = (0..len).map(|at| (at * 31 + at / 251) as u8).collect();
+            let answer = client.request(1, "Echo", &payload).wait();
+            let same = answer.expect("an answer").payload == payload;
+            assert!(same, "{transport:?}: {len} bytes");
+        }
         let refused = client.request(1, "Echo", &vec![7; longest]).wait();
         let refused = refused.expect_err("too long for an answer");
         assert_eq!(
