@@ -2,21 +2,16 @@
 
 mod support;
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use proscenium_nodelink::{
-    Endpoint, LinkEnd, Node, NodeContext, NodeHandle, NodeHandler, NodeMessage, NodeOptions,
-    ReplyTo, RequestError, RequestOptions, RouteHeader,
+    Endpoint, LinkEnd, Node, NodeContext, NodeHandler, NodeMessage, NodeOptions, RequestError,
+    RequestOptions, RouteHeader,
 };
-use support::raw_peer::{Got, RawPeer};
+use support::raw_peer::{Got, Hand, RawPeer, dial, dialled, ended, quiet, request_header};
 use support::{Echo, PATIENCE, any, header, options, wait_routable, wait_until};
-
-/// No heartbeats, which on a slow machine would come in between.
-fn quiet() -> NodeOptions {
-    options("node").heartbeat(PATIENCE).dead_after(PATIENCE)
-}
 
 fn node(options: NodeOptions) -> Node {
     Node::builder(options)
@@ -25,45 +20,11 @@ fn node(options: NodeOptions) -> Node {
         .unwrap()
 }
 
-/// A peer that connects to `node`.
-fn dial(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
-    let stream = TcpStream::connect(node.local_addrs()[0].to_string()).unwrap();
-    RawPeer::new(stream, identity, run)
-}
-
-/// A peer that `node` connects to.
-fn dialled(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = Endpoint::new(listener.local_addr().unwrap());
-    node.handle().connect(endpoint).unwrap();
-    RawPeer::new(listener.accept().unwrap().0, identity, run)
-}
-
-fn ended(node: &NodeHandle, end: LinkEnd) -> u64 {
-    node.stats(PATIENCE).unwrap().ended(end)
-}
-
 fn reply_header(seq: u32) -> RouteHeader<'static> {
     RouteHeader {
         msg_seq: seq,
         is_reply: true,
         ..header("Reply")
-    }
-}
-
-/// Hands the way of each answer to the test.
-struct Hand(Sender<ReplyTo>);
-
-impl NodeHandler<()> for Hand {
-    fn on_message(&mut self, _: &mut NodeContext<'_, '_, ()>, message: NodeMessage<'_>) {
-        let _ = self.0.send(message.reply_to.unwrap());
-    }
-}
-
-fn request_header(seq: u32) -> RouteHeader<'static> {
-    RouteHeader {
-        msg_seq: seq,
-        ..header("Ask")
     }
 }
 
@@ -86,12 +47,13 @@ fn a_reply_is_refused_when_the_link_of_its_request_is_gone() {
     handle.reply(to_second, &header("New"), "new").unwrap();
     let got = second.next();
     let payload = b"new".to_vec();
-    let (seq, is_reply) = (7, true);
+    let (seq, is_reply, error) = (7, true, 0);
     assert_eq!(
         got,
         Got::Message {
             seq,
             is_reply,
+            error,
             payload
         }
     );
@@ -283,6 +245,56 @@ fn a_peer_that_shakes_hands_and_falls_silent_is_dead_and_its_requests_fail_toget
     wait_until("it is counted", || ended(&handle, LinkEnd::Dead) == 1);
 }
 
+/// A PING may say how long its sender will be silent at most.
+#[test]
+fn a_peer_that_is_silent_for_longer_than_it_said_is_dead() {
+    let patient = options("node")
+        .heartbeat(Duration::from_secs(1))
+        .dead_after(PATIENCE * 10);
+    let node = node(patient);
+    let handle = node.handle();
+    let mut patient = dial(&node, "patient", None);
+    let mut peer = dial(&node, "peer", None);
+    patient.ping(0, b"for ever");
+    assert_eq!(patient.next(), Got::Pong);
+    peer.ping(1, b"a tenth");
+    assert_eq!(peer.next(), Got::Pong);
+    // It is asked itself before that, and does not answer.
+    while let Got::Ping(_) = peer.next() {}
+    wait_until("it is counted", || ended(&handle, LinkEnd::Dead) == 1);
+    assert!(handle.is_routable("patient"));
+}
+
+/// PING is of ZMTP 3.1.
+#[test]
+fn a_peer_of_zmtp_3_0_is_served_and_never_pinged() {
+    let beating = options("node")
+        .heartbeat(Duration::from_millis(40))
+        .dead_after(PATIENCE);
+    let node = node(beating);
+    let stream = std::net::TcpStream::connect(node.local_addrs()[0].to_string()).unwrap();
+    let mut old = RawPeer::with_minor(stream, "old", None, 0);
+    wait_routable(&node.handle(), "old");
+    // All links are looked at together: this one is pinged, and would be after the other one.
+    let mut new = dial(&node, "new", None);
+    for _ in 0..3 {
+        let Got::Ping(context) = new.next() else {
+            panic!("something else than a PING");
+        };
+        new.pong(&context);
+    }
+    old.send(&request_header(7), b"still here");
+    let payload = b"still here".to_vec();
+    let (seq, is_reply, error) = (7, true, 0);
+    let reply = Got::Message {
+        seq,
+        is_reply,
+        error,
+        payload,
+    };
+    assert_eq!(old.next(), reply, "nothing came before it");
+}
+
 #[test]
 fn a_malformed_message_costs_the_link() {
     let node = node(quiet());
@@ -310,12 +322,13 @@ fn a_malformed_message_costs_the_link() {
     };
     peer.send(&wrong, b"four");
     let payload = b"four".to_vec();
-    let (seq, is_reply) = (4, true);
+    let (seq, is_reply, error) = (4, true, 0);
     assert_eq!(
         peer.next(),
         Got::Message {
             seq,
             is_reply,
+            error,
             payload
         }
     );

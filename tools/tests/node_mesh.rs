@@ -4,35 +4,11 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
-use common::{Echo, proscenium};
+use common::{Echo, Folder, proscenium};
 use serde_json::Value;
-
-/// A folder of its own for a test, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let name = format!("proscenium-{}-{name}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).expect("a folder");
-        Self(folder)
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        fs::write(&path, text).expect("it can be written");
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn run(config: &Path) -> Echo {
     let mut command = proscenium();
@@ -105,6 +81,15 @@ fn a_node_runs_as_its_file_says_and_answers_the_shell() {
         "{out}"
     );
     assert!(out.contains("median"), "{out}");
+    let (code, out, said) = code_and_texts(&node(&[&args[..], &["--json"]].concat()));
+    assert_eq!(code, 0, "{said}");
+    let json: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"));
+    assert_eq!(
+        (&json["sent"], &json["lost"]),
+        (&3.into(), &0.into()),
+        "{out}"
+    );
+    assert_eq!(json["times_us"].as_array().map(Vec::len), Some(3), "{out}");
 
     let bytes = folder.file("news.bin", "\0\u{1}news");
     let bytes = bytes.to_str().expect("a path of text");
@@ -126,6 +111,8 @@ fn a_node_runs_as_its_file_says_and_answers_the_shell() {
         summary.contains("Announce from herald, 6 bytes"),
         "{summary}"
     );
+    // All of them, whoever has gone since: requests and pings, and the news.
+    assert!(summary.contains("messages     9 taken"), "{summary}");
     assert!(summary.contains("drain"), "{summary}");
 }
 
@@ -199,29 +186,42 @@ fn who_does_not_answer_is_exit_code_2_and_says_what_happened() {
     socket.bind(&any.into()).expect("a free port");
     let address = socket.local_addr().expect("its address");
     let address = address.as_socket().expect("of TCP").to_string();
+    let at = ["--at", address.as_str()];
     for args in [
-        &["ping", "a", "--at", &address, "--timeout", "200ms"][..],
-        &["send", "a", "X", "--at", &address, "--timeout", "200ms"],
-        &["request", "a", "X", "--at", &address, "--timeout", "200ms"],
-        &["status", "--at", &address, "--timeout", "200ms"],
+        &["ping", "a"][..],
+        &["send", "a", "X"],
+        &["request", "a", "X"],
+        &["status"],
     ] {
-        let (code, _, said) = code_and_texts(&node(args));
-        assert_eq!(code, 2, "{args:?}: {said}");
-        assert!(
-            said.contains("could not be reached") && said.contains(&address),
-            "{said}"
-        );
+        let said = unreached(&[args, &at].concat(), "nobody listens there");
+        assert!(said.contains("could not be reached"), "{said}");
+        assert!(said.contains(&address), "{said}");
         assert!(said.contains("connect_failed"), "{said}");
     }
     // Somebody else is there.
     let folder = Folder::new("other");
     let a = run(&folder.file("a.toml", "nid = \"a\"\nbind = [\"127.0.0.1:0\"]\n"));
-    let args = ["ping", "b", "--at", &a.address, "--timeout", "300ms"];
-    let (code, _, said) = code_and_texts(&node(&args));
-    assert!(
-        code == 2 && said.contains("b could not be reached"),
-        "{code}: {said}"
-    );
+    let said = unreached(&["ping", "b", "--at", &a.address], "another name is there");
+    assert!(said.contains("b could not be reached"), "{said}");
+    // Something else is there.
+    let echo = Echo::start(&[]);
+    unreached(&["ping", "b", "--at", &echo.address], "is no node");
+}
+
+/// What `proscenium node ARGS` says of a node that it does not reach: `why`, once it has had the
+/// time to find that out.
+#[track_caller]
+fn unreached(args: &[&str], why: &str) -> String {
+    let mut said = String::new();
+    for timeout in ["200ms", "2s", "20s"] {
+        let code;
+        (code, _, said) = code_and_texts(&node(&[args, &["--timeout", timeout]].concat()));
+        assert_eq!(code, 2, "{args:?}: {said}");
+        if said.contains(why) {
+            return said;
+        }
+    }
+    panic!("{args:?}: not {why}, but {said}");
 }
 
 #[test]

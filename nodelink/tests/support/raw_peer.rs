@@ -1,14 +1,20 @@
 //! A peer whose every byte the test decides.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::Sender;
 
 use proscenium_framing::route::RouteHeader;
 use proscenium_framing::zmtp::{
-    Command, Decoded, Decoder, FrameHeader, Handshake, Limits, Null, Properties, Step,
+    Command, Decoded, Decoder, FrameHeader, Greeting, Handshake, Limits, Null, Properties, Step,
 };
 
-use super::PATIENCE;
+use proscenium_nodelink::{
+    Endpoint, LinkEnd, Node, NodeContext, NodeHandle, NodeHandler, NodeMessage, NodeOptions,
+    ReplyTo,
+};
+
+use super::{PATIENCE, header, options};
 
 /// One end of a link, after the handshake.
 pub struct RawPeer {
@@ -23,6 +29,7 @@ pub enum Got {
     Message {
         seq: u32,
         is_reply: bool,
+        error: u32,
         payload: Vec<u8>,
     },
     Ping(Vec<u8>),
@@ -33,7 +40,12 @@ pub enum Got {
 
 impl RawPeer {
     /// Shakes hands as `identity`; with a `run`, as a Proscenium node.
-    pub fn new(mut stream: TcpStream, identity: &str, run: Option<u64>) -> Self {
+    pub fn new(stream: TcpStream, identity: &str, run: Option<u64>) -> Self {
+        Self::with_minor(stream, identity, run, Greeting::MINOR)
+    }
+
+    /// The same as a peer of ZMTP 3.`minor`.
+    pub fn with_minor(mut stream: TcpStream, identity: &str, run: Option<u64>, minor: u8) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut own = Properties::new();
         own.push("Socket-Type", b"ROUTER");
@@ -45,6 +57,7 @@ impl RawPeer {
         let limits = Limits::default();
         let (mut out, mut unread) = (Vec::new(), Vec::new());
         let mut handshake = Handshake::new(Null, own, limits, &mut out);
+        out[11] = minor; // of the greeting
         loop {
             stream.write_all(&out).unwrap();
             out.clear();
@@ -80,11 +93,15 @@ impl RawPeer {
     /// As a Proscenium node that begins to send on this link.
     pub fn begin_turn(&mut self, turn: u64) {
         let context = [&b"turn"[..], &turn.to_be_bytes()].concat();
+        self.ping(0, &context);
+        assert_eq!(self.next(), Got::Pong);
+    }
+
+    /// Asks for a sign of life. `ttl`: tenths of a second that we may be silent; 0: for ever.
+    pub fn ping(&mut self, ttl: u16, context: &[u8]) {
         let mut bytes = Vec::new();
-        let (ttl, context) = (0, &context[..]);
         Command::Ping { ttl, context }.encode(&mut bytes);
         self.stream.write_all(&bytes).unwrap();
-        assert_eq!(self.next(), Got::Pong);
     }
 
     pub fn pong(&mut self, context: &[u8]) {
@@ -103,9 +120,11 @@ impl RawPeer {
                     let payload = parts.next().unwrap().to_vec();
                     assert_eq!(header.payload_size as usize, payload.len());
                     let (seq, is_reply) = (header.msg_seq, header.is_reply);
+                    let error = header.error_code;
                     let got = Got::Message {
                         seq,
                         is_reply,
+                        error,
                         payload,
                     };
                     (Some(got), message.consumed())
@@ -145,5 +164,44 @@ impl RawPeer {
             Got::Message { seq, is_reply, .. } => (seq, is_reply),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// No heartbeats, which on a slow machine would come in between.
+pub fn quiet() -> NodeOptions {
+    options("node").heartbeat(PATIENCE).dead_after(PATIENCE)
+}
+
+/// A peer that connects to `node`.
+pub fn dial(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
+    let stream = TcpStream::connect(node.local_addrs()[0].to_string()).unwrap();
+    RawPeer::new(stream, identity, run)
+}
+
+/// A peer that `node` connects to.
+pub fn dialled(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Endpoint::new(listener.local_addr().unwrap());
+    node.handle().connect(endpoint).unwrap();
+    RawPeer::new(listener.accept().unwrap().0, identity, run)
+}
+
+pub fn ended(node: &NodeHandle, end: LinkEnd) -> u64 {
+    node.stats(PATIENCE).unwrap().ended(end)
+}
+
+/// Hands the way of each answer to the test.
+pub struct Hand(pub Sender<ReplyTo>);
+
+impl NodeHandler<()> for Hand {
+    fn on_message(&mut self, _: &mut NodeContext<'_, '_, ()>, message: NodeMessage<'_>) {
+        let _ = self.0.send(message.reply_to.unwrap());
+    }
+}
+
+pub fn request_header(seq: u32) -> RouteHeader<'static> {
+    RouteHeader {
+        msg_seq: seq,
+        ..header("Ask")
     }
 }

@@ -1,15 +1,14 @@
 //! The echo on the pull interface: the program asks for events.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use proscenium_engine::{Event, Limits, Listener, StreamSocket};
 
-use super::{Summary, announce, print};
+use super::{Summary, announce};
 use crate::cli::EchoArgs;
-use crate::{metrics, signals};
+use crate::{record, signals};
 
 /// How often an idle server looks whether it was asked to end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -37,26 +36,14 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
         .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
     let handle = socket.handle();
 
-    let asked = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&asked);
-    signals::on_termination(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|error| format!("cannot watch for signals: {error}"))?;
-    if let Some(address) = &args.metrics {
-        let scraped = handle.clone();
-        metrics::announce(address, move || scraped.stats(), Vec::new)?;
-    }
-    announce(socket.local_addrs())?;
+    let asked = signals::asked_to_end()?;
+    announce(args, &handle, socket.local_addrs(), Vec::new)?;
 
     let ended = |error: io::Error| format!("the socket broke: {error}");
     echo(&mut socket, &asked).map_err(ended)?;
     let drain = socket.shutdown(args.drain).map_err(ended)?;
-    print(&Summary {
-        stats: &handle.stats(),
-        drain: &drain,
-        stages: None,
-        ran: begin.elapsed(),
-    });
-    Ok(())
+    let summary = Summary::new(&handle.stats(), &[], &drain, begin.elapsed());
+    record::publish(&summary, &summary, args.json.as_deref())
 }
 
 /// Sends every message back until `asked` to end.

@@ -1,6 +1,6 @@
 //! Running the parts of a test run, and counting what they say.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -110,7 +110,7 @@ impl Steps {
     pub(crate) fn run(&mut self, name: &str, command: &mut Command) {
         let begin = Instant::now();
         self.part(name);
-        let (lines, status) = match reminding(name, || show(command)) {
+        let (shown, status) = match reminding(name, || show(command)) {
             Ok(result) => result,
             Err(error) => {
                 let program = Path::new(command.get_program()).display();
@@ -121,8 +121,11 @@ impl Steps {
                 return;
             }
         };
-        let count = Count::of_step(lines, status.success());
+        let count = Count::of_step(shown.count, status.success());
         self.count.add(count);
+        let ignored = shown.ignored.iter();
+        self.remarks
+            .extend(ignored.map(|test| format!("skipped: {name}: {test}")));
         println!(
             "== {name}: {} in {}",
             count.line(),
@@ -158,7 +161,7 @@ impl Steps {
         println!("all parts in {}", minutes(self.begin.elapsed()));
         println!("{}", self.count.line());
         // Whoever reads only the end sees the count, whatever is written to standard error.
-        let _ = std::io::stdout().flush();
+        let _ = io::stdout().flush();
         if self.count.failed > 0 {
             return Err("tests failed".to_owned());
         }
@@ -190,24 +193,83 @@ pub(crate) fn minutes(time: Duration) -> String {
     }
 }
 
+/// What the lines of a command said.
+#[derive(Debug, Default)]
+struct Shown {
+    count: Count,
+    /// Tests that were not run, or not to their end, each with its reason.
+    ignored: Vec<String>,
+}
+
+/// A test that cargo says it did not run: `test NAME ... ignored, REASON`. Code in documents that
+/// is marked so is not whole, and no test.
+fn ignored(line: &str) -> Option<String> {
+    let (test, reason) = line
+        .trim()
+        .strip_prefix("test ")?
+        .split_once(" ... ignored")?;
+    if test.contains(" - ") {
+        return None;
+    }
+    let reason = reason.strip_prefix(", ").unwrap_or("no reason is given");
+    Some(format!("{test}: {reason}"))
+}
+
+/// A test that cargo says has passed, but says itself that it lacked something, on the standard
+/// error (`tests/support/foreign.rs`): `skipped: TEST: PROGRAM: REASON`.
+fn skipped(line: &str) -> Option<String> {
+    let test = line.trim().strip_prefix("skipped: ")?;
+    Some(test.to_owned())
+}
+
+/// Calls `each` with every line, as it comes.
+fn lines(output: impl Read, mut each: impl FnMut(&str)) -> io::Result<()> {
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        each(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    Ok(())
+}
+
 /// Runs a command, showing its output line by line and counting.
-fn show(command: &mut Command) -> std::io::Result<(Count, ExitStatus)> {
+fn show(command: &mut Command) -> io::Result<(Shown, ExitStatus)> {
+    if io::stderr().is_terminal() {
+        // Cargo does not see that somebody is looking.
+        command.env("CARGO_TERM_COLOR", "always");
+    }
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()?;
-    let mut count = Count::default();
-    if let Some(stdout) = child.stdout.take() {
-        let mut reader = BufReader::new(stdout);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line)? > 0 {
-            let text = String::from_utf8_lossy(&line);
-            print!("{text}");
-            count.add(Count::of_line(&text));
-            line.clear();
-        }
-    }
-    Ok((count, child.wait()?))
+    let (mut shown, mut lacking) = (Shown::default(), Vec::new());
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    thread::scope(|scope| {
+        let errors = scope.spawn(|| {
+            stderr.map_or(Ok(()), |stderr| {
+                lines(stderr, |line| {
+                    eprint!("{line}");
+                    lacking.extend(skipped(line));
+                })
+            })
+        });
+        let read = stdout.map_or(Ok(()), |stdout| {
+            lines(stdout, |line| {
+                print!("{line}");
+                shown.count.add(Count::of_line(line));
+                shown.ignored.extend(ignored(line));
+            })
+        });
+        let errors = errors.join().unwrap_or(Ok(()));
+        read.and(errors)
+    })?;
+    let lacking_count = lacking.len() as u64;
+    shown.count.passed = shown.count.passed.saturating_sub(lacking_count);
+    shown.count.skipped += lacking_count;
+    shown.ignored.extend(lacking);
+    Ok((shown, child.wait()?))
 }
 
 #[cfg(test)]
@@ -268,13 +330,31 @@ mod tests {
         let mut printing = Command::new("sh");
         printing.args([
             "-c",
-            "echo 'test result: ok. 5 passed; 0 failed; 0 ignored'",
+            "echo 'test long ... ignored, takes an hour'
+             echo 'test README.md - (line 5) ... ignored'
+             echo 'test odd ... ignored'
+             echo 'skipped: talks: curl-ws: a curl without it' >&2
+             echo 'test result: ok. 5 passed; 0 failed; 3 ignored'",
         ]);
         steps.run("counted", &mut printing);
         steps.run("missing", &mut Command::new("no-such-program-as-this"));
         steps.run("bad", &mut Command::new("false"));
-        assert_eq!(steps.count, count(6, 2, 1));
+        assert_eq!(steps.count, count(5, 2, 5));
         assert_eq!(steps.begun, steps.whole);
+        let skipped = steps
+            .remarks
+            .iter()
+            .filter(|remark| remark.starts_with("skipped"));
+        let skipped: Vec<&str> = skipped.map(String::as_str).collect();
+        assert_eq!(
+            skipped,
+            [
+                "skipped: absent: not here",
+                "skipped: counted: long: takes an hour",
+                "skipped: counted: odd: no reason is given",
+                "skipped: counted: talks: curl-ws: a curl without it",
+            ]
+        );
         assert!(steps.finish().is_err());
     }
 }
