@@ -286,7 +286,8 @@ impl NodeLink {
             reply_to,
             received: received.copied(),
         };
-        handler.on_message(&mut NodeContext::new(self, cx), message);
+        let mut cx = NodeContext::new(self, cx).bringing(received);
+        handler.on_message(&mut cx, message);
         Ok(())
     }
 

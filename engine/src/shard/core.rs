@@ -229,6 +229,42 @@ impl<P> Core<P> {
         self.send(to, message)
     }
 
+    /// Whether `bytes` would be taken by [`forward_behind`](Self::forward_behind).
+    pub(crate) fn forwards_behind(&self, to: RouterId, bytes: usize) -> bool {
+        let has_room = self.send_memory() + bytes <= self.limits.send_bytes_max;
+        let slot = self.connections.find(to).filter(|_| has_room);
+        slot.and_then(|slot| self.connections.get(slot))
+            .is_some_and(|connection| connection.relays_behind(bytes, self.send_within))
+    }
+
+    /// Sends `head` and behind it a part of what was received, without copying them; says whether
+    /// it did.
+    pub(crate) fn forward_behind(
+        &mut self,
+        to: RouterId,
+        head: Vec<u8>,
+        message: Option<&Message<'_>>,
+    ) -> bool {
+        let bytes = head.len() + message.map_or(0, |message| message.len());
+        let has_room = self.send_memory() + bytes <= self.limits.send_bytes_max;
+        let most = self.send_within;
+        let Some((slot, connection)) = self.connections.find_mut(to).filter(|_| has_room) else {
+            return false;
+        };
+        let head = head.into_boxed_slice();
+        let taken = match message {
+            Some(message) => message.with_header([]).is_some_and(|range| {
+                connection.relay_behind(head, message.chunk(), range, most)
+            }),
+            None => connection.relay_behind(Box::default(), &Chunk::of(head), 0..bytes, most),
+        };
+        if taken {
+            self.mark_dirty(slot);
+            self.book(bytes);
+        }
+        taken
+    }
+
     /// Out of the hot path: once per connection and slice.
     #[cold]
     #[inline(never)]
@@ -632,10 +668,7 @@ impl<P> Core<P> {
             .held
             .take()
             .map_or(0, |mut held| held.clear(&mut self.buffers));
-        let relayed = connection
-            .relay
-            .take()
-            .map_or(0, |relay| relay.bytes().len());
+        let relayed = connection.relay.take().map_or(0, |relay| relay.len());
         let queued = relayed + connection.out.clear(&mut self.buffers) + held;
         let announced = connection.announced;
         self.unqueued = self.unqueued.wrapping_add(queued);
