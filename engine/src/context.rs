@@ -94,6 +94,19 @@ impl<'a, P> Context<'a, P> {
         }
     }
 
+    /// Leaves the last `bytes` of the message that `from`, a connection without framing, is being
+    /// read of: the beginning of a long message of an embedder's own framing. They are told again
+    /// with the next that arrive, which are received behind them: so what is long is put together
+    /// without being copied. It is worth looking at when there are `needs` of it; that is no more
+    /// than a hint where to put it.
+    ///
+    /// False, and nothing is left, if they could not stay: the connection has layers, `needs` is
+    /// more than a chunk has ([`Limits::receive_chunk`](crate::Limits)) or not more than `bytes`,
+    /// or this is not the call in which they are told.
+    pub fn leave(&mut self, from: RouterId, bytes: usize, needs: usize) -> bool {
+        self.core.leave(from, bytes, needs)
+    }
+
     /// Whether [`forward_behind`](Self::forward_behind) would take `bytes` in all.
     pub fn forwards_behind(&self, to: RouterId, bytes: usize) -> bool {
         self.core.forwards_behind(to, bytes)

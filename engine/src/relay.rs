@@ -283,22 +283,40 @@ mod tests {
             let mut connection = Connection::new(id, Wire::Raw, overflow, peer());
             let mut pool = BufferPool::new(1 << 20);
             assert!(behind(&mut connection, b"<1>", &first, 0..4, 100));
-            assert!(!behind(&mut connection, b"<22>", &first, 6..10, 14), "7 and 8");
+            assert!(
+                !behind(&mut connection, b"<22>", &first, 6..10, 14),
+                "7 and 8"
+            );
             assert!(behind(&mut connection, b"<22>", &first, 6..10, 15));
             assert!(!connection.relay(&second, 0..6, 100), "not what follows");
             assert!(behind(&mut connection, b"", &second, 0..6, 100));
             assert_eq!(connection.relayed(), whole.len());
-            assert_eq!((Rc::strong_count(&first), Rc::strong_count(&second)), (3, 2));
+            assert_eq!(
+                (Rc::strong_count(&first), Rc::strong_count(&second)),
+                (3, 2)
+            );
             let mut parts = [IoSlice::new(&[]); PARTS_MAX];
-            let count = connection.relay.as_ref().map_or(0, |relay| relay.parts(&mut parts));
-            let all: Vec<u8> = parts[..count].iter().flat_map(|part| part.to_vec()).collect();
+            let count = connection
+                .relay
+                .as_ref()
+                .map_or(0, |relay| relay.parts(&mut parts));
+            let all: Vec<u8> = parts[..count]
+                .iter()
+                .flat_map(|part| part.to_vec())
+                .collect();
             assert_eq!(all, whole);
             connection.queue_relay(written, &mut pool);
             assert!(connection.relay.is_none());
-            assert_eq!((Rc::strong_count(&first), Rc::strong_count(&second)), (1, 1));
+            assert_eq!(
+                (Rc::strong_count(&first), Rc::strong_count(&second)),
+                (1, 1)
+            );
             assert!(connection.out.fill());
             assert_eq!(connection.out.single(), Some(&whole[written..]));
-            assert!(!behind(&mut connection, b"<3>", &second, 0..6, 100), "it comes before");
+            assert!(
+                !behind(&mut connection, b"<3>", &second, 0..6, 100),
+                "it comes before"
+            );
         }
     }
 

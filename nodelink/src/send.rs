@@ -317,11 +317,7 @@ fn push<P>(
     total: usize,
 ) -> Result<(), SendError> {
     let direct = link.outbox.is_empty() && !link.held;
-    if direct
-        && total > DIRECT_MAX
-        && !outgoing.is_shared()
-        && cx.forwards_behind(link.id, total)
-    {
+    if direct && total > DIRECT_MAX && !outgoing.is_shared() && cx.forwards_behind(link.id, total) {
         let (head, received) = outgoing.relayed();
         if cx.forward_behind(link.id, head, received) {
             link.messages_out += 1;

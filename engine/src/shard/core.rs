@@ -14,6 +14,7 @@ use proscenium_framing::{ByteOrder, LengthPrefix};
 use rustc_hash::FxHashMap;
 
 use super::envelope::Envelope;
+use super::left::Rest;
 use super::outgoing::Outgoing;
 use crate::accept_rate::AcceptRate;
 use crate::body::{Chunk, Message};
@@ -103,6 +104,8 @@ pub(crate) struct Core<P> {
     /// A queue that holds no more than this is below its high watermark, and none of its bodies
     /// is over the frame limit: the smaller of the two.
     pub(crate) send_within: usize,
+    /// What the handler leaves of the message that it is being told of.
+    pub(crate) rest: Rest,
     pub(crate) timers: TimerWheel<Timer>,
     pub(crate) ops: Vec<Op>,
     /// The slot whose messages are being dispatched, and whether to stop doing so.
@@ -149,6 +152,7 @@ impl<P> Core<P> {
             queued: 0,
             unqueued: 0,
             send_within: limits.send_high.min(limits.frame_max),
+            rest: Rest::default(),
             timers: TimerWheel::new(now.as_nanos()),
             ops: Vec::new(),
             current: NONE,
@@ -253,9 +257,9 @@ impl<P> Core<P> {
         };
         let head = head.into_boxed_slice();
         let taken = match message {
-            Some(message) => message.with_header([]).is_some_and(|range| {
-                connection.relay_behind(head, message.chunk(), range, most)
-            }),
+            Some(message) => message
+                .with_header([])
+                .is_some_and(|range| connection.relay_behind(head, message.chunk(), range, most)),
             None => connection.relay_behind(Box::default(), &Chunk::of(head), 0..bytes, most),
         };
         if taken {
