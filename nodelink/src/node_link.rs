@@ -135,10 +135,12 @@ impl NodeLink {
     }
 
     /// Bounds for the engine of a node: those of every engine, but with receive chunks of 256 KiB,
-    /// 16 of them at most, so that most messages of up to that length are received in one piece.
+    /// 16 of them at most, so that messages of up to that length are received in one piece, and up
+    /// to 128 KiB read at once.
     pub fn limits() -> Limits {
         Limits::default()
             .receive_chunk(256 << 10)
+            .receive_max(128 << 10)
             .receive_chunks_max(16)
     }
 
