@@ -13,6 +13,7 @@ mod broadcast;
 pub(crate) mod core;
 pub(crate) mod envelope;
 mod flush;
+mod forward;
 mod layered;
 pub(crate) mod left;
 mod lifecycle;
