@@ -103,8 +103,8 @@ fn routes_that_fail_cost_nobody_else_anything() {
             get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()),
         );
     let http = Http::new(any(), router)
-        .request_deadline(Duration::from_secs(2))
-        .header_deadline(Duration::from_millis(200));
+        .request_deadline(Duration::from_secs(1))
+        .header_deadline(PATIENCE);
     let server = api("api-1").http(http).start().unwrap();
     let at = routes(&server);
     assert_eq!(ask(at, "GET", "/panic").0, 500);
@@ -116,12 +116,19 @@ fn routes_that_fail_cost_nobody_else_anything() {
         (stats.http_panics, stats.http_timed_out, stats.http_requests),
         (1, 1, 4)
     );
+}
 
+#[test]
+fn who_does_not_send_a_head_in_time_is_closed() {
+    let router = Router::new().route("/", get(async || "here"));
+    let http = Http::new(any(), router).header_deadline(Duration::from_millis(200));
+    let server = api("api-1").http(http).start().unwrap();
+    let at = routes(&server);
     // One that does not send its head, and one that sends none after its first request.
     let mut silent = TcpStream::connect(at).unwrap();
-    silent.write_all(b"GET /peer HT").unwrap();
+    silent.write_all(b"GET / HT").unwrap();
     let mut idle = TcpStream::connect(at).unwrap();
-    idle.write_all(b"GET /peer HTTP/1.1\r\nHost: here\r\n\r\n")
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
         .unwrap();
     for mut stream in [silent, idle] {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -228,12 +235,19 @@ fn metrics_tell_of_handlers_peers_and_the_engine() {
     let (play, _) = scripted("play \"1\"", &server, |_| None);
     assert_eq!(scripted::ask(&play, "api-1", "Ping", "").0, 0);
     wait_until("it is over", || server.stats().running == 0);
-    let (status, text) = ask(routes(&server), "GET", "/metrics");
-    assert_eq!(status, 200);
+    // Without the numbers of the links where their shard does not tell them soon.
+    let (mut scrapes, mut text) = (0, String::new());
+    wait_until("the links are told, too", || {
+        let (status, scraped) = ask(routes(&server), "GET", "/metrics");
+        assert_eq!(status, 200);
+        (scrapes, text) = (scrapes + 1, scraped);
+        text.contains("\nproscenium_peer_links{")
+    });
+    let requests = format!("proscenium_api_http_requests_total {scrapes}");
     for line in [
         "proscenium_api_handled_total 1",
         "proscenium_api_running 0",
-        "proscenium_api_http_requests_total 1",
+        &requests,
         "proscenium_peer_links{peer=\"play \\\"1\\\"\"} 1",
         "proscenium_peer_messages_in_total{peer=\"play \\\"1\\\"\"} 1",
         "proscenium_links_ended_total{reason=\"handover\"} 0",

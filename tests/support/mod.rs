@@ -12,7 +12,7 @@ mod clients;
 pub use clients::*;
 
 use std::fmt::Debug;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -463,8 +463,7 @@ pub fn ask(stream: &mut TcpStream, body: &[u8]) {
 /// The peer has closed: the end of the stream, or a reset if it had not read everything.
 #[track_caller]
 pub fn expect_end(stream: &mut TcpStream) {
-    let mut byte = [0; 1];
-    match stream.read(&mut byte) {
+    match read_some(stream, &mut [0; 1]) {
         Ok(0) => {}
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
         other => panic!("expected the end, not {other:?}"),

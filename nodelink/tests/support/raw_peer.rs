@@ -134,6 +134,8 @@ impl RawPeer {
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
                     return Got::Closed;
                 }
+                // It was stopped for a moment.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("{error}"),
             }
         }
