@@ -8,8 +8,9 @@ mod tls;
 use std::io::Write;
 use std::sync::Mutex;
 
-use proscenium::{Engine, Limits};
-use support::{Behaviour, Server, ask, connect, frame, loopback, reset, resident_bytes};
+use support::{
+    Behaviour, Server, ask, connect, engine, frame, loopback, patient, reset, resident_bytes,
+};
 #[cfg(feature = "tls")]
 use {std::sync::Arc, std::time::Duration, support::read_frame};
 
@@ -20,7 +21,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 fn connects_and_disconnects_leave_nothing_behind() {
     let _alone = ALONE.lock().unwrap();
     let rounds: u64 = if support::run_all() { 100_000 } else { 20_000 };
-    let limits = Limits::default().idle_timeout(support::PATIENCE * 100);
+    let limits = patient().idle_timeout(support::PATIENCE * 100);
     let server = Server::with(limits, loopback(), Behaviour::echo());
     let mut early = 0;
     for round in 0..rounds {
@@ -65,7 +66,7 @@ fn many_moves_leave_nothing_behind() {
         cx.send(from, &message).unwrap();
         cx.rehome(from, (cx.shard() + 1) % SHARDS).unwrap();
     });
-    let builder = Engine::builder().shards(SHARDS).listen(loopback());
+    let builder = engine().shards(SHARDS).listen(loopback());
     let server = Server::start(builder, behaviour);
     let (mut client, id) = server.accept();
     let mut early = 0;
@@ -94,7 +95,7 @@ fn tls_connections_that_come_and_go_in_any_state_leave_nothing_behind() {
     let rounds: u64 = if support::run_all() { 5000 } else { 500 };
     let authority = tls::Authority::new();
     let end = authority.server().build().unwrap();
-    let limits = Limits::default().linger(Duration::from_millis(50));
+    let limits = patient().linger(Duration::from_millis(50));
     let server = Server::with(limits, loopback().tls(&end), Behaviour::echo());
     let config = Arc::new(authority.foreign());
     let ask = |client: &mut tls::Foreign| {

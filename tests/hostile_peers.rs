@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use proscenium::Limits;
-use support::{Behaviour, Server, ask, connect_narrow, frame, loopback, prepare, reset};
+use support::{Behaviour, Server, ask, connect_narrow, frame, loopback, patient, prepare, reset};
 
 const KIB: usize = 1024;
 
@@ -144,7 +143,7 @@ fn crowd(address: SocketAddr) -> Crowd {
 
 #[test]
 fn a_peer_that_behaves_is_answered_in_the_middle_of_all_kinds_of_hostility() {
-    let limits = Limits::default()
+    let limits = patient()
         .frame_max(64 * KIB)
         .reassembly_bytes_max(512 * KIB)
         .send_high(128 * KIB)

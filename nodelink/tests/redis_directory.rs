@@ -466,7 +466,7 @@ fn a_redis_that_hangs_is_given_up_within_the_timeout() {
     let fresh = RedisDirectory::new(&redis.url()).unwrap();
     let fresh = fresh.timeout(Duration::from_millis(50));
     let error = fresh.announce(&info("play-2", 2), LONG).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
     assert!(error.to_string().contains("does not answer"), "{error}");
     let before = hasty.stats().failures;
     wait_until("the watch notices", || hasty.stats().failures > before);

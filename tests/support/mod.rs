@@ -417,6 +417,18 @@ pub fn on_shard<R: Send + 'static>(
     answers.recv_timeout(PATIENCE).expect("the job is done")
 }
 
+/// The defaults, but patient with peers: a slow machine may take long to finish what it has begun.
+pub fn patient() -> Limits {
+    Limits::default()
+        .linger(PATIENCE)
+        .handshake_timeout(PATIENCE)
+}
+
+/// An engine with these limits, unless others are set.
+pub fn engine() -> EngineBuilder {
+    Engine::builder().limits(patient())
+}
+
 /// A listener on a free port of the loopback device.
 pub fn loopback() -> Listener {
     Listener::tcp("127.0.0.1:0").unwrap()
