@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proscenium_engine::Context;
+use proscenium_framing::route::RouteHeader;
 
 use crate::Nid;
 use crate::completion::{Completion, Filler};
@@ -14,7 +15,7 @@ use crate::error::{RequestError, SendError};
 use crate::handle::Gauge;
 use crate::link::LinkKey;
 use crate::membership::Departure;
-use crate::message::{Encoded, Head, Outgoing, Payload, ReplyTo};
+use crate::message::{Encoded, Head, Outgoing, Payload, ReplyTo, Share};
 use crate::node_link::NodeLink;
 use crate::peer::PeerId;
 use crate::stats::NodeStats;
@@ -141,8 +142,9 @@ impl NodeLink {
             }
             Command::Reply { to, head, payload } => {
                 if let Ok(key) = self.reply_route(&to) {
-                    let sent = self.transmit_encoded(cx, key, to.peer, to.seq, &head, &payload);
-                    self.replies_refused += u64::from(sent.is_err());
+                    let payload = Payload::Shared(&payload);
+                    // What becomes of it is counted, and told to who asked.
+                    let _ = self.reply_with(cx, key, &to, &head, payload);
                 }
             }
             Command::Connect(endpoint) => {
@@ -229,7 +231,29 @@ impl NodeLink {
         message: Encoded<'_>,
     ) -> Result<(), SendError> {
         let key = self.reply_route(to)?;
-        self.transmit_ready(cx, key, to.peer, to.seq, message)
+        let payload = Payload::Borrowed(message.payload);
+        self.reply_with(cx, key, to, message.head, payload)
+    }
+
+    /// A reply whose header is encoded.
+    fn reply_with<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        key: LinkKey,
+        to: &ReplyTo,
+        rest: &[u8],
+        payload: Payload<'_>,
+    ) -> Result<(), SendError> {
+        let length = payload.len();
+        let head = Head::Encoded { seq: to.seq, rest };
+        let outgoing = Outgoing::new(head, payload).with_share(Share::Reply);
+        let sent = self.transmit(cx, key, to.peer, &outgoing, length);
+        if let Err(error) = sent {
+            // It is one of ours, so it can be read.
+            let header = RouteHeader::decode(rest).unwrap_or_default();
+            self.reply_failed(cx, key, to, &header, error);
+        }
+        sent
     }
 
     fn endpoints_at(&self, endpoint: &Endpoint) -> Vec<EndpointId> {

@@ -222,11 +222,13 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
         sent.map_err(|(error, _)| error)
     }
 
-    /// Answers a request. `error_code` of the header says how it went.
+    /// Answers a request. `error_code` of the header says how it went. Replies have
+    /// [room of their own](crate::NodeOptions::reply_bytes_max) in the queue.
     ///
     /// # Errors
-    /// `LinkGone` if who asked has been told that the link was lost; otherwise as
-    /// [`send`](Self::send).
+    /// `LinkGone` if who asked has been told that the link was lost. `Full` and `TooLong` if the
+    /// reply was not sent; who asked was told so by code 14, or by the end of the link.
+    /// `Unroutable` if there is no link to send it on.
     pub fn reply(
         &mut self,
         to: ReplyTo,

@@ -4,6 +4,8 @@ use std::fmt;
 
 use proscenium_framing::packet::ErrorCode;
 
+use crate::message::ReplyTo;
+
 /// Why a message was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -57,6 +59,27 @@ impl fmt::Display for SendError {
 }
 
 impl std::error::Error for SendError {}
+
+/// A reply that [`NodeHandle::reply`](crate::NodeHandle::reply) did not take.
+#[derive(Debug)]
+pub struct NotReplied {
+    /// Why.
+    pub error: SendError,
+    /// The request, which is still to be answered.
+    pub to: ReplyTo,
+}
+
+impl fmt::Display for NotReplied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not replied: {}", self.error)
+    }
+}
+
+impl std::error::Error for NotReplied {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
 
 /// Why a request has no reply. What the other node answers, its errors included, is a
 /// [`Reply`](crate::Reply).
@@ -134,7 +157,7 @@ pub enum LinkEnd {
     Superseded,
     /// Incomplete messages of all links took too much memory.
     Reassembly,
-    /// It could not take an answer that must not wait.
+    /// It had no room for an answer that must not wait: the peer asks, but does not read.
     Overflow,
 }
 

@@ -13,7 +13,7 @@ use proscenium_framing::route::RouteHeader;
 use crate::commands::Command;
 use crate::completion::{Completion, Filler, ReplyRef, Request, slot};
 use crate::dial::Endpoint;
-use crate::error::{RequestError, SendError};
+use crate::error::{NotReplied, RequestError, SendError};
 use crate::message::{ReplyTo, encode_rest};
 use crate::outbox::Outbox;
 use crate::servers::Servers;
@@ -387,18 +387,28 @@ impl NodeHandle {
     /// Answers a request. `error_code` of the header says how it went.
     ///
     /// # Errors
-    /// `Full`, `Stopped`. That the link of the request is gone is found later, and counted
-    /// (`replies_refused`).
+    /// `Full` (of what handles have asked for), `TooLong`, `Stopped`; the request can be answered
+    /// again with the [`ReplyTo`] that is given back. That the link of the request is gone is found
+    /// later, and counted (`replies_refused`); if its queue is full, who asked is told so
+    /// ([`reply_bytes_max`](NodeOptions::reply_bytes_max)).
     pub fn reply(
         &self,
         to: ReplyTo,
         header: &RouteHeader<'_>,
         payload: impl Into<Bytes>,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), NotReplied> {
         let payload = payload.into();
-        let head = self.encode(header, &payload, true);
+        let head = match self.encode_checked(header, &payload, true) {
+            Ok(head) => head,
+            Err(error) => return Err(NotReplied { error, to }),
+        };
         let command = Command::Reply { to, head, payload };
-        self.shared.push(command).map_err(|(error, _)| error)
+        self.shared
+            .push(command)
+            .map_err(|(error, command)| match command {
+                Command::Reply { to, .. } => NotReplied { error, to },
+                _ => unreachable!("the queue gives back what it was given"),
+            })
     }
 
     /// Connects to another node, and again whenever the link is lost.
@@ -473,24 +483,30 @@ impl NodeHandle {
         header: &RouteHeader<'_>,
         payload: &Bytes,
     ) -> Result<(Arc<Gauge>, Vec<u8>), SendError> {
-        let options = &self.shared.options;
-        let limit = options.zmtp.frame_max.min(options.zmtp.message_max);
-        let head = self.encode(header, payload, false);
-        let length = payload.len().max(head.len()); // each is a frame
-        if length > limit {
-            return Err(SendError::TooLong { length, limit });
-        }
+        let head = self.encode_checked(header, payload, false)?;
         let gauge = self.shared.gauge(to).ok_or(SendError::Unroutable)?;
-        gauge.ask(payload.len(), options)?;
+        gauge.ask(payload.len(), &self.shared.options)?;
         Ok((gauge, head))
     }
 
-    fn encode(&self, header: &RouteHeader<'_>, payload: &Bytes, is_reply: bool) -> Vec<u8> {
-        encode_rest(RouteHeader {
+    fn encode_checked(
+        &self,
+        header: &RouteHeader<'_>,
+        payload: &Bytes,
+        is_reply: bool,
+    ) -> Result<Vec<u8>, SendError> {
+        let head = encode_rest(RouteHeader {
             from: self.nid(),
             is_reply,
             payload_size: u32::try_from(payload.len()).unwrap_or(u32::MAX),
             ..*header
-        })
+        });
+        let zmtp = &self.shared.options.zmtp;
+        let limit = zmtp.frame_max.min(zmtp.message_max);
+        let length = payload.len().max(head.len()); // each is a frame
+        if length > limit {
+            return Err(SendError::TooLong { length, limit });
+        }
+        Ok(head)
     }
 }

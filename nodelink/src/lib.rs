@@ -51,7 +51,7 @@ pub use allow::{AddressRange, AddressRangeError, AllowList};
 pub use completion::{Reply, ReplyRef, Request};
 pub use context::{NodeContext, NodeHandler, Target};
 pub use dial::{Endpoint, EndpointId};
-pub use error::{LinkEnd, RequestError, SendError};
+pub use error::{LinkEnd, NotReplied, RequestError, SendError};
 pub use handle::{NodeHandle, PeerGauge, RequestOptions};
 pub use membership::{Departure, Membership};
 pub use message::{Encoded, NodeMessage, ReplyTo};

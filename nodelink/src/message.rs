@@ -98,6 +98,21 @@ impl Payload<'_> {
             Self::Shared(bytes) => bytes,
         }
     }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes().len()
+    }
+}
+
+/// Which part of a link's queue a message may take; what each adds to the ones before is said at
+/// [`NodeOptions::reply_bytes_max`](crate::NodeOptions).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Sends and requests: whoever is refused is told so.
+    Ordinary,
+    Reply,
+    /// In place of a reply that found no room.
+    Excuse,
 }
 
 /// A message on its way out: two frames, header and payload.
@@ -105,6 +120,7 @@ pub(crate) struct Outgoing<'a> {
     head: Head<'a>,
     head_len: usize,
     payload: Payload<'a>,
+    share: Share,
 }
 
 impl<'a> Outgoing<'a> {
@@ -117,7 +133,16 @@ impl<'a> Outgoing<'a> {
             head,
             head_len,
             payload,
+            share: Share::Ordinary,
         }
+    }
+
+    pub(crate) fn with_share(self, share: Share) -> Self {
+        Self { share, ..self }
+    }
+
+    pub(crate) fn share(&self) -> Share {
+        self.share
     }
 
     fn frames(&self) -> (FrameHeader, FrameHeader) {

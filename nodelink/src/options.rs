@@ -5,6 +5,7 @@ use std::time::Duration;
 use proscenium_engine::Backoff;
 use proscenium_framing::zmtp;
 
+use crate::message::Share;
 use crate::{AllowList, Nid};
 
 const MIB: usize = 1 << 20;
@@ -22,10 +23,10 @@ macro_rules! options {
         /// ```
         ///
         /// The greatest memory of a node is about `links_max` × 1 KiB + `peers_max` × (2 ×
-        /// `queue_bytes_max` + `requests_max` × 150 B) + `reassembly_bytes_max` + what waits in
-        /// `commands_max`, whose queue of 140 B each is allocated as a whole. A mesh of 100 peers
-        /// that are all stuck at the defaults is 6 GiB of queues for each direction: lower
-        /// `queue_bytes_max` where that is too much.
+        /// (`queue_bytes_max` + `reply_bytes_max`) + `requests_max` × 150 B) +
+        /// `reassembly_bytes_max` + what waits in `commands_max`, whose queue of 140 B each is
+        /// allocated as a whole. A mesh of 100 peers that are all stuck at the defaults is 8 GiB of
+        /// queues for each direction: lower `queue_bytes_max` where that is too much.
         #[derive(Clone, Debug)]
         #[non_exhaustive]
         pub struct NodeOptions {
@@ -83,6 +84,13 @@ options! {
     /// Bytes that may wait for one link, likewise. A single message is taken by an empty queue
     /// whatever its length. Default 64 MiB.
     queue_bytes_max: usize = 64 * MIB;
+    /// Bytes beyond `queue_bytes_max` that nothing but replies may take in the queue of one link,
+    /// so that these need no room among what is sent; their number is not limited. While more than
+    /// half of it is taken, further requests of that peer are not accepted but answered 14 at once;
+    /// what was accepted has three quarters for its replies; the last quarter is for what is sent
+    /// in place of a reply that finds no room: an empty one with code 14. If even that finds none,
+    /// the link on which the peer asked is closed, which tells it as well. Default 16 MiB.
+    reply_bytes_max: usize = 16 * MIB;
     /// Requests to one peer that may be unanswered at the same time. Default 1,048,576.
     requests_max: usize = 1 << 20;
     /// Different peers. A further one is refused. Default 4,096.
@@ -105,6 +113,25 @@ impl NodeOptions {
     pub fn payload_max(&self) -> usize {
         let message = self.zmtp.message_max.saturating_sub(4096 + 18);
         self.zmtp.frame_max.min(message).min(u32::MAX as usize)
+    }
+
+    /// Whether requests are still accepted from a peer whose link has that much waiting.
+    #[inline]
+    pub(crate) fn accepts_requests(&self, queued: usize) -> bool {
+        queued
+            <= self
+                .queue_bytes_max
+                .saturating_add(self.reply_bytes_max / 2)
+    }
+
+    /// Messages and bytes that may wait for one link, for that share.
+    pub(crate) fn queue_max(&self, share: Share) -> (usize, usize) {
+        let replies = match share {
+            Share::Ordinary => return (self.queue_messages_max, self.queue_bytes_max),
+            Share::Reply => self.reply_bytes_max / 4 * 3,
+            Share::Excuse => self.reply_bytes_max,
+        };
+        (usize::MAX, self.queue_bytes_max.saturating_add(replies))
     }
 
     /// How often links are looked at.

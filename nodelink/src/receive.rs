@@ -278,6 +278,11 @@ impl NodeLink {
             link: source.key,
             run: source.run,
         });
+        if let Some(to) = &reply_to
+            && !self.accepts(cx, to, &header)
+        {
+            return Ok(());
+        }
         let message = NodeMessage {
             from: &source.nid,
             peer: source.peer,

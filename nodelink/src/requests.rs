@@ -2,8 +2,12 @@
 //!
 //! Between two Proscenium nodes numbers are `u32` and come round after 4 billion requests. To a
 //! foreign peer they are 1 to 65,535, and a late reply could meet a new request: so a number is
-//! free again only when its reply has come. One whose request timed out is in quarantine until
-//! then, or until the link is lost, with which its reply is.
+//! free again only when its reply has come. One whose request timed out, or was lost with its link,
+//! is in quarantine until then. A reply may have been lost with the link as well, or may still come
+//! by another one, of which the peer has two, or the next: those numbers rest for as long as there
+//! are others, and the one that has rested longest is free first.
+
+use std::collections::VecDeque;
 
 use proscenium_engine::timer::TimerKey;
 use rustc_hash::FxHashMap;
@@ -29,9 +33,26 @@ pub(crate) struct Pending {
 
 pub(crate) struct Requests {
     pending: FxHashMap<u32, Pending>,
-    /// Numbers whose requests timed out, of narrow links, and the link of each.
-    quarantined: FxHashMap<u32, LinkKey>,
+    /// Numbers of narrow links whose requests were given up.
+    quarantined: FxHashMap<u32, Rest>,
+    /// Of these, those whose links have ended, in that order. May name some that are free again.
+    orphans: VecDeque<(u32, LinkKey)>,
     last: u32,
+}
+
+/// Why a number is in quarantine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Rest {
+    /// The link of its request.
+    link: LinkKey,
+    has_ended: bool,
+}
+
+impl Rest {
+    const fn ended(link: LinkKey) -> Self {
+        let has_ended = true;
+        Self { link, has_ended }
+    }
 }
 
 /// What is known of the number of a reply.
@@ -48,6 +69,7 @@ impl Requests {
         Self {
             pending: FxHashMap::default(),
             quarantined: FxHashMap::default(),
+            orphans: VecDeque::new(),
             last: first,
         }
     }
@@ -59,9 +81,9 @@ impl Requests {
     /// A number that nobody else has; `None` if all are taken.
     pub(crate) fn number(&mut self, wide: bool) -> Option<u32> {
         let most = if wide { u32::MAX } else { NARROW_MAX };
-        let taken = self.pending.len() + self.quarantined.len();
-        if !wide && taken >= NARROW_TAKEN_MAX {
-            return None;
+        while !wide && self.pending.len() + self.quarantined.len() >= NARROW_TAKEN_MAX {
+            let (number, link) = self.orphans.pop_front()?;
+            self.free_orphan(number, link);
         }
         let mut number = self.last;
         loop {
@@ -93,29 +115,54 @@ impl Requests {
     pub(crate) fn timed_out(&mut self, number: u32) -> Option<Pending> {
         let pending = self.pending.remove(&number)?;
         if !pending.wide {
-            self.quarantined.insert(number, pending.link);
+            let (link, has_ended) = (pending.link, false);
+            self.quarantined.insert(number, Rest { link, has_ended });
         }
         Some(pending)
     }
 
-    /// Takes out all that were sent on a link, in the order of their numbers, and ends the
-    /// quarantine of its numbers.
+    /// Takes out all that were sent on a link, in the order of their numbers. What it leaves in
+    /// quarantine is free when numbers get short.
     pub(crate) fn link_lost(&mut self, link: LinkKey) -> Vec<Pending> {
-        self.quarantined.retain(|_, of| *of != link);
-        self.take(|pending| pending.link == link)
+        // What is free again meanwhile.
+        let rests = &self.quarantined;
+        self.orphans
+            .retain(|(number, link)| rests.get(number) == Some(&Rest::ended(*link)));
+        let taken = self.take(|pending| pending.link == link);
+        let mut orphans = Vec::new();
+        for (number, rest) in &mut self.quarantined {
+            if rest.link == link && !std::mem::replace(&mut rest.has_ended, true) {
+                orphans.push(*number);
+            }
+        }
+        for (number, _) in taken.iter().filter(|(_, pending)| !pending.wide) {
+            self.quarantined.insert(*number, Rest::ended(link));
+            orphans.push(*number);
+        }
+        orphans.sort_unstable();
+        self.orphans
+            .extend(orphans.into_iter().map(|number| (number, link)));
+        taken.into_iter().map(|(_, pending)| pending).collect()
+    }
+
+    /// Ends the quarantine of a number whose link has ended, if it is still that one's.
+    fn free_orphan(&mut self, number: u32, link: LinkKey) {
+        if self.quarantined.get(&number) == Some(&Rest::ended(link)) {
+            self.quarantined.remove(&number);
+        }
     }
 
     /// Takes out all.
     pub(crate) fn take_all(&mut self) -> Vec<Pending> {
-        self.quarantined.clear();
-        self.take(|_| true)
+        let taken = self.take(|_| true);
+        taken.into_iter().map(|(_, pending)| pending).collect()
     }
 
-    fn take(&mut self, which: impl Fn(&Pending) -> bool) -> Vec<Pending> {
+    fn take(&mut self, which: impl Fn(&Pending) -> bool) -> Vec<(u32, Pending)> {
         let taken = self.pending.extract_if(|_, pending| which(pending));
         let mut taken: Vec<_> = taken.collect();
         taken.sort_unstable_by_key(|(number, _)| *number);
-        taken.into_iter().map(|(_, pending)| pending).collect()
+        taken
     }
 }
 
@@ -155,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timed_out_number_of_a_foreign_peer_rests_until_its_reply_or_the_end_of_the_link() {
+    fn a_timed_out_number_of_a_foreign_peer_rests_until_its_reply_also_by_another_link() {
         let mut requests = Requests::new(65_534);
         for number in 1..=10 {
             requests.insert(number, pending(LinkKey::test(number % 2)));
@@ -175,8 +222,14 @@ mod tests {
         let lost = requests.link_lost(LinkKey::test(0));
         assert_eq!((lost.len(), requests.len()), (4, 4));
         requests.last = 5;
-        // 6 is free again with the others of that link.
-        assert_eq!(requests.number(false), Some(6));
+        // 6 and those that were lost with their link may still be answered by the other one.
+        assert_eq!(requests.number(false), Some(11));
+        for number in [6, 8] {
+            assert!(matches!(requests.answered(number), Answered::Late));
+            requests.last = 5;
+            assert_eq!(requests.number(false), Some(number));
+            requests.insert(number, pending(LINK));
+        }
         let wide = Pending {
             wide: true,
             ..pending(LINK)
@@ -189,6 +242,35 @@ mod tests {
             Some(20),
             "wide numbers need no quarantine"
         );
+    }
+
+    #[test]
+    fn numbers_of_lost_links_are_free_again_when_numbers_get_short() {
+        let mut requests = Requests::new(0);
+        for round in 0..3_u32 {
+            let link = LinkKey::test(round);
+            for _ in 0..NARROW_TAKEN_MAX {
+                let number = requests.number(false).unwrap();
+                requests.insert(number, pending(link));
+            }
+            assert_eq!(requests.number(false), None, "all are pending");
+            assert_eq!(requests.link_lost(link).len(), NARROW_TAKEN_MAX);
+            assert_eq!(requests.quarantined.len(), NARROW_TAKEN_MAX);
+            assert_eq!(requests.orphans.len(), NARROW_TAKEN_MAX);
+        }
+        // Those that have rested longest are free first.
+        let oldest = requests.orphans[0].0;
+        let _ = requests.number(false).unwrap();
+        assert!(!requests.quarantined.contains_key(&oldest));
+        // Of links that are there, none is.
+        let link = LinkKey::test(9);
+        let mut requests = Requests::new(0);
+        for _ in 0..NARROW_TAKEN_MAX {
+            let number = requests.number(false).unwrap();
+            requests.insert(number, pending(link));
+            assert!(requests.timed_out(number).is_some());
+        }
+        assert_eq!(requests.number(false), None);
     }
 
     proptest::proptest! {
@@ -217,9 +299,9 @@ mod tests {
                     (3, Some((number, _))) => {
                         requests.timed_out(number);
                     }
+                    // The peer may still answer by another link.
                     (4, Some((_, link))) => {
                         requests.link_lost(LinkKey::test(link));
-                        under_way.retain(|(_, of)| *of != link);
                     }
                     _ => {}
                 }

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use proscenium_engine::{Context, SendError as EngineError};
+use proscenium_framing::packet::ErrorCode;
 use proscenium_framing::route::RouteHeader;
 use slab::Slab;
 
 use crate::completion::Completion;
 use crate::context::{NodeContext, NodeHandler};
-use crate::error::SendError;
+use crate::error::{LinkEnd, SendError};
 use crate::link::{Link, LinkKey, Stage};
-use crate::message::{Head, LONG, Outgoing, Payload, ReplyTo};
+use crate::message::{Head, LONG, Outgoing, Payload, ReplyTo, Share};
 use crate::node_link::NodeLink;
 use crate::options::NodeOptions;
 use crate::peer::{Peer, PeerId};
@@ -18,6 +19,9 @@ use crate::requests::Pending;
 
 /// Longer messages are queued in pieces rather than written into the engine's buffer at once.
 const DIRECT_MAX: usize = 2 * LONG;
+
+/// A longer message id is left out where a reply is replaced.
+const EXCUSE_ID_MAX: usize = 128;
 
 impl NodeLink {
     pub(crate) fn send<P>(
@@ -33,7 +37,7 @@ impl NodeLink {
             is_reply: false,
             ..*header
         };
-        self.transmit_header(cx, key, to, header, payload)
+        self.transmit_header(cx, key, to, header, payload, Share::Ordinary)
     }
 
     /// On failure the completion is given back, unused.
@@ -55,7 +59,8 @@ impl NodeLink {
             is_reply: false,
             ..*header
         };
-        if let Err(error) = self.transmit_header(cx, key, to, header, payload) {
+        let share = Share::Ordinary;
+        if let Err(error) = self.transmit_header(cx, key, to, header, payload, share) {
             return Err((error, completion));
         }
         self.await_reply(cx, to, key, seq, deadline, completion);
@@ -124,7 +129,84 @@ impl NodeLink {
             is_reply: true,
             ..*header
         };
-        self.transmit_header(cx, key, to.peer, header, payload)
+        let sent = self.transmit_header(cx, key, to.peer, header, payload, Share::Reply);
+        if let Err(error) = sent {
+            self.reply_failed(cx, key, to, &header, error);
+        }
+        sent
+    }
+
+    /// A reply with that header was not sent.
+    #[cold]
+    pub(crate) fn reply_failed<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        key: LinkKey,
+        to: &ReplyTo,
+        reply: &RouteHeader<'_>,
+        error: SendError,
+    ) {
+        match error {
+            SendError::Full | SendError::TooLong { .. } => self.excuse(cx, key, to, reply),
+            // The end of the link, which is about to be told, tells who asked.
+            _ => self.replies_refused += 1,
+        }
+    }
+
+    /// Who asked is told by an empty reply with code 14 that there is no other, or if there is no
+    /// room even for that, by the end of the link on which it asked.
+    fn excuse<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        key: LinkKey,
+        to: &ReplyTo,
+        reply: &RouteHeader<'_>,
+    ) {
+        let fits = reply.msg_id.len() <= EXCUSE_ID_MAX;
+        let header = RouteHeader {
+            msg_seq: to.seq,
+            is_reply: true,
+            service_id: reply.service_id,
+            msg_id: if fits { reply.msg_id } else { "" },
+            error_code: ErrorCode::SYSTEM_ERROR.0.into(),
+            stage_id: reply.stage_id,
+            ..RouteHeader::default()
+        };
+        let empty = Payload::Borrowed(&[]);
+        let told = self.transmit_header(cx, key, to.peer, header, empty, Share::Excuse);
+        if told.is_err() {
+            tracing::warn!(nid = %self.nid(), "a peer asks and does not read what it is answered");
+            return self.close(cx, to.link, LinkEnd::Overflow);
+        }
+        if let Some(peer) = self.peer_mut(to.peer) {
+            peer.counters.replies_replaced += 1;
+        }
+    }
+
+    /// Whether a request of that peer can be accepted; if not, it has been answered so.
+    #[inline]
+    pub(crate) fn accepts<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        to: &ReplyTo,
+        request: &RouteHeader<'_>,
+    ) -> bool {
+        // Without a link for the reply there is nothing that could be full.
+        let Ok(key) = self.route(to.peer) else {
+            return true;
+        };
+        let queued = self.link_at(key).map_or(0, |link| link.outbox.bytes());
+        if self.options.accepts_requests(queued) {
+            return true;
+        }
+        if let Some(link) = self.link_mut(to.link) {
+            link.unanswered = link.unanswered.saturating_sub(1);
+        }
+        if let Some(peer) = self.peer_mut(to.peer) {
+            peer.counters.requests_refused += 1;
+        }
+        self.excuse(cx, key, to, request);
+        false
     }
 
     /// The link for a reply. Who asked fails the request when its link ends, so a reply after that
@@ -171,11 +253,9 @@ impl NodeLink {
         to: PeerId,
         header: RouteHeader<'_>,
         payload: Payload<'_>,
+        share: Share,
     ) -> Result<(), SendError> {
-        let length = match &payload {
-            Payload::Borrowed(bytes) => bytes.len(),
-            Payload::Shared(bytes) => bytes.len(),
-        };
+        let length = payload.len();
         let Self {
             options,
             links,
@@ -187,7 +267,7 @@ impl NodeLink {
             payload_size: u32::try_from(length).unwrap_or(u32::MAX), // too long then, told below
             ..header
         };
-        let outgoing = Outgoing::new(Head::Route(header), payload);
+        let outgoing = Outgoing::new(Head::Route(header), payload).with_share(share);
         transmit(cx, options, (links, key), (peers, to), &outgoing, length)
     }
 
@@ -253,7 +333,8 @@ impl NodeLink {
         key: LinkKey,
         bytes: &[u8],
     ) -> bool {
-        let most = self.options.queue_bytes_max + (64 << 10);
+        let (_, most) = self.options.queue_max(Share::Excuse);
+        let most = most.saturating_add(64 << 10);
         let Some(link) = self.link_mut(key) else {
             return false;
         };
@@ -331,7 +412,7 @@ fn push<P>(
             Err(_) => {}
         }
     }
-    let (messages_max, bytes_max) = (options.queue_messages_max, options.queue_bytes_max);
+    let (messages_max, bytes_max) = options.queue_max(outgoing.share());
     if !link.outbox.has_room(total, messages_max, bytes_max) {
         link.told_full = true;
         return Err(SendError::Full);

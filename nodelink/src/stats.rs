@@ -53,6 +53,12 @@ pub struct PeerCounters {
     pub late_replies: u64,
     /// Messages refused with `Full`.
     pub refused_full: u64,
+    /// Replies to it that found no room, or were too long: an empty one with code 14 went in their
+    /// place. Those of [`requests_refused`](Self::requests_refused) included.
+    pub replies_replaced: u64,
+    /// Requests of its that were not accepted, because more than half of the room for replies to
+    /// it was taken.
+    pub requests_refused: u64,
     /// Messages that waited for a link when it was lost.
     pub messages_lost: u64,
     /// Messages whose `payload_size` was not the payload's length.

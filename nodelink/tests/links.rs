@@ -2,21 +2,16 @@
 
 mod support;
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use proscenium_nodelink::{
-    Endpoint, LinkEnd, Node, NodeContext, NodeHandle, NodeHandler, NodeMessage, NodeOptions,
-    ReplyTo, RequestError, RequestOptions, RouteHeader,
+    Endpoint, LinkEnd, Node, NodeContext, NodeHandler, NodeMessage, NodeOptions, RequestError,
+    RequestOptions, RouteHeader,
 };
-use support::raw_peer::{Got, RawPeer};
+use support::raw_peer::{Got, Hand, RawPeer, dial, dialled, ended, quiet, request_header};
 use support::{Echo, PATIENCE, any, header, options, wait_routable, wait_until};
-
-/// No heartbeats, which on a slow machine would come in between.
-fn quiet() -> NodeOptions {
-    options("node").heartbeat(PATIENCE).dead_after(PATIENCE)
-}
 
 fn node(options: NodeOptions) -> Node {
     Node::builder(options)
@@ -25,45 +20,11 @@ fn node(options: NodeOptions) -> Node {
         .unwrap()
 }
 
-/// A peer that connects to `node`.
-fn dial(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
-    let stream = TcpStream::connect(node.local_addrs()[0].to_string()).unwrap();
-    RawPeer::new(stream, identity, run)
-}
-
-/// A peer that `node` connects to.
-fn dialled(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = Endpoint::new(listener.local_addr().unwrap());
-    node.handle().connect(endpoint).unwrap();
-    RawPeer::new(listener.accept().unwrap().0, identity, run)
-}
-
-fn ended(node: &NodeHandle, end: LinkEnd) -> u64 {
-    node.stats(PATIENCE).unwrap().ended(end)
-}
-
 fn reply_header(seq: u32) -> RouteHeader<'static> {
     RouteHeader {
         msg_seq: seq,
         is_reply: true,
         ..header("Reply")
-    }
-}
-
-/// Hands the way of each answer to the test.
-struct Hand(Sender<ReplyTo>);
-
-impl NodeHandler<()> for Hand {
-    fn on_message(&mut self, _: &mut NodeContext<'_, '_, ()>, message: NodeMessage<'_>) {
-        let _ = self.0.send(message.reply_to.unwrap());
-    }
-}
-
-fn request_header(seq: u32) -> RouteHeader<'static> {
-    RouteHeader {
-        msg_seq: seq,
-        ..header("Ask")
     }
 }
 
@@ -86,12 +47,13 @@ fn a_reply_is_refused_when_the_link_of_its_request_is_gone() {
     handle.reply(to_second, &header("New"), "new").unwrap();
     let got = second.next();
     let payload = b"new".to_vec();
-    let (seq, is_reply) = (7, true);
+    let (seq, is_reply, error) = (7, true, 0);
     assert_eq!(
         got,
         Got::Message {
             seq,
             is_reply,
+            error,
             payload
         }
     );
@@ -310,12 +272,13 @@ fn a_malformed_message_costs_the_link() {
     };
     peer.send(&wrong, b"four");
     let payload = b"four".to_vec();
-    let (seq, is_reply) = (4, true);
+    let (seq, is_reply, error) = (4, true, 0);
     assert_eq!(
         peer.next(),
         Got::Message {
             seq,
             is_reply,
+            error,
             payload
         }
     );

@@ -66,7 +66,7 @@ stats! {
     /// Answers to these.
     node_answers,
     /// Answers and messages that could not be sent when their turn came: the link was lost, or its
-    /// queue was full.
+    /// queue was full. Then who asked was answered 14.
     node_lost,
     /// Requests, within this server or of other ones, that were refused because they could never
     /// be answered: a cycle, or too many nested in each other.

@@ -1,14 +1,20 @@
 //! A peer whose every byte the test decides.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::Sender;
 
 use proscenium_framing::route::RouteHeader;
 use proscenium_framing::zmtp::{
     Command, Decoded, Decoder, FrameHeader, Handshake, Limits, Null, Properties, Step,
 };
 
-use super::PATIENCE;
+use proscenium_nodelink::{
+    Endpoint, LinkEnd, Node, NodeContext, NodeHandle, NodeHandler, NodeMessage, NodeOptions,
+    ReplyTo,
+};
+
+use super::{PATIENCE, header, options};
 
 /// One end of a link, after the handshake.
 pub struct RawPeer {
@@ -23,6 +29,7 @@ pub enum Got {
     Message {
         seq: u32,
         is_reply: bool,
+        error: u32,
         payload: Vec<u8>,
     },
     Ping(Vec<u8>),
@@ -109,9 +116,11 @@ impl RawPeer {
                     let payload = parts.next().unwrap().to_vec();
                     assert_eq!(header.payload_size as usize, payload.len());
                     let (seq, is_reply) = (header.msg_seq, header.is_reply);
+                    let error = header.error_code;
                     let got = Got::Message {
                         seq,
                         is_reply,
+                        error,
                         payload,
                     };
                     (Some(got), message.consumed())
@@ -153,5 +162,44 @@ impl RawPeer {
             Got::Message { seq, is_reply, .. } => (seq, is_reply),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// No heartbeats, which on a slow machine would come in between.
+pub fn quiet() -> NodeOptions {
+    options("node").heartbeat(PATIENCE).dead_after(PATIENCE)
+}
+
+/// A peer that connects to `node`.
+pub fn dial(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
+    let stream = TcpStream::connect(node.local_addrs()[0].to_string()).unwrap();
+    RawPeer::new(stream, identity, run)
+}
+
+/// A peer that `node` connects to.
+pub fn dialled(node: &Node, identity: &str, run: Option<u64>) -> RawPeer {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Endpoint::new(listener.local_addr().unwrap());
+    node.handle().connect(endpoint).unwrap();
+    RawPeer::new(listener.accept().unwrap().0, identity, run)
+}
+
+pub fn ended(node: &NodeHandle, end: LinkEnd) -> u64 {
+    node.stats(PATIENCE).unwrap().ended(end)
+}
+
+/// Hands the way of each answer to the test.
+pub struct Hand(pub Sender<ReplyTo>);
+
+impl NodeHandler<()> for Hand {
+    fn on_message(&mut self, _: &mut NodeContext<'_, '_, ()>, message: NodeMessage<'_>) {
+        let _ = self.0.send(message.reply_to.unwrap());
+    }
+}
+
+pub fn request_header(seq: u32) -> RouteHeader<'static> {
+    RouteHeader {
+        msg_seq: seq,
+        ..header("Ask")
     }
 }

@@ -46,6 +46,7 @@ nid = "play-2"
 [limits]
 queue_messages = 100_000     # that wait for one link
 queue_bytes = "64MiB"
+reply_bytes = "16MiB"        # for replies, beyond that
 requests = 1_048_576         # unanswered by one peer
 peers = 4096
 frame = "16MiB"              # the longest part of a message
@@ -108,6 +109,7 @@ pub(super) struct DirectoryConfig {
 struct LimitsConfig {
     queue_messages: Option<usize>,
     queue_bytes: Option<Bytes>,
+    reply_bytes: Option<Bytes>,
     requests: Option<usize>,
     peers: Option<usize>,
     frame: Option<Bytes>,
@@ -247,6 +249,10 @@ impl Config {
             &mut options.queue_bytes_max,
             limits.queue_bytes.map(|bytes| bytes.0),
         );
+        set(
+            &mut options.reply_bytes_max,
+            limits.reply_bytes.map(|bytes| bytes.0),
+        );
         set(&mut options.requests_max, limits.requests);
         set(&mut options.peers_max, limits.peers);
         if let Some(Bytes(frame)) = limits.frame {
@@ -329,7 +335,7 @@ mod tests {
             (
                 (
                     of.queue_messages_max,
-                    of.queue_bytes_max,
+                    (of.queue_bytes_max, of.reply_bytes_max),
                     of.requests_max,
                     of.peers_max,
                 ),

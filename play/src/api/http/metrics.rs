@@ -39,7 +39,7 @@ const ENGINE_GAUGES: [&str; 8] = [
 type OfPeer = fn(&PeerStats) -> u64;
 
 /// The numbers of a peer: name, meaning, whether it is of now, and itself.
-const PEERS: [(&str, &str, bool, OfPeer); 12] = [
+const PEERS: [(&str, &str, bool, OfPeer); 13] = [
     ("links", "Links to the peer now", true, |peer| {
         u64::from(peer.dialled) + u64::from(peer.accepted)
     }),
@@ -96,6 +96,12 @@ const PEERS: [(&str, &str, bool, OfPeer); 12] = [
         "Messages refused because the peer's queue was full",
         false,
         |peer| peer.counters.refused_full,
+    ),
+    (
+        "replies_replaced",
+        "Replies to the peer that code 14 was sent for, for want of room",
+        false,
+        |peer| peer.counters.replies_replaced,
     ),
     (
         "messages_lost",
