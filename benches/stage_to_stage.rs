@@ -10,17 +10,8 @@ use std::time::{Duration, Instant};
 
 use proscenium::nodelink::{Endpoint, Nid, Node, NodeOptions};
 use proscenium::play::{
-    Actor, ActorCx, Content, Failure, Member, Packet, PlayServer, PlayStage, Result, StageCx,
-    StageKind, Verdict,
+    Content, Failure, Packet, PlayServer, PlayStage, Result, StageCx, StageKind,
 };
-
-struct Nobody;
-
-impl Actor for Nobody {
-    async fn on_authenticate(&mut self, _: &mut ActorCx<'_>, _: Packet<'_>) -> Result<Verdict> {
-        Ok(Verdict::refuse())
-    }
-}
 
 #[derive(Default)]
 struct Board {
@@ -34,16 +25,7 @@ struct Asker {
 }
 
 impl PlayStage for Asker {
-    type Actor = Nobody;
-
-    async fn on_dispatch(
-        &mut self,
-        _: &mut StageCx<'_, Self>,
-        _: &mut Member<'_, Nobody>,
-        _: Packet<'_>,
-    ) -> Result {
-        Ok(())
-    }
+    type Actor = ();
 
     async fn on_dispatch_server(
         &mut self,
@@ -79,7 +61,7 @@ fn server(nid: &str, to: Option<&PlayServer>, board: &Arc<Board>) -> PlayServer 
     if let Some(to) = to {
         node = node.connect(Endpoint::new(to.node_addrs()[0].clone()));
     }
-    let server = PlayServer::builder().stage(StageKind::new("asker", make, || Nobody));
+    let server = PlayServer::builder().stage(StageKind::new("asker", make, || ()));
     server.node(node).start().expect("a server")
 }
 

@@ -69,6 +69,14 @@ pub trait Actor: Sized + 'static {
     }
 }
 
+/// Nobody: for stages without clients, which only other stages, servers and the program talk to.
+/// Whoever wants to authenticate is refused.
+impl Actor for () {
+    async fn on_authenticate(&mut self, _: &mut ActorCx<'_>, _: Packet<'_>) -> Result<Verdict> {
+        Ok(Verdict::refuse())
+    }
+}
+
 /// What an actor's own handlers are given: its link to the server.
 #[derive(Debug)]
 pub struct ActorCx<'a> {

@@ -3,68 +3,34 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Output;
 
-use common::{nothing_measured, proscenium};
+use common::{Folder, assert_explained, compare};
 use serde_json::Value;
-
-/// A folder for one test, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = format!("proscenium-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(folder);
-        fs::create_dir_all(&path).expect("the temporary folder is writable");
-        Self(path)
-    }
-
-    fn text(&self, file: &str) -> String {
-        fs::read_to_string(self.0.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Runs a comparison into that folder; once more where a machine that had other things to do
-/// measured nothing in one of its windows.
-#[track_caller]
-fn compare(args: &[&str], peers: Option<&Folder>, out: &Folder) -> (Output, Value) {
-    for _ in 0..20 {
-        let mut command = proscenium();
-        command.arg("compare").args(args).arg("--out").arg(&out.0);
-        if let Some(peers) = peers {
-            command.arg("--peers-dir").arg(&peers.0);
-        }
-        let output = command.output().expect("the command starts");
-        let printed = String::from_utf8_lossy(&output.stdout);
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{printed}\n{told}");
-        let json: Value = serde_json::from_str(&out.text("results.json")).expect("JSON");
-        let mut runs = json["runs"].as_array().expect("runs").iter();
-        if !runs.any(|run| nothing_measured(&run["record"])) {
-            return (output, json);
-        }
-    }
-    panic!("nothing was measured, 20 times");
-}
 
 #[test]
 fn a_small_comparison_measures_skips_and_writes_its_files() {
     let (empty, out) = (Folder::new("no-peers"), Folder::new("results"));
-    #[rustfmt::skip]
-    let args = [
-        "--stacks", "proscenium,raw", "--runs", "2", "--ccu", "20", "--size", "64",
-        "--inflight", "4", "--rate", "2000", "--warmup", "100ms", "--measure", "200ms",
+    let peers = empty.0.to_str().expect("a name in text");
+    let shape = [
+        "--ccu",
+        "20",
+        "--size",
+        "64",
+        "--inflight",
+        "4",
+        "--rate",
+        "2000",
     ];
-    let (output, json) = compare(&args, Some(&empty), &out);
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let told = String::from_utf8_lossy(&output.stderr);
+    let times = ["--warmup", "100ms", "--measure", "200ms"];
+    let stacks = [
+        "--stacks",
+        "proscenium,raw",
+        "--runs",
+        "2",
+        "--peers-dir",
+        peers,
+    ];
+    let (printed, told, json) = compare(&[&shape[..], &times, &stacks].concat(), &out);
     assert!(
         printed.contains("skipped: peer-raw-epoll not found"),
         "{printed}"
@@ -123,14 +89,18 @@ fn the_profiles_of_layers_and_play_run_their_own_stacks() {
         ("play", "play-broadcast", "tcp", &["broadcast"]),
     ] {
         let out = Folder::new(stack);
-        let shape = shapes.join(",");
-        #[rustfmt::skip]
-        let args = [
-            "--profile", profile, "--stacks", stack, "--shapes", &shape, "--runs", "1",
-            "--ccu", "20", "--warmup", "100ms", "--measure", "200ms", "--rate", "20000",
+        let shapes_named = shapes.join(",");
+        let what = [
+            "--profile",
+            profile,
+            "--stacks",
+            stack,
+            "--shapes",
+            &shapes_named,
         ];
-        let (output, json) = compare(&args, None, &out);
-        let printed = String::from_utf8_lossy(&output.stdout);
+        let size = ["--runs", "1", "--ccu", "20", "--rate", "20000"];
+        let times = ["--warmup", "100ms", "--measure", "200ms"];
+        let (printed, _, json) = compare(&[&what[..], &size, &times].concat(), &out);
         let runs = json["runs"].as_array().expect("runs");
         let passed = runs.iter().filter(|run| run["status"] == "pass").count();
         // Each shape has the stack and its twin.
@@ -148,16 +118,24 @@ fn the_profiles_of_layers_and_play_run_their_own_stacks() {
 fn a_server_that_does_not_start_fails_its_row_only() {
     use std::os::unix::fs::PermissionsExt;
     let (peers, out) = (Folder::new("broken-peer"), Folder::new("broken-results"));
-    let broken = peers.0.join("peer-tokio");
-    fs::write(&broken, "#!/bin/sh\necho out of order >&2\nexit 7\n").expect("it is written");
+    let broken = peers.file("peer-tokio", "#!/bin/sh\necho out of order >&2\nexit 7\n");
     fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    #[rustfmt::skip]
-    let args = [
-        "--stacks", "tokio,proscenium", "--shapes", "s2", "--runs", "3", "--ccu", "5",
-        "--warmup", "50ms", "--measure", "100ms", "--quota", "0",
+    let folder = peers.0.to_str().expect("a name in text");
+    let what = [
+        "--stacks",
+        "tokio,proscenium",
+        "--shapes",
+        "s2",
+        "--runs",
+        "3",
+        "--ccu",
+        "5",
     ];
-    let (output, json) = compare(&args, Some(&peers), &out);
-    let printed = String::from_utf8_lossy(&output.stdout);
+    let times = ["--warmup", "50ms", "--measure", "100ms", "--quota", "0"];
+    let (printed, _, json) = compare(
+        &[&what[..], &times, &["--peers-dir", folder]].concat(),
+        &out,
+    );
     let row = printed
         .lines()
         .find(|line| line.trim_start().starts_with("tokio"));
@@ -184,13 +162,6 @@ fn a_plan_without_shapes_and_unknown_stacks_are_errors() {
         (&["--stacks", "nginx"], "tokio-codec"),
         (&["--shapes", "s7"], "s2-quota"),
     ] {
-        let output = proscenium()
-            .arg("compare")
-            .args(args)
-            .output()
-            .expect("it starts");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
-        assert!(told.contains(expected), "{args:?}: {told}");
+        assert_explained(&[&["compare"], args].concat(), expected);
     }
 }
