@@ -10,17 +10,8 @@ use std::time::{Duration, Instant};
 
 use proscenium::nodelink::{Endpoint, Nid, Node, NodeOptions};
 use proscenium::play::{
-    Actor, ActorCx, Content, Failure, Member, Packet, PlayServer, PlayStage, Result, StageCx,
-    StageKind, Verdict,
+    Content, Failure, Nobody, Packet, PlayServer, PlayStage, Result, StageCx, StageKind,
 };
-
-struct Nobody;
-
-impl Actor for Nobody {
-    async fn on_authenticate(&mut self, _: &mut ActorCx<'_>, _: Packet<'_>) -> Result<Verdict> {
-        Ok(Verdict::refuse())
-    }
-}
 
 #[derive(Default)]
 struct Board {
@@ -35,15 +26,6 @@ struct Asker {
 
 impl PlayStage for Asker {
     type Actor = Nobody;
-
-    async fn on_dispatch(
-        &mut self,
-        _: &mut StageCx<'_, Self>,
-        _: &mut Member<'_, Nobody>,
-        _: Packet<'_>,
-    ) -> Result {
-        Ok(())
-    }
 
     async fn on_dispatch_server(
         &mut self,
@@ -106,13 +88,8 @@ fn main() {
             assert!(made.wait(patience).is_ok_and(|made| made.is_new));
         }
     }
-    while !one
-        .handle()
-        .node()
-        .is_some_and(|node| node.is_routable("two"))
-    {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let node = one.handle().node().cloned().expect("a node");
+    assert!(node.wait_routable("two", patience));
     for id in 0..window {
         one.handle().send_to_stage(id, "Begin", ()).expect("room");
     }

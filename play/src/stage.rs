@@ -133,13 +133,18 @@ pub trait PlayStage: Sized + 'static {
         ready(())
     }
 
-    /// A message of an actor's client.
+    /// A message of an actor's client. By default there is no handler (error 12).
     fn on_dispatch(
         &mut self,
         cx: &mut StageCx<'_, Self>,
         actor: &mut Member<'_, Self::Actor>,
         packet: Packet<'_>,
-    ) -> impl Future<Output = Result>;
+    ) -> impl Future<Output = Result> {
+        let _ = (cx, actor, packet);
+        ready(Err(crate::Failure::code(
+            crate::ErrorCode::HANDLER_NOT_FOUND,
+        )))
+    }
 
     /// A message of another stage, of the program, or of another server:
     /// [`StageCx::send_to_stage`], [`StageCx::request_to_stage`] and those of

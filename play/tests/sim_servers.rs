@@ -15,8 +15,8 @@ use proscenium_engine::sim::{Faults, SimEngine, SimNet, SimRandom, SimWorld};
 use proscenium_engine::{Address, Backoff};
 use proscenium_nodelink::{Endpoint, Nid, Node, NodeOptions};
 use proscenium_play::{
-    Actor, ActorCx, Content, ErrorCode, Failure, Member, Packet, PendingContent, PlayHandle,
-    PlayParts, PlayServer, PlayShard, PlayStage, Result, StageCx, StageKind, Verdict,
+    Content, ErrorCode, Failure, Nobody, Packet, PendingContent, PlayHandle, PlayParts, PlayServer,
+    PlayShard, PlayStage, Result, StageCx, StageKind,
 };
 use sim::{SECOND, for_seeds};
 
@@ -25,28 +25,11 @@ const SERVERS: usize = 3;
 const STAGES: i64 = 6;
 const DEADLINE: Duration = Duration::from_secs(5);
 
-struct Nobody;
-
-impl Actor for Nobody {
-    async fn on_authenticate(&mut self, _: &mut ActorCx<'_>, _: Packet<'_>) -> Result<Verdict> {
-        Ok(Verdict::refuse())
-    }
-}
-
 /// Passes a walk on: `SERVER STAGE` for each step that is left, then `= TOKEN`.
 struct Walker;
 
 impl PlayStage for Walker {
     type Actor = Nobody;
-
-    async fn on_dispatch(
-        &mut self,
-        _: &mut StageCx<'_, Self>,
-        _: &mut Member<'_, Nobody>,
-        _: Packet<'_>,
-    ) -> Result {
-        Ok(())
-    }
 
     async fn on_dispatch_server(
         &mut self,

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use proscenium_engine::Address;
 use proscenium_nodelink::{Nid, Node, NodeOptions};
 use proscenium_play::{
-    Actor, ActorCx, ErrorCode, Failure, Member, Packet, PlayServer, PlayStage, Result, StageCx,
-    StageKind, Verdict,
+    ErrorCode, Failure, Nobody, Packet, PlayServer, PlayStage, Result, StageCx, StageKind,
 };
 
 use super::node::mark;
@@ -27,26 +26,8 @@ struct Room {
     count: Arc<AtomicU64>,
 }
 
-/// Nobody is let in: stages are asked by stages only.
-struct Nobody;
-
-impl Actor for Nobody {
-    async fn on_authenticate(&mut self, _: &mut ActorCx<'_>, _: Packet<'_>) -> Result<Verdict> {
-        Ok(Verdict::refuse())
-    }
-}
-
 impl PlayStage for Room {
     type Actor = Nobody;
-
-    async fn on_dispatch(
-        &mut self,
-        _: &mut StageCx<'_, Self>,
-        _: &mut Member<'_, Nobody>,
-        _: Packet<'_>,
-    ) -> Result {
-        Ok(())
-    }
 
     async fn on_dispatch_server(
         &mut self,

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use proscenium_play::system::{GetOrCreateStageReq, SystemMessage};
-use proscenium_play::{
-    Actor, ActorCx, ErrorCode, Failure, Member, Packet, PlayStage, Proto, Result, StageCx, Verdict,
-};
+use proscenium_play::{ErrorCode, Failure, Nobody, Packet, PlayStage, Proto, Result, StageCx};
 
 use crate::load::latency::Latency;
 use crate::load::node::{ECHO, MARK, SERVER_NID};
@@ -145,26 +143,8 @@ pub(super) struct Caller {
     tally: Arc<Tally>,
 }
 
-/// Nobody is let in.
-pub(super) struct Nobody;
-
-impl Actor for Nobody {
-    async fn on_authenticate(&mut self, _: &mut ActorCx<'_>, _: Packet<'_>) -> Result<Verdict> {
-        Ok(Verdict::refuse())
-    }
-}
-
 impl PlayStage for Caller {
     type Actor = Nobody;
-
-    async fn on_dispatch(
-        &mut self,
-        _: &mut StageCx<'_, Self>,
-        _: &mut Member<'_, Nobody>,
-        _: Packet<'_>,
-    ) -> Result {
-        Ok(())
-    }
 
     async fn on_dispatch_server(
         &mut self,

@@ -8,12 +8,12 @@ mod caller;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use proscenium_engine::Address;
 use proscenium_nodelink::{Endpoint, Nid, Node, NodeOptions};
-use proscenium_play::{Content, PlayHandle, PlayServer, StageKind};
+use proscenium_play::{Content, Nobody, PlayHandle, PlayServer, StageKind};
 
 pub(crate) use caller::KIND;
 
@@ -22,7 +22,7 @@ use super::node::{Mark, NodeRecord, SERVER_NID};
 use crate::machine::Machine;
 use crate::process::Process;
 use crate::units::{parse_bytes, parse_duration};
-use caller::{Caller, Nobody, Plan, Tally};
+use caller::{Caller, Plan, Tally};
 
 const EXAMPLES: &str = "\
 Each of --window stages of this process's Play server sends a request to a stage of the other one,
@@ -85,8 +85,6 @@ pub(crate) struct MeshArgs {
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// What a run may take beyond its phases before something is wrong with this program.
 const SPARE: Duration = Duration::from_secs(30);
-/// How often it is looked whether the other server can be reached.
-const LOOK: Duration = Duration::from_millis(1);
 /// The stage of this server that asks for marks.
 const MARKER: i64 = -1;
 
@@ -156,15 +154,11 @@ fn start(args: &MeshArgs) -> Result<(PlayServer, Arc<Tally>), String> {
 /// Connects, has the stages ask, looks at both sides at the ends of the window, judges.
 fn measure(args: &MeshArgs, play: &PlayHandle, tally: &Tally) -> Result<NodeRecord, String> {
     let node = play.node().ok_or("the server is no node")?;
-    let begin = Instant::now();
-    while !node.is_routable(SERVER_NID) {
-        if begin.elapsed() > args.connect_timeout {
-            let (target, within) = (&args.target, args.connect_timeout);
-            return Err(format!(
-                "no server could be reached at {target} within {within:?}"
-            ));
-        }
-        thread::sleep(LOOK);
+    if !node.wait_routable(SERVER_NID, args.connect_timeout) {
+        let (target, within) = (&args.target, args.connect_timeout);
+        return Err(format!(
+            "no server could be reached at {target} within {within:?}"
+        ));
     }
     let mark = || {
         let asked = play.request_stage(MARKER, "Mark", ()).wait(SPARE);
