@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use proscenium::nodelink::{Endpoint, Nid, Node, NodeOptions};
 use proscenium::play::{
-    Content, Failure, Nobody, Packet, PlayServer, PlayStage, Result, StageCx, StageKind,
+    Content, Failure, Packet, PlayServer, PlayStage, Result, StageCx, StageKind,
 };
 
 #[derive(Default)]
@@ -25,7 +25,7 @@ struct Asker {
 }
 
 impl PlayStage for Asker {
-    type Actor = Nobody;
+    type Actor = ();
 
     async fn on_dispatch_server(
         &mut self,
@@ -61,7 +61,7 @@ fn server(nid: &str, to: Option<&PlayServer>, board: &Arc<Board>) -> PlayServer 
     if let Some(to) = to {
         node = node.connect(Endpoint::new(to.node_addrs()[0].clone()));
     }
-    let server = PlayServer::builder().stage(StageKind::new("asker", make, || Nobody));
+    let server = PlayServer::builder().stage(StageKind::new("asker", make, || ()));
     server.node(node).start().expect("a server")
 }
 

@@ -336,7 +336,7 @@ impl Connection {
 }
 
 /// What a slot of the table holds. Inline, because it is looked up for every message.
-#[allow(clippy::large_enum_variant, reason = "nearly all slots are `Here`")]
+#[expect(clippy::large_enum_variant, reason = "nearly all slots are `Here`")]
 pub(crate) enum Slot {
     Here(Connection),
     /// Born here, lives on another shard now; messages for it are passed on.

@@ -344,7 +344,7 @@ pub struct Engine<P: Send + 'static> {
     addresses: Vec<Address>,
     threads: Vec<JoinHandle<DrainReport>>,
     unix_paths: UnixPaths,
-    #[allow(dead_code, reason = "ends with the engine")]
+    #[expect(dead_code, reason = "ends with the engine")]
     watchdog: Option<Watchdog>,
 }
 
@@ -442,7 +442,7 @@ impl<P: Send + 'static> fmt::Debug for Engine<P> {
 pub struct Shard<H: Handler> {
     inner: ShardOn<EpollDriver, H>,
     addresses: Vec<Address>,
-    #[allow(dead_code, reason = "removes the socket files when dropped")]
+    #[expect(dead_code, reason = "removes the socket files when dropped")]
     unix_paths: UnixPaths,
 }
 

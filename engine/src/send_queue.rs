@@ -74,7 +74,7 @@ pub(crate) struct SendQueue {
     main: Option<Buffer>,
     flush: Option<Buffer>,
     /// Only connections that were sent shared bodies have one.
-    #[allow(
+    #[expect(
         clippy::box_collection,
         reason = "one word in every connection instead of four"
     )]

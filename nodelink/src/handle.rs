@@ -219,7 +219,7 @@ impl Shared {
         }
     }
 
-    #[allow(
+    #[expect(
         clippy::result_large_err,
         reason = "the command is given back as it came"
     )]

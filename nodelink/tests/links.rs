@@ -245,6 +245,56 @@ fn a_peer_that_shakes_hands_and_falls_silent_is_dead_and_its_requests_fail_toget
     wait_until("it is counted", || ended(&handle, LinkEnd::Dead) == 1);
 }
 
+/// A PING may say how long its sender will be silent at most.
+#[test]
+fn a_peer_that_is_silent_for_longer_than_it_said_is_dead() {
+    let patient = options("node")
+        .heartbeat(Duration::from_secs(1))
+        .dead_after(PATIENCE * 10);
+    let node = node(patient);
+    let handle = node.handle();
+    let mut patient = dial(&node, "patient", None);
+    let mut peer = dial(&node, "peer", None);
+    patient.ping(0, b"for ever");
+    assert_eq!(patient.next(), Got::Pong);
+    peer.ping(1, b"a tenth");
+    assert_eq!(peer.next(), Got::Pong);
+    // It is asked itself before that, and does not answer.
+    while let Got::Ping(_) = peer.next() {}
+    wait_until("it is counted", || ended(&handle, LinkEnd::Dead) == 1);
+    assert!(handle.is_routable("patient"));
+}
+
+/// PING is of ZMTP 3.1.
+#[test]
+fn a_peer_of_zmtp_3_0_is_served_and_never_pinged() {
+    let beating = options("node")
+        .heartbeat(Duration::from_millis(40))
+        .dead_after(PATIENCE);
+    let node = node(beating);
+    let stream = std::net::TcpStream::connect(node.local_addrs()[0].to_string()).unwrap();
+    let mut old = RawPeer::with_minor(stream, "old", None, 0);
+    wait_routable(&node.handle(), "old");
+    // All links are looked at together: this one is pinged, and would be after the other one.
+    let mut new = dial(&node, "new", None);
+    for _ in 0..3 {
+        let Got::Ping(context) = new.next() else {
+            panic!("something else than a PING");
+        };
+        new.pong(&context);
+    }
+    old.send(&request_header(7), b"still here");
+    let payload = b"still here".to_vec();
+    let (seq, is_reply, error) = (7, true, 0);
+    let reply = Got::Message {
+        seq,
+        is_reply,
+        error,
+        payload,
+    };
+    assert_eq!(old.next(), reply, "nothing came before it");
+}
+
 #[test]
 fn a_malformed_message_costs_the_link() {
     let node = node(quiet());

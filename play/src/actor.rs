@@ -69,41 +69,11 @@ pub trait Actor: Sized + 'static {
     }
 }
 
-/// The actor of stages that have none: nobody who authenticates for one is let in (error 5). For
-/// stages that other stages and servers ask.
-///
-/// ```
-/// use proscenium_play::{Nobody, Packet, PlayStage, Result, StageCx, StageKind};
-///
-/// struct Prices;
-///
-/// impl PlayStage for Prices {
-///     type Actor = Nobody;
-///
-///     async fn on_dispatch_server(
-///         &mut self,
-///         cx: &mut StageCx<'_, Self>,
-///         _packet: Packet<'_>,
-///     ) -> Result {
-///         cx.reply("Price", "7")?;
-///         Ok(())
-///     }
-/// }
-///
-/// let prices = StageKind::new("prices", |_id| Prices, || Nobody);
-/// # let _ = prices;
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Nobody;
-
-impl Actor for Nobody {
-    fn on_authenticate(
-        &mut self,
-        cx: &mut ActorCx<'_>,
-        packet: Packet<'_>,
-    ) -> impl Future<Output = Result<Verdict>> {
-        let _ = (cx, packet);
-        ready(Ok(Verdict::refuse()))
+/// Nobody: for stages without clients, which only other stages, servers and the program talk to.
+/// Whoever wants to authenticate is refused.
+impl Actor for () {
+    async fn on_authenticate(&mut self, _: &mut ActorCx<'_>, _: Packet<'_>) -> Result<Verdict> {
+        Ok(Verdict::refuse())
     }
 }
 

@@ -178,9 +178,9 @@ impl PlayHandle {
         self.shared.stats()
     }
 
-    /// What its stages have done so far, as the stage system counts.
-    pub fn stage_stats(&self) -> StageStats {
-        self.stages.total()
+    /// What its stages have done so far, by shard, as the stage system counts.
+    pub fn stage_stats(&self) -> Vec<StageStats> {
+        self.stages.stats()
     }
 }
 

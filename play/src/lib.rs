@@ -44,7 +44,7 @@ mod target;
 mod verdict;
 mod wire;
 
-pub use actor::{Actor, ActorCx, Nobody};
+pub use actor::{Actor, ActorCx};
 pub use call::LateReply;
 pub use context::StageCx;
 pub use error::{DeliverError, Failure, Result};

@@ -257,7 +257,7 @@ impl<S: PlayStage> Stage for Room<S> {
 
     // No `async fn`: what that takes is moved within its future before anything else, in pieces
     // that the CPU cannot forward from the stores just before.
-    #[allow(clippy::manual_async_fn, reason = "its arguments stay where they are")]
+    #[expect(clippy::manual_async_fn, reason = "its arguments stay where they are")]
     fn on_packet(
         &mut self,
         cx: &mut Cx<'_, Self>,

@@ -6,7 +6,7 @@ use proscenium_stages::{Tick, TimerId};
 
 use crate::actor::Actor;
 use crate::context::StageCx;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::packet::Packet;
 use crate::seats::{Leave, Member};
 use crate::verdict::Verdict;
@@ -67,7 +67,7 @@ use crate::verdict::Verdict;
 /// answer. A panic ends the stage, unless
 /// [`StageKind::survive_panics`](crate::StageKind::survive_panics) says otherwise.
 pub trait PlayStage: Sized + 'static {
-    /// Its actors.
+    /// Its actors; `()` for a stage without clients.
     type Actor: Actor;
 
     /// The first that it runs, with the packet that whoever created it gave; for a stage of the
@@ -141,9 +141,7 @@ pub trait PlayStage: Sized + 'static {
         packet: Packet<'_>,
     ) -> impl Future<Output = Result> {
         let _ = (cx, actor, packet);
-        ready(Err(crate::Failure::code(
-            crate::ErrorCode::HANDLER_NOT_FOUND,
-        )))
+        ready(Err(no_handler()))
     }
 
     /// A message of another stage, of the program, or of another server:
@@ -155,9 +153,7 @@ pub trait PlayStage: Sized + 'static {
         packet: Packet<'_>,
     ) -> impl Future<Output = Result> {
         let _ = (cx, packet);
-        ready(Err(crate::Failure::code(
-            crate::ErrorCode::HANDLER_NOT_FOUND,
-        )))
+        ready(Err(no_handler()))
     }
 
     /// A timer of [`StageCx::set_timer`] or [`StageCx::set_interval`] is due.
@@ -179,4 +175,8 @@ pub trait PlayStage: Sized + 'static {
         let _ = cx;
         ready(())
     }
+}
+
+fn no_handler() -> Failure {
+    Failure::code(crate::ErrorCode::HANDLER_NOT_FOUND)
 }

@@ -277,7 +277,8 @@ fn metrics_tell_of_handlers_peers_and_the_engine() {
 fn an_address_in_use_is_an_error() {
     let taken = std::net::TcpListener::bind(any()).unwrap();
     let http = Http::new(taken.local_addr().unwrap(), Router::new());
-    assert!(api("api-1").http(http).start().is_err());
+    let error = api("api-1").http(http).start().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn ask(node: &NodeHandle, over: &AtomicBool, answered: &AtomicU64) -> (u64, u64)
 }
 
 #[test]
-fn a_rolling_restart_of_play_servers_loses_no_request() {
+fn a_rolling_restart_of_play_servers_loses_no_request_silently() {
     let list = StaticDirectory::default();
     let client = Node::builder(options("api-1")).start(Silent).unwrap();
     let handle = client.handle();

@@ -15,7 +15,7 @@ use proscenium_engine::sim::{Faults, SimEngine, SimNet, SimRandom, SimWorld};
 use proscenium_engine::{Address, Backoff};
 use proscenium_nodelink::{Endpoint, Nid, Node, NodeOptions};
 use proscenium_play::{
-    Content, ErrorCode, Failure, Nobody, Packet, PendingContent, PlayHandle, PlayParts, PlayServer,
+    Content, ErrorCode, Failure, Packet, PendingContent, PlayHandle, PlayParts, PlayServer,
     PlayShard, PlayStage, Result, StageCx, StageKind,
 };
 use sim::{SECOND, for_seeds};
@@ -29,7 +29,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 struct Walker;
 
 impl PlayStage for Walker {
-    type Actor = Nobody;
+    type Actor = ();
 
     async fn on_dispatch_server(
         &mut self,
@@ -135,7 +135,7 @@ impl Mesh {
             handle,
             shards,
         } = PlayServer::builder()
-            .stage(StageKind::new("walker", |_| Walker, || Nobody))
+            .stage(StageKind::new("walker", |_| Walker, || ()))
             .shards(shards)
             .request_deadline(DEADLINE)
             .node(node)

@@ -4,7 +4,9 @@ mod support;
 
 use std::time::Duration;
 
-use proscenium_play::{Content, ErrorCode};
+use proscenium_play::{
+    Content, ErrorCode, Packet, PlayListener, PlayServer, PlayStage, StageCx, StageKind,
+};
 use support::hall::{server, server_of};
 use support::{AUTHENTICATE, Client, PATIENCE, eventually, packet};
 
@@ -187,4 +189,42 @@ fn shutdown_runs_on_destroy_of_every_stage_and_actor() {
     assert_eq!(asked.err(), Some(ErrorCode::SYSTEM_ERROR));
     let destroyed = handle.destroy_stage(1).wait(PATIENCE);
     assert_eq!(destroyed.err(), Some(ErrorCode::SYSTEM_ERROR));
+}
+
+/// Stages that only the program and other servers talk to.
+struct Till(u32);
+
+impl PlayStage for Till {
+    type Actor = ();
+
+    async fn on_dispatch_server(
+        &mut self,
+        cx: &mut StageCx<'_, Self>,
+        _: Packet<'_>,
+    ) -> proscenium_play::Result {
+        self.0 += 1;
+        cx.reply("Count", self.0.to_string())?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stage_without_clients_lets_nobody_in_and_serves_the_program() {
+    let server = PlayServer::builder()
+        .stage(StageKind::new("till", |_| Till(0), || ()))
+        .authentication(AUTHENTICATE)
+        .default_stage("till")
+        .listen(PlayListener::tcp("127.0.0.1:0").unwrap())
+        .start()
+        .unwrap();
+    let handle = server.handle();
+    let made = handle.create_stage("till", 1, Content::default());
+    assert!(made.wait(PATIENCE).unwrap().is_new);
+    let refused = Client::connect(&server).authenticate(1, "ann");
+    assert_eq!(refused.error, ErrorCode::AUTHENTICATION_FAILED.0);
+    for count in ["1", "2"] {
+        let answer = handle.request_stage(1, "Pay", ()).wait(PATIENCE).unwrap();
+        assert_eq!(answer.payload, count.as_bytes());
+    }
+    assert_eq!(handle.stats().actors, 0);
 }

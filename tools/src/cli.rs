@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -222,6 +223,10 @@ pub(crate) struct EchoArgs {
     /// How a message is answered, on the callback interface
     #[arg(long, value_enum, default_value_t = Answer::Forward)]
     pub(crate) answer: Answer,
+    /// Write the summary at the end to this file as JSON; `-` is standard output, and what is for
+    /// people goes to standard error
+    #[arg(long, value_name = "F")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[cfg(test)]

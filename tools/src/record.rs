@@ -1,5 +1,7 @@
-//! The record of a stream run: one CSV row, one JSON document.
+//! What comes of a run: the summary for people, the JSON document for programs; of a stream run
+//! also a CSV row.
 
+use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -8,6 +10,55 @@ use serde::{Deserialize, Serialize};
 
 use crate::errno::ErrorCounts;
 use crate::machine::Machine;
+
+/// Prints the summary, and writes the document where `--json` asks for it: to a file, or to
+/// standard output if the path is `-`. That stays a document for other programs: the summary goes
+/// to standard error then.
+///
+/// # Errors
+/// When the document cannot be written: names the option.
+pub(crate) fn publish(
+    summary: &impl Display,
+    document: &impl Serialize,
+    json: Option<&Path>,
+) -> Result<(), String> {
+    // Whoever waited for the summary may be gone.
+    let _ = if is_output(json) {
+        write!(io::stderr(), "{summary}")
+    } else {
+        write!(io::stdout(), "{summary}")
+    };
+    let Some(path) = json else { return Ok(()) };
+    let written = serde_json::to_string_pretty(document)
+        .map_err(io::Error::other)
+        .map(|text| text + "\n")
+        .and_then(|text| match is_output(json) {
+            true => io::stdout().lock().write_all(text.as_bytes()),
+            false => fs::write(path, text),
+        });
+    written.map_err(|error| format!("--json {}: {error}", path.display()))
+}
+
+/// True if the document is what goes to standard output.
+pub(crate) fn is_output(json: Option<&Path>) -> bool {
+    json == Some(Path::new("-"))
+}
+
+/// The command line of this process; its program without its folder: results are for other
+/// machines.
+pub(crate) fn command() -> Vec<String> {
+    without_folder(std::env::args().collect())
+}
+
+/// A command line that names its program only.
+pub(crate) fn without_folder(mut command: Vec<String>) -> Vec<String> {
+    if let Some(program) = command.first_mut()
+        && let Some(name) = Path::new(program.as_str()).file_name()
+    {
+        *program = name.to_string_lossy().into_owned();
+    }
+    command
+}
 
 /// A run as a row. The columns up to `pass_fail` are those of the existing harness for other
 /// stacks, in its order, so that results line up; ours follow.
@@ -125,19 +176,6 @@ impl StreamRecord {
     pub(crate) fn passed(&self) -> bool {
         self.failures.is_empty()
     }
-
-    /// Writes the record as JSON to a file, or to standard output if the path is `-`.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn write_json(&self, path: &Path) -> io::Result<()> {
-        let mut text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        text.push('\n');
-        if path == Path::new("-") {
-            return io::stdout().lock().write_all(text.as_bytes());
-        }
-        fs::write(path, text)
-    }
 }
 
 impl StreamRow {
@@ -252,9 +290,22 @@ mod tests {
             machine: Machine::describe(),
             ..StreamRecord::default()
         };
-        record.write_json(&file.0).unwrap();
+        publish(&"", &record, Some(&file.0)).unwrap();
         let text = fs::read_to_string(&file.0).unwrap();
         assert_eq!(serde_json::from_str::<StreamRecord>(&text).unwrap(), record);
         assert!(text.contains("\"throughput\": 1234.5"), "{text}");
+        let nowhere = file.0.join("nowhere.json");
+        let error = publish(&"", &record, Some(&nowhere)).unwrap_err();
+        assert!(
+            error.contains("--json") && error.contains("nowhere"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn command_lines_name_the_program_without_its_folder() {
+        let line = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(without_folder(line("/a/b/c d /e")), ["c", "d", "/e"]);
+        assert_eq!(without_folder(Vec::new()), Vec::<String>::new());
     }
 }

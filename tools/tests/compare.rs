@@ -3,58 +3,34 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
 
-use common::proscenium;
+use common::{Folder, assert_explained, compare};
 use serde_json::Value;
-
-/// A folder for one test, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = format!("proscenium-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(folder);
-        fs::create_dir_all(&path).expect("the temporary folder is writable");
-        Self(path)
-    }
-
-    fn text(&self, file: &str) -> String {
-        fs::read_to_string(self.0.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 #[test]
 fn a_small_comparison_measures_skips_and_writes_its_files() {
     let (empty, out) = (Folder::new("no-peers"), Folder::new("results"));
-    let output = proscenium()
-        .args(["compare", "--stacks", "proscenium,raw", "--runs", "2"])
-        .args([
-            "--ccu",
-            "20",
-            "--size",
-            "64",
-            "--inflight",
-            "4",
-            "--rate",
-            "2000",
-        ])
-        .args(["--warmup", "100ms", "--measure", "200ms"])
-        .arg("--peers-dir")
-        .arg(&empty.0)
-        .arg("--out")
-        .arg(&out.0)
-        .output()
-        .expect("the command starts");
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{printed}\n{told}");
+    let peers = empty.0.to_str().expect("a name in text");
+    let shape = [
+        "--ccu",
+        "20",
+        "--size",
+        "64",
+        "--inflight",
+        "4",
+        "--rate",
+        "2000",
+    ];
+    let times = ["--warmup", "100ms", "--measure", "200ms"];
+    let stacks = [
+        "--stacks",
+        "proscenium,raw",
+        "--runs",
+        "2",
+        "--peers-dir",
+        peers,
+    ];
+    let (printed, told, json) = compare(&[&shape[..], &times, &stacks].concat(), &out);
     assert!(
         printed.contains("skipped: peer-raw-epoll not found"),
         "{printed}"
@@ -62,7 +38,6 @@ fn a_small_comparison_measures_skips_and_writes_its_files() {
     assert!(told.contains("CPU quota"), "{told}");
     assert!(told.contains("left"), "{told}");
 
-    let json: Value = serde_json::from_str(&out.text("results.json")).expect("JSON");
     let runs = json["runs"].as_array().expect("runs");
     let of =
         |stack: &str| -> Vec<&Value> { runs.iter().filter(|run| run["stack"] == stack).collect() };
@@ -114,17 +89,18 @@ fn the_profiles_of_layers_and_play_run_their_own_stacks() {
         ("play", "play-broadcast", "tcp", &["broadcast"]),
     ] {
         let out = Folder::new(stack);
-        let output = proscenium()
-            .args(["compare", "--profile", profile, "--stacks", stack])
-            .args(["--shapes", &shapes.join(","), "--runs", "1", "--ccu", "20"])
-            .args(["--warmup", "100ms", "--measure", "200ms", "--rate", "20000"])
-            .arg("--out")
-            .arg(&out.0)
-            .output()
-            .expect("the command starts");
-        let printed = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{printed}");
-        let json: Value = serde_json::from_str(&out.text("results.json")).expect("JSON");
+        let shapes_named = shapes.join(",");
+        let what = [
+            "--profile",
+            profile,
+            "--stacks",
+            stack,
+            "--shapes",
+            &shapes_named,
+        ];
+        let size = ["--runs", "1", "--ccu", "20", "--rate", "20000"];
+        let times = ["--warmup", "100ms", "--measure", "200ms"];
+        let (printed, _, json) = compare(&[&what[..], &size, &times].concat(), &out);
         let runs = json["runs"].as_array().expect("runs");
         let passed = runs.iter().filter(|run| run["status"] == "pass").count();
         // Each shape has the stack and its twin.
@@ -142,37 +118,24 @@ fn the_profiles_of_layers_and_play_run_their_own_stacks() {
 fn a_server_that_does_not_start_fails_its_row_only() {
     use std::os::unix::fs::PermissionsExt;
     let (peers, out) = (Folder::new("broken-peer"), Folder::new("broken-results"));
-    let broken = peers.0.join("peer-tokio");
-    fs::write(&broken, "#!/bin/sh\necho out of order >&2\nexit 7\n").expect("it is written");
+    let broken = peers.file("peer-tokio", "#!/bin/sh\necho out of order >&2\nexit 7\n");
     fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    let output = proscenium()
-        .args([
-            "compare",
-            "--stacks",
-            "tokio,proscenium",
-            "--shapes",
-            "s2",
-            "--runs",
-            "3",
-        ])
-        .args([
-            "--ccu",
-            "5",
-            "--warmup",
-            "50ms",
-            "--measure",
-            "100ms",
-            "--quota",
-            "0",
-        ])
-        .arg("--peers-dir")
-        .arg(&peers.0)
-        .arg("--out")
-        .arg(&out.0)
-        .output()
-        .expect("the command starts");
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{printed}");
+    let folder = peers.0.to_str().expect("a name in text");
+    let what = [
+        "--stacks",
+        "tokio,proscenium",
+        "--shapes",
+        "s2",
+        "--runs",
+        "3",
+        "--ccu",
+        "5",
+    ];
+    let times = ["--warmup", "50ms", "--measure", "100ms", "--quota", "0"];
+    let (printed, _, json) = compare(
+        &[&what[..], &times, &["--peers-dir", folder]].concat(),
+        &out,
+    );
     let row = printed
         .lines()
         .find(|line| line.trim_start().starts_with("tokio"));
@@ -181,7 +144,6 @@ fn a_server_that_does_not_start_fails_its_row_only() {
         row.contains("failed:") && row.contains("out of order"),
         "{row}"
     );
-    let json: Value = serde_json::from_str(&out.text("results.json")).expect("JSON");
     let lines = json["summaries"][0]["lines"].as_array().expect("lines");
     let passed: Vec<u64> = lines
         .iter()
@@ -200,13 +162,6 @@ fn a_plan_without_shapes_and_unknown_stacks_are_errors() {
         (&["--stacks", "nginx"], "tokio-codec"),
         (&["--shapes", "s7"], "s2-quota"),
     ] {
-        let output = proscenium()
-            .arg("compare")
-            .args(args)
-            .output()
-            .expect("it starts");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
-        assert!(told.contains(expected), "{args:?}: {told}");
+        assert_explained(&[&["compare"], args].concat(), expected);
     }
 }

@@ -2,14 +2,15 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Echo, load, proscenium, read_frame, write_frame};
+use common::{Echo, Folder, assert_explained, load, proscenium, read_frame, write_frame};
+use serde_json::Value;
 
 /// The answer to one scrape.
 struct Metrics {
@@ -215,13 +216,67 @@ fn sigterm_drains_stages_and_their_connections() {
 
 #[test]
 fn stages_need_the_callback_interface() {
-    let output = proscenium()
-        .args(["echo", "--mode", "stage", "--interface", "socket"])
-        .output()
+    let socket = ["echo", "--mode", "stage", "--interface", "socket"];
+    assert_explained(&socket, "--interface callback");
+}
+
+#[test]
+fn the_summary_is_a_document_too() {
+    let folder = Folder::new("echo-json");
+    let file = folder.file("summary.json", "");
+    let path = file.to_str().expect("a name in text");
+    for (mode, interface, stages) in [
+        ("callback", "callback", None),
+        ("callback", "socket", None),
+        ("stage", "callback", Some(1)),
+    ] {
+        let args = ["--mode", mode, "--interface", interface, "--json", path];
+        let summary = terminate_while_connected(Echo::start(&args));
+        assert!(summary.contains("1 accepted"), "{summary}");
+        let json: Value = serde_json::from_str(&folder.text("summary.json")).expect("JSON");
+        for (name, value) in [("messages_in", 1), ("bytes_out", 18), ("accepted", 1)] {
+            assert_eq!(json[name].as_u64(), Some(value), "{name}: {json}");
+        }
+        let closes = json["closes"].as_object().expect("reasons");
+        assert_eq!(
+            closes.values().filter_map(Value::as_u64).sum::<u64>(),
+            1,
+            "{json}"
+        );
+        assert_eq!(json["stages"]["ended"].as_u64(), stages, "{json}");
+        assert_eq!(json["drain"]["bytes_lost"], 0, "{json}");
+    }
+}
+
+/// With the document on standard output, nothing else is there.
+#[test]
+fn the_document_has_standard_output_to_itself() {
+    let mut command = proscenium();
+    command.args(["echo", "--listen", "127.0.0.1:0", "--json", "-"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    errors.read_line(&mut line).unwrap();
+    assert!(line.starts_with("listening on 127.0.0.1:"), "{line}");
+    let kill = format!("kill -TERM {}", child.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut text = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
         .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("--interface callback"), "{error}");
+    assert!(child.wait().unwrap().success());
+    let json: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!(json["accepted"], 0, "{json}");
 }
 
 #[test]
@@ -259,11 +314,5 @@ fn a_message_over_the_limit_closes_its_connection() {
 fn an_address_in_use_is_an_error_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = proscenium()
-        .args(["echo", "--listen", &address])
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains(&address), "{error}");
+    assert_explained(&["echo", "--listen", &address], &address);
 }

@@ -2,39 +2,16 @@
 
 mod common;
 
-use std::fs;
-use std::path::PathBuf;
+use common::{Echo, Folder, LARGE, Loaded, assert_explained, load};
 
-use common::{Echo, LARGE, Loaded, load, proscenium};
-
-/// A certificate and its key in files of a folder for one test, removed at the end.
-struct Certificate(PathBuf);
-
-impl Certificate {
-    fn new(name: &str, host: &str) -> Self {
-        let folder = format!("proscenium-{}-{name}", std::process::id());
-        let folder = Self(std::env::temp_dir().join(folder));
-        fs::create_dir_all(&folder.0).expect("the temporary folder is writable");
-        let made = rcgen::generate_simple_self_signed([host.to_owned()]).expect("a host name");
-        fs::write(folder.0.join("cert.pem"), made.cert.pem()).expect("the folder is writable");
-        let key = made.signing_key.serialize_pem();
-        fs::write(folder.0.join("key.pem"), key).expect("the folder is writable");
-        folder
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0
-            .join(name)
-            .to_str()
-            .expect("a name in text")
-            .to_owned()
-    }
-}
-
-impl Drop for Certificate {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// A certificate and its key, in files of a folder.
+fn certificate(folder: &Folder, host: &str) -> [String; 2] {
+    let made = rcgen::generate_simple_self_signed([host.to_owned()]).expect("a host name");
+    let files = [
+        folder.file("cert.pem", &made.cert.pem()),
+        folder.file("key.pem", &made.signing_key.serialize_pem()),
+    ];
+    files.map(|path| path.to_str().expect("a name in text").to_owned())
 }
 
 #[track_caller]
@@ -70,17 +47,14 @@ fn tls_with_a_certificate_made_on_the_spot_is_not_verified_and_says_so() {
 
 #[test]
 fn tls_with_given_certificates_demands_the_right_one() {
-    let (right, wrong) = (
-        Certificate::new("right", "127.0.0.1"),
-        Certificate::new("wrong", "127.0.0.1"),
-    );
-    let files = [right.file("cert.pem"), right.file("key.pem")];
+    let (right, wrong) = (Folder::new("right"), Folder::new("wrong"));
+    let files = certificate(&right, "127.0.0.1");
     let echo = Echo::start(&["--tls", "--cert", &files[0], "--key", &files[1]]);
     let run = load(&echo.address, "s2", &["--tls", "--ca", &files[0]]);
     assert_passes(&run, "tls");
     assert!(!run.summary.contains("not verified"), "{run}");
 
-    let other = wrong.file("cert.pem");
+    let [other, _] = certificate(&wrong, "127.0.0.1");
     let run = load(&echo.address, "s2", &["--tls", "--ca", &other]);
     assert_refused(&run, "handshake (TLS");
     let named = [
@@ -194,12 +168,6 @@ fn options_that_do_not_fit_are_explained() {
             "no-such-c.pem",
         ),
     ] {
-        let output = proscenium()
-            .args(args)
-            .output()
-            .expect("the command starts");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
-        assert!(said.contains(expected), "{args:?}: {said}");
+        assert_explained(args, expected);
     }
 }

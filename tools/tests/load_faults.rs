@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{load, proscenium, read_frame, server, write_frame};
+use common::{assert_explained, load, proscenium, read_frame, server, write_frame};
 
 /// Echoes frames after changing them.
 fn changed(change: fn(&mut Vec<u8>)) -> String {
@@ -253,9 +253,6 @@ fn faults_of_the_tool_itself_exit_with_1_and_say_what_to_do() {
         (&["--target", "127.0.0.1:1", "--warmup", "3"], "500ms"),
         (&[], "--target"),
     ] {
-        let output = proscenium().args(base).args(args).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
-        assert!(error.contains(expected), "{args:?}: {error}");
+        assert_explained(&[&base[..], args].concat(), expected);
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use std::io::Write;
 use std::process::Command;
 
-use common::{Echo, LARGE, Loaded, proscenium, read_frame, server};
+use common::{Echo, LARGE, Loaded, assert_explained, proscenium, read_frame, server};
 use proscenium_framing::packet::{ClientPacket, ErrorCode, ServerPacket};
 
 /// Runs `proscenium load play` against the target; small and short unless `args` say more.
@@ -190,15 +190,8 @@ fn options_that_do_not_go_together_are_explained() {
             "--scenario",
             "s2",
         ];
-        let output = proscenium().args(base).args(args).output();
-        let output = output.expect("the command starts");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
-        assert!(said.contains(expected), "{args:?}: {said}");
+        assert_explained(&[&base[..], args].concat(), expected);
     }
-    let output = proscenium()
-        .args(["echo", "--mode", "play", "--framing", "raw"])
-        .output();
-    let said = String::from_utf8_lossy(&output.expect("it starts").stderr).into_owned();
-    assert!(said.contains("packets with a length"), "{said}");
+    let raw = ["echo", "--mode", "play", "--framing", "raw"];
+    assert_explained(&raw, "packets with a length");
 }

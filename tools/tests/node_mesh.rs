@@ -4,35 +4,11 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
-use common::{Echo, proscenium};
+use common::{Echo, Folder, proscenium};
 use serde_json::Value;
-
-/// A folder of its own for a test, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let name = format!("proscenium-{}-{name}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).expect("a folder");
-        Self(folder)
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        fs::write(&path, text).expect("it can be written");
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn run(config: &Path) -> Echo {
     let mut command = proscenium();
@@ -105,6 +81,15 @@ fn a_node_runs_as_its_file_says_and_answers_the_shell() {
         "{out}"
     );
     assert!(out.contains("median"), "{out}");
+    let (code, out, said) = code_and_texts(&node(&[&args[..], &["--json"]].concat()));
+    assert_eq!(code, 0, "{said}");
+    let json: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"));
+    assert_eq!(
+        (&json["sent"], &json["lost"]),
+        (&3.into(), &0.into()),
+        "{out}"
+    );
+    assert_eq!(json["times_us"].as_array().map(Vec::len), Some(3), "{out}");
 
     let bytes = folder.file("news.bin", "\0\u{1}news");
     let bytes = bytes.to_str().expect("a path of text");
@@ -126,6 +111,8 @@ fn a_node_runs_as_its_file_says_and_answers_the_shell() {
         summary.contains("Announce from herald, 6 bytes"),
         "{summary}"
     );
+    // All of them, whoever has gone since: requests and pings, and the news.
+    assert!(summary.contains("messages     9 taken"), "{summary}");
     assert!(summary.contains("drain"), "{summary}");
 }
 

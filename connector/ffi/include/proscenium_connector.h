@@ -401,6 +401,7 @@ enum PscStatus psc_request(const struct PscConnector *connector,
 
 /**
  * psc_request with a time-out of its own, in milliseconds, instead of that of the options.
+ * Threads, ownership: as for psc_request.
  *
  * # Safety
  * As for psc_request.
@@ -450,6 +451,7 @@ enum PscStatus psc_request_wait(const struct PscConnector *connector,
 
 /**
  * psc_request_wait with a time-out of its own, in milliseconds, instead of that of the options.
+ * Threads, ownership: as for psc_request_wait.
  *
  * # Safety
  * As for psc_request_wait.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proscenium_connector::{
     Builder, ByteOrder, ConnectError, Connector, Delivery, Packet, Pending, Reconnect,
-    RequestError, Transport,
+    RequestError, SendError, Transport,
 };
 
 use crate::boundary::{
@@ -308,12 +308,16 @@ pub unsafe extern "C" fn psc_send(
     payload: *const u8,
     payload_len: usize,
 ) -> PscStatus {
-    with_status(|| {
-        // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) =
-            unsafe { message(connector, msg_id, payload, payload_len) }?;
-        connector.send(stage_id, msg_id, payload).map_err(refused)
-    })
+    // SAFETY: the caller's promises.
+    unsafe {
+        say(
+            connector,
+            msg_id,
+            payload,
+            payload_len,
+            |connector, msg_id, payload| connector.send(stage_id, msg_id, payload),
+        )
+    }
 }
 
 /// Sends a message and calls back with its answer. With PSC_STATUS_OK, `on_answer` is called
@@ -332,18 +336,21 @@ pub unsafe extern "C" fn psc_request(
     on_answer: PscAnswer,
     user_data: *mut c_void,
 ) -> PscStatus {
-    let user_data = UserData(user_data);
-    with_status(|| {
-        // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) =
-            unsafe { message(connector, msg_id, payload, payload_len) }?;
-        let called = move |result: Result<_, _>| answer(on_answer, user_data, &result);
-        let sent = connector.request_with(stage_id, msg_id, payload, called);
-        sent.map_err(refused)
-    })
+    let called = called(on_answer, user_data);
+    // SAFETY: the caller's promises.
+    unsafe {
+        say(
+            connector,
+            msg_id,
+            payload,
+            payload_len,
+            |connector, msg_id, payload| connector.request_with(stage_id, msg_id, payload, called),
+        )
+    }
 }
 
 /// psc_request with a time-out of its own, in milliseconds, instead of that of the options.
+/// Threads, ownership: as for psc_request.
 ///
 /// # Safety
 /// As for psc_request.
@@ -358,16 +365,20 @@ pub unsafe extern "C" fn psc_request_within(
     on_answer: PscAnswer,
     user_data: *mut c_void,
 ) -> PscStatus {
-    let user_data = UserData(user_data);
-    with_status(|| {
-        // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) =
-            unsafe { message(connector, msg_id, payload, payload_len) }?;
-        let timeout = Duration::from_millis(timeout_ms.into());
-        let called = move |result: Result<_, _>| answer(on_answer, user_data, &result);
-        let sent = connector.request_within_with(timeout, stage_id, msg_id, payload, called);
-        sent.map_err(refused)
-    })
+    let timeout = Duration::from_millis(timeout_ms.into());
+    let called = called(on_answer, user_data);
+    // SAFETY: the caller's promises.
+    unsafe {
+        say(
+            connector,
+            msg_id,
+            payload,
+            payload_len,
+            |connector, msg_id, payload| {
+                connector.request_within_with(timeout, stage_id, msg_id, payload, called)
+            },
+        )
+    }
 }
 
 /// Authenticates: a request that is allowed before, and has to come before, any other message.
@@ -386,15 +397,19 @@ pub unsafe extern "C" fn psc_authenticate(
     on_answer: PscAnswer,
     user_data: *mut c_void,
 ) -> PscStatus {
-    let user_data = UserData(user_data);
-    with_status(|| {
-        // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) =
-            unsafe { message(connector, msg_id, payload, payload_len) }?;
-        let called = move |result: Result<_, _>| answer(on_answer, user_data, &result);
-        let sent = connector.authenticate_with(stage_id, msg_id, payload, called);
-        sent.map_err(refused)
-    })
+    let called = called(on_answer, user_data);
+    // SAFETY: the caller's promises.
+    unsafe {
+        say(
+            connector,
+            msg_id,
+            payload,
+            payload_len,
+            |connector, msg_id, payload| {
+                connector.authenticate_with(stage_id, msg_id, payload, called)
+            },
+        )
+    }
 }
 
 /// Sends a message and waits for its answer, for at most the request timeout; no other callback
@@ -415,19 +430,18 @@ pub unsafe extern "C" fn psc_request_wait(
     code: *mut u16,
     response: *mut *mut PscResponse,
 ) -> PscStatus {
-    with_status(|| {
-        // SAFETY: the caller's promise.
-        unsafe { prepare(code, response) }?;
-        // SAFETY: the caller's promises.
-        let (connector, msg_id, payload) =
-            unsafe { message(connector, msg_id, payload, payload_len) }?;
-        let ask = || connector.request(stage_id, msg_id, payload);
-        // SAFETY: likewise.
-        unsafe { wait(ask, code, response) }
-    })
+    // SAFETY: the caller's promises.
+    unsafe {
+        say_and_wait(
+            (connector, msg_id, payload, payload_len),
+            (code, response),
+            |connector, msg_id, payload| connector.request(stage_id, msg_id, payload),
+        )
+    }
 }
 
 /// psc_request_wait with a time-out of its own, in milliseconds, instead of that of the options.
+/// Threads, ownership: as for psc_request_wait.
 ///
 /// # Safety
 /// As for psc_request_wait.
@@ -442,63 +456,93 @@ pub unsafe extern "C" fn psc_request_wait_within(
     code: *mut u16,
     response: *mut *mut PscResponse,
 ) -> PscStatus {
+    let timeout = Duration::from_millis(timeout_ms.into());
+    // SAFETY: the caller's promises.
+    unsafe {
+        say_and_wait(
+            (connector, msg_id, payload, payload_len),
+            (code, response),
+            |connector, msg_id, payload| {
+                connector.request_within(timeout, stage_id, msg_id, payload)
+            },
+        )
+    }
+}
+
+/// Hands a message over as `say` does.
+///
+/// # Safety
+/// As for psc_send.
+unsafe fn say(
+    connector: *const PscConnector,
+    msg_id: *const c_char,
+    payload: *const u8,
+    payload_len: usize,
+    say: impl FnOnce(&Connector, &str, &[u8]) -> Result<(), SendError>,
+) -> PscStatus {
     with_status(|| {
-        // SAFETY: the caller's promise.
-        unsafe { prepare(code, response) }?;
         // SAFETY: the caller's promises.
         let (connector, msg_id, payload) =
             unsafe { message(connector, msg_id, payload, payload_len) }?;
-        let timeout = Duration::from_millis(timeout_ms.into());
-        let ask = || connector.request_within(timeout, stage_id, msg_id, payload);
-        // SAFETY: likewise.
-        unsafe { wait(ask, code, response) }
+        say(&connector, msg_id, payload).map_err(refused)
     })
 }
 
-/// Puts null where an answer will be.
-///
-/// # Safety
-/// `code` and `response` are null or point to writable memory.
-unsafe fn prepare(code: *mut u16, response: *mut *mut PscResponse) -> Result<(), PscStatus> {
-    if code.is_null() || response.is_null() {
-        set_last_error("nowhere to put the answer");
-        return Err(PscStatus::InvalidArgument);
-    }
-    // SAFETY: not null; the rest is the caller's promise.
-    unsafe { response.write(std::ptr::null_mut()) };
-    Ok(())
+/// What calls C with an answer.
+fn called(
+    on_answer: PscAnswer,
+    user_data: *mut c_void,
+) -> impl FnOnce(Result<Packet, RequestError>) + Send + 'static {
+    let user_data = UserData(user_data);
+    move |result| answer(on_answer, user_data, &result)
 }
 
-/// Asks and waits.
+/// Asks as `ask` does, waits, and puts code and answer where C wants them.
 ///
 /// # Safety
-/// `code` and `response` point to writable memory.
-unsafe fn wait(
-    ask: impl FnOnce() -> Pending<Result<Packet, RequestError>>,
-    code: *mut u16,
-    response: *mut *mut PscResponse,
-) -> Result<(), PscStatus> {
-    if Connector::is_on_io_thread() {
-        set_last_error("waiting on the background thread");
-        return Err(PscStatus::WouldDeadlock);
-    }
-    let (got, packet) = match ask().wait() {
-        Ok(packet) => (0, Some(packet)),
-        Err(RequestError::NotSent(error)) => return Err(refused(error)),
-        Err(RequestError::Refused(packet)) => (packet.error.0, Some(packet)),
-        Err(error) => (error.code().0, None),
-    };
-    // SAFETY: the caller's promise.
-    unsafe { code.write(got) };
-    if let Some(packet) = packet {
-        let given = Box::into_raw(Box::new(PscResponse {
-            id: c_string(packet.msg_id.as_bytes()),
-            packet,
-        }));
-        // SAFETY: likewise.
-        unsafe { response.write(given) };
-    }
-    Ok(())
+/// As for psc_request_wait.
+unsafe fn say_and_wait(
+    (connector, msg_id, payload, payload_len): (
+        *const PscConnector,
+        *const c_char,
+        *const u8,
+        usize,
+    ),
+    (code, response): (*mut u16, *mut *mut PscResponse),
+    ask: impl FnOnce(&Connector, &str, &[u8]) -> Pending<Result<Packet, RequestError>>,
+) -> PscStatus {
+    with_status(|| {
+        if code.is_null() || response.is_null() {
+            set_last_error("nowhere to put the answer");
+            return Err(PscStatus::InvalidArgument);
+        }
+        // SAFETY: not null; the rest is the caller's promise.
+        unsafe { response.write(std::ptr::null_mut()) };
+        // SAFETY: the caller's promises.
+        let (connector, msg_id, payload) =
+            unsafe { message(connector, msg_id, payload, payload_len) }?;
+        if Connector::is_on_io_thread() {
+            set_last_error("waiting on the background thread");
+            return Err(PscStatus::WouldDeadlock);
+        }
+        let (got, packet) = match ask(&connector, msg_id, payload).wait() {
+            Ok(packet) => (0, Some(packet)),
+            Err(RequestError::NotSent(error)) => return Err(refused(error)),
+            Err(RequestError::Refused(packet)) => (packet.error.0, Some(packet)),
+            Err(error) => (error.code().0, None),
+        };
+        // SAFETY: not null; the rest is the caller's promise.
+        unsafe { code.write(got) };
+        if let Some(packet) = packet {
+            let given = Box::into_raw(Box::new(PscResponse {
+                id: c_string(packet.msg_id.as_bytes()),
+                packet,
+            }));
+            // SAFETY: likewise.
+            unsafe { response.write(given) };
+        }
+        Ok(())
+    })
 }
 
 /// Puts what the response has into `*packet`: pointers into the response, valid until

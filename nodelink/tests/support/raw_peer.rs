@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 
 use proscenium_framing::route::RouteHeader;
 use proscenium_framing::zmtp::{
-    Command, Decoded, Decoder, FrameHeader, Handshake, Limits, Null, Properties, Step,
+    Command, Decoded, Decoder, FrameHeader, Greeting, Handshake, Limits, Null, Properties, Step,
 };
 
 use proscenium_nodelink::{
@@ -40,7 +40,12 @@ pub enum Got {
 
 impl RawPeer {
     /// Shakes hands as `identity`; with a `run`, as a Proscenium node.
-    pub fn new(mut stream: TcpStream, identity: &str, run: Option<u64>) -> Self {
+    pub fn new(stream: TcpStream, identity: &str, run: Option<u64>) -> Self {
+        Self::with_minor(stream, identity, run, Greeting::MINOR)
+    }
+
+    /// The same as a peer of ZMTP 3.`minor`.
+    pub fn with_minor(mut stream: TcpStream, identity: &str, run: Option<u64>, minor: u8) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut own = Properties::new();
         own.push("Socket-Type", b"ROUTER");
@@ -52,6 +57,7 @@ impl RawPeer {
         let limits = Limits::default();
         let (mut out, mut unread) = (Vec::new(), Vec::new());
         let mut handshake = Handshake::new(Null, own, limits, &mut out);
+        out[11] = minor; // of the greeting
         loop {
             stream.write_all(&out).unwrap();
             out.clear();
@@ -87,11 +93,15 @@ impl RawPeer {
     /// As a Proscenium node that begins to send on this link.
     pub fn begin_turn(&mut self, turn: u64) {
         let context = [&b"turn"[..], &turn.to_be_bytes()].concat();
+        self.ping(0, &context);
+        assert_eq!(self.next(), Got::Pong);
+    }
+
+    /// Asks for a sign of life. `ttl`: tenths of a second that we may be silent; 0: for ever.
+    pub fn ping(&mut self, ttl: u16, context: &[u8]) {
         let mut bytes = Vec::new();
-        let (ttl, context) = (0, &context[..]);
         Command::Ping { ttl, context }.encode(&mut bytes);
         self.stream.write_all(&bytes).unwrap();
-        assert_eq!(self.next(), Got::Pong);
     }
 
     pub fn pong(&mut self, context: &[u8]) {

@@ -113,7 +113,6 @@ impl ApiServer {
     /// they know of it is answered. From then on messages are refused with error 2. Handlers that
     /// are still under way at three quarters of the time are ended, their requests answered 14; at
     /// last the links are flushed and closed.
-    #[cfg_attr(not(feature = "http"), allow(unused_mut, reason = "HTTP is taken out"))]
     pub fn shutdown(mut self, deadline: Duration) -> ApiReport {
         let began = Instant::now();
         let eighths = |eighths| began + deadline / 8 * eighths;

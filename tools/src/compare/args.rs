@@ -20,7 +20,7 @@ Examples:
   proscenium compare --profile full --out results
   proscenium compare --stacks proscenium,raw --shapes s2-quota --runs 7 --measure 10s
   proscenium compare --profile full --shapes client
-  proscenium compare --profile ws
+  proscenium compare --tls                                    as --profile tls
   proscenium compare --profile node --runs 1 --measure 300ms
   proscenium compare --profile mesh
   proscenium compare --ccu 100 --size 64 --inflight 1000 --scenarios s2 --rate 0
@@ -80,9 +80,15 @@ pub(crate) enum Pin {
 pub(crate) struct CompareArgs {
     /// Which shapes to run; the options below change each of them
     #[arg(long, value_enum, default_value_t = Profile::Default)]
-    pub(crate) profile: Profile,
-    /// Run a sweep over sizes, messages in flight and connections instead of a profile
+    profile: Profile,
+    /// As --profile tls
     #[arg(long, conflicts_with = "profile")]
+    tls: bool,
+    /// As --profile ws
+    #[arg(long, conflicts_with_all = ["profile", "tls"])]
+    ws: bool,
+    /// Run a sweep over sizes, messages in flight and connections instead of a profile
+    #[arg(long, conflicts_with_all = ["profile", "tls", "ws"])]
     pub(crate) sweep: bool,
     /// Servers to compare; default proscenium,asio,tokio,tokio-codec,raw, or those of the profile
     #[arg(long, value_name = "NAME,NAME", value_delimiter = ',',
@@ -141,6 +147,17 @@ pub(crate) struct CompareArgs {
     pub(crate) out: String,
 }
 
+impl CompareArgs {
+    /// The set of shapes to run.
+    pub(crate) fn profile(&self) -> Profile {
+        match (self.tls, self.ws) {
+            (true, _) => Profile::Tls,
+            (_, true) => Profile::Ws,
+            _ => self.profile,
+        }
+    }
+}
+
 /// 0 or 10 % and more: the kernel's shortest quota is 1 ms, our period 10 ms.
 fn parse_quota(text: &str) -> Result<u32, String> {
     match text.trim_end_matches('%').parse() {
@@ -163,6 +180,32 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn profile(args: &[&str]) -> Result<Profile, clap::Error> {
+        let cli = Cli::try_parse_from(["proscenium", "compare"].iter().chain(args))?;
+        match cli.command {
+            Command::Compare(args) => Ok(args.profile()),
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn layers_are_profiles() {
+        assert_eq!(profile(&[]).unwrap(), Profile::Default);
+        assert_eq!(profile(&["--profile", "mesh"]).unwrap(), Profile::Mesh);
+        assert_eq!(profile(&["--tls"]).unwrap(), Profile::Tls);
+        assert_eq!(profile(&["--ws"]).unwrap(), Profile::Ws);
+        for both in [
+            &["--tls", "--ws"][..],
+            &["--tls", "--sweep"],
+            &["--ws", "--profile", "ws"],
+        ] {
+            let error = profile(both).unwrap_err().to_string();
+            assert!(error.contains("cannot be used with"), "{error}");
+        }
+    }
 
     #[test]
     fn quotas_and_rates_have_bounds() {

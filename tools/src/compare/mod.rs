@@ -28,7 +28,7 @@ pub(crate) use args::CompareArgs;
 
 use crate::layers::OwnCertificate;
 use crate::machine::{self, Machine};
-use crate::{signals, utc};
+use crate::{record, signals, utc};
 use args::Pin;
 use plan::Shape;
 use progress::Progress;
@@ -46,7 +46,7 @@ const FRUITLESS_MAX: usize = 2;
 /// # Errors
 /// When it cannot take place or was interrupted: says why and what there is.
 pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
-    if matches!(args.profile, args::Profile::Node | args::Profile::Mesh) {
+    if matches!(args.profile(), args::Profile::Node | args::Profile::Mesh) {
         return node::run(args);
     }
     let own = std::env::current_exe()
@@ -81,11 +81,11 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
     };
     let mut report = Report {
         time_unix: time,
-        command: without_folder(std::env::args().collect()),
+        command: record::command(),
         profile: if args.sweep {
             "sweep"
         } else {
-            args.profile.name()
+            args.profile().name()
         }
         .to_owned(),
         machine: Machine::describe(),
@@ -135,16 +135,6 @@ impl Drop for Certificate {
     }
 }
 
-/// A command line that names its program only: where it lay says nothing to a reader.
-fn without_folder(mut command: Vec<String>) -> Vec<String> {
-    if let Some(program) = command.first_mut()
-        && let Some(name) = Path::new(program.as_str()).file_name()
-    {
-        *program = name.to_string_lossy().into_owned();
-    }
-    command
-}
-
 /// Goes through the shapes; what is measured is written after each.
 fn go(
     args: &CompareArgs,
@@ -167,7 +157,7 @@ fn go(
             None => alternate(runner, shape, &mut report.runs, &mut progress),
         }
         report.summaries.push(Summary::of(shape, &report.runs));
-        report.goals = goals::judge(args.profile, &report.summaries, &report.runs);
+        report.goals = goals::judge(args.profile(), &report.summaries, &report.runs);
         report
             .write(out)
             .map_err(|error| format!("cannot write results to {}: {error}", out.display()))?;
@@ -268,13 +258,6 @@ mod tests {
     use super::stacks::{PROSCENIUM, RAW};
     use super::summary::tests::{run, shape};
     use super::*;
-
-    #[test]
-    fn a_command_names_its_program_only() {
-        let line = |text: &str| text.split(' ').map(str::to_owned).collect();
-        assert_eq!(without_folder(line("/a/b/c d /e")), ["c", "d", "/e"]);
-        assert_eq!(without_folder(Vec::new()), Vec::<String>::new());
-    }
 
     #[test]
     fn a_contender_is_given_up_when_it_is_missing_or_never_gives_a_result() {

@@ -151,9 +151,9 @@ pub(crate) fn shapes(args: &CompareArgs, quota: Result<(), &str>) -> Result<Vec<
     if args.sweep {
         return Ok(sweep(args, quota.is_ok(), &profiles::SWEEP));
     }
-    let drafts = profiles::drafts(args.profile);
+    let drafts = profiles::drafts(args.profile());
     let mut names: Vec<&str> = drafts.iter().map(|draft| draft.id).collect();
-    let sweep_points = profiles::sweep_of(args.profile);
+    let sweep_points = profiles::sweep_of(args.profile());
     if sweep_points.is_some() {
         names.push("sweep");
     }
@@ -161,7 +161,7 @@ pub(crate) fn shapes(args: &CompareArgs, quota: Result<(), &str>) -> Result<Vec<
         if !names.contains(&asked.as_str()) {
             return Err(format!(
                 "--shapes {asked}: profile {} has {}",
-                args.profile.name(),
+                args.profile().name(),
                 names.join(", ")
             ));
         }
@@ -208,7 +208,7 @@ pub(crate) fn shapes(args: &CompareArgs, quota: Result<(), &str>) -> Result<Vec<
         return Err(format!(
             "nothing to run: no shape of profile {} ({}) is left by --scenarios, --shapes, \
              --quota and --rate on this system{}",
-            args.profile.name(),
+            args.profile().name(),
             names.join(", "),
             reasons.concat()
         ));

@@ -291,7 +291,7 @@ impl Run {
         match measured {
             Err(reason) => self.reason = Some(reason),
             Ok(mut record) => {
-                record.command = super::without_folder(record.command);
+                record.command = crate::record::without_folder(record.command);
                 if record.passed() {
                     self.status = Status::Pass;
                 } else {

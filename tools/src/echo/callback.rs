@@ -1,12 +1,9 @@
 //! The echo as a handler that the engine calls.
 
-use std::time::Instant;
-
 use proscenium_engine::{Context, Handler, Limits, Listener, Message, RouterId};
 
-use super::{Summary, announce, drain_on_termination, engine, print};
+use super::{engine, serve};
 use crate::cli::{Answer, EchoArgs};
-use crate::metrics;
 
 /// Sends every message back.
 struct Echo {
@@ -28,24 +25,10 @@ impl Handler for Echo {
 
 /// Serves until the process is asked to end.
 pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> Result<(), String> {
-    let (begin, answer) = (Instant::now(), args.answer);
+    let answer = args.answer;
     let engine = engine(args, listeners, limits)
         .start(move |_| Echo { answer })
         .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
-    let handle = engine.handle();
-    drain_on_termination(handle.clone(), args.drain)?;
-    if let Some(address) = &args.metrics {
-        let scraped = handle.clone();
-        metrics::announce(address, move || scraped.stats(), Vec::new)?;
-    }
-    announce(engine.local_addrs())?;
-
-    let drain = engine.join();
-    print(&Summary {
-        stats: &handle.stats(),
-        drain: &drain,
-        stages: None,
-        ran: begin.elapsed(),
-    });
-    Ok(())
+    let (handle, addresses) = (engine.handle(), engine.local_addrs().to_vec());
+    serve(args, &handle, &addresses, Vec::new, || engine.join())
 }

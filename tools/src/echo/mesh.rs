@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proscenium_engine::Address;
 use proscenium_nodelink::{Nid, Node, NodeOptions};
 use proscenium_play::{
-    ErrorCode, Failure, Nobody, Packet, PlayServer, PlayStage, Result, StageCx, StageKind,
+    ErrorCode, Failure, Packet, PlayServer, PlayStage, Result, StageCx, StageKind,
 };
 
 use super::node::mark;
-use super::{Summary, announce, drain_on_termination, print};
+use super::{on_threads, serve};
 use crate::cli::EchoArgs;
 use crate::load::mesh::KIND;
 use crate::load::node::{ECHO, MARK, SERVER_NID};
-use crate::metrics;
 
 /// A Play server does not go without these; nobody connects as a client here.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,7 +26,7 @@ struct Room {
 }
 
 impl PlayStage for Room {
-    type Actor = Nobody;
+    type Actor = ();
 
     async fn on_dispatch_server(
         &mut self,
@@ -55,7 +54,6 @@ pub(super) fn run(args: &EchoArgs) -> std::result::Result<(), String> {
                 .to_owned(),
         );
     }
-    let begin = Instant::now();
     let address = Address::parse(&args.listen).map_err(|error| format!("--listen {error}"))?;
     let nid = Nid::new(SERVER_NID).map_err(|error| error.to_string())?;
     let node = Node::builder(NodeOptions::new(nid)).bind(address);
@@ -63,36 +61,16 @@ pub(super) fn run(args: &EchoArgs) -> std::result::Result<(), String> {
     let make = move |_| Room {
         count: Arc::clone(&count),
     };
-    let pin = args.pin.clone();
     let server = PlayServer::builder()
-        .stage(StageKind::new(KIND, make, || Nobody).keep_when_empty())
+        .stage(StageKind::new(KIND, make, || ()).keep_when_empty())
         .shards(usize::from(args.shards))
         .idle_timeout(IDLE_TIMEOUT)
         .node(node)
-        .with_engine(move |engine| {
-            let engine = engine.name("echo");
-            if pin.is_empty() {
-                engine
-            } else {
-                engine.pin_cpus(&pin)
-            }
-        })
+        .with_engine(|engine| on_threads(args, engine))
         .start()
         .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
     let (handle, play) = (server.engine().handle(), server.handle());
-    drain_on_termination(handle.clone(), args.drain)?;
-    if let Some(address) = &args.metrics {
-        let scraped = handle.clone();
-        metrics::announce(address, move || scraped.stats(), Vec::new)?;
-    }
-    announce(server.node_addrs())?;
-
-    let drain = server.join();
-    print(&Summary {
-        stats: &handle.stats(),
-        drain: &drain,
-        stages: Some(play.stage_stats()),
-        ran: begin.elapsed(),
-    });
-    Ok(())
+    let addresses = server.node_addrs().to_vec();
+    let stages = move || play.stage_stats();
+    serve(args, &handle, &addresses, stages, || server.join())
 }

@@ -6,20 +6,17 @@ mod node;
 mod play;
 mod socket;
 mod stage;
+mod summary;
 
-use std::fmt;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::Instant;
 
-use proscenium_engine::{
-    Address, CloseReason, DrainReport, Engine, EngineBuilder, EngineStats, Handle, Limits, Listener,
-};
+use proscenium_engine::{Address, DrainReport, Engine, EngineBuilder, Handle, Limits, Listener};
 use proscenium_stages::StageStats;
 
 use crate::cli::{EchoArgs, FramingName, Interface, Mode};
-use crate::process;
-use crate::signals;
-use crate::units::{bytes, grouped};
+use crate::{metrics, process, record, signals};
+use summary::Summary;
 
 /// Descriptors beside the connections: standard streams, event loops, listeners, metrics.
 const OTHER_FILES: u64 = 64;
@@ -53,26 +50,41 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), String> {
 
 /// The engine that the options ask for, on threads of its own.
 fn engine(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> EngineBuilder {
-    let mut builder = Engine::builder()
+    let builder = Engine::builder()
         .shards(usize::from(args.shards))
-        .name("echo")
         .limits(limits);
-    for listener in listeners {
-        builder = builder.listen(listener);
-    }
-    if !args.pin.is_empty() {
-        builder = builder.pin_cpus(&args.pin);
-    }
-    builder
+    listeners
+        .into_iter()
+        .fold(on_threads(args, builder), EngineBuilder::listen)
 }
 
-/// Has a termination signal drain the engine.
-fn drain_on_termination<P: Send + 'static>(
-    handle: Handle<P>,
-    deadline: Duration,
+/// Names the engine's threads, and pins them where the options say so.
+fn on_threads(args: &EchoArgs, builder: EngineBuilder) -> EngineBuilder {
+    let builder = builder.name("echo");
+    if args.pin.is_empty() {
+        builder
+    } else {
+        builder.pin_cpus(&args.pin)
+    }
+}
+
+/// Serves until the process is asked to end, and says what was done. `stages` tells what those of
+/// each shard have done, `join` waits for the engine's end.
+fn serve<P: Send + 'static>(
+    args: &EchoArgs,
+    engine: &Handle<P>,
+    addresses: &[Address],
+    stages: impl Fn() -> Vec<StageStats> + Clone + Send + Sync + 'static,
+    join: impl FnOnce() -> DrainReport,
 ) -> Result<(), String> {
-    signals::on_termination(move || handle.shutdown(deadline))
-        .map_err(|error| format!("cannot watch for signals: {error}"))
+    let begin = Instant::now();
+    let (ending, deadline) = (engine.clone(), args.drain);
+    signals::on_termination(move || ending.shutdown(deadline))
+        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    announce(args, engine, addresses, stages.clone())?;
+    let drain = join();
+    let summary = Summary::new(&engine.stats(), &stages(), &drain, begin.elapsed());
+    record::publish(&summary, &summary, args.json.as_deref())
 }
 
 /// The sockets that a supervisor passed, or a new one at `--listen`.
@@ -113,71 +125,24 @@ fn limits(args: &EchoArgs) -> Limits {
         .reassembly_bytes_max(frame.saturating_mul(2).max(default.reassembly_bytes_max))
 }
 
-/// Says where the server listens: the one line that others wait for.
-fn announce(addresses: &[Address]) -> Result<(), String> {
-    let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
-    let mut out = io::stdout().lock();
-    writeln!(out, "listening on {}", addresses.join(", "))
-        .and_then(|()| out.flush())
-        .map_err(|error| format!("cannot write to standard output: {error}"))
-}
-
-/// Prints the summary. Whoever waited for it may be gone.
-fn print(summary: &Summary<'_>) {
-    let _ = write!(io::stdout(), "{summary}");
-}
-
-/// What the server did, printed at its end.
-struct Summary<'a> {
-    stats: &'a EngineStats,
-    drain: &'a DrainReport,
-    /// What the stages did, where they served.
-    stages: Option<StageStats>,
-    ran: Duration,
-}
-
-impl fmt::Display for Summary<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = self.stats.total();
-        writeln!(
-            f,
-            "messages     {} in ({}), {} out ({})",
-            grouped(total.messages_in),
-            bytes(total.bytes_in),
-            grouped(total.messages_out),
-            bytes(total.bytes_out)
-        )?;
-        writeln!(f, "connections  {} accepted", grouped(total.accepted))?;
-        let closes: Vec<String> = CloseReason::NAMES
-            .iter()
-            .zip(total.closes)
-            .filter(|(_, count)| *count > 0)
-            .map(|(name, count)| format!("{name} {}", grouped(count)))
-            .collect();
-        let closes = if closes.is_empty() {
-            "none".to_owned()
-        } else {
-            closes.join(", ")
-        };
-        writeln!(f, "closed       {closes}")?;
-        if let Some(stages) = &self.stages {
-            writeln!(
-                f,
-                "stages       {} ended, {} live; {} handlers run, {} of them in place; \
-                 {} panics",
-                grouped(stages.ended),
-                grouped(stages.live),
-                grouped(stages.messages),
-                grouped(stages.in_place),
-                grouped(stages.panics)
-            )?;
-        }
-        writeln!(f, "drain        {}", self.drain)?;
-        writeln!(
-            f,
-            "ran          {:.1} s on {} shards",
-            self.ran.as_secs_f64(),
-            self.stats.shards.len()
-        )
+/// Says where the server listens: the one line that others wait for. Before, where its statistics
+/// are, if they are to be served.
+fn announce<P: Send + 'static>(
+    args: &EchoArgs,
+    engine: &Handle<P>,
+    addresses: &[Address],
+    stages: impl Fn() -> Vec<StageStats> + Send + Sync + 'static,
+) -> Result<(), String> {
+    if let Some(address) = &args.metrics {
+        let engine = engine.clone();
+        metrics::announce(address, move || engine.stats(), stages)?;
     }
+    let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
+    let line = format!("listening on {}\n", addresses.join(", "));
+    let written = if record::is_output(args.json.as_deref()) {
+        io::stderr().write_all(line.as_bytes())
+    } else {
+        io::stdout().write_all(line.as_bytes())
+    };
+    written.map_err(|error| format!("cannot say where it listens: {error}"))
 }

@@ -1,7 +1,6 @@
 //! The echo as a node of a mesh: requests are answered, messages counted.
 
 use std::sync::Mutex;
-use std::time::Instant;
 
 use proscenium_engine::{Limits, Listener};
 use proscenium_nodelink::{
@@ -9,10 +8,9 @@ use proscenium_nodelink::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Summary, announce, drain_on_termination, engine, print};
+use super::{engine, serve};
 use crate::cli::EchoArgs;
 use crate::load::node::{ECHO, MARK, MARK_BYTES, SERVER_NID};
-use crate::metrics;
 
 /// Bytes of answers that may wait for one node: a window of a thousand long ones and more.
 const QUEUE_BYTES_MAX: usize = 256 << 20;
@@ -71,7 +69,6 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
                 .to_owned(),
         );
     }
-    let begin = Instant::now();
     let nid = Nid::new(SERVER_NID).map_err(|error| error.to_string())?;
     let options = NodeOptions::new(nid).queue_bytes_max(QUEUE_BYTES_MAX);
     let listeners: Vec<Listener> = listeners
@@ -87,20 +84,6 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
             taken.expect("an engine of one shard makes one handler")
         })
         .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
-    let handle = engine.handle();
-    drain_on_termination(handle.clone(), args.drain)?;
-    if let Some(address) = &args.metrics {
-        let scraped = handle.clone();
-        metrics::announce(address, move || scraped.stats(), Vec::new)?;
-    }
-    announce(engine.local_addrs())?;
-
-    let drain = engine.join();
-    print(&Summary {
-        stats: &handle.stats(),
-        drain: &drain,
-        stages: None,
-        ran: begin.elapsed(),
-    });
-    Ok(())
+    let (handle, addresses) = (engine.handle(), engine.local_addrs().to_vec());
+    serve(args, &handle, &addresses, Vec::new, || engine.join())
 }

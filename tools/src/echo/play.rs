@@ -1,6 +1,6 @@
 //! The echo as a Play server: clients authenticate and join a stage, which answers them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proscenium_engine::{Limits, Listener};
 use proscenium_play::{
@@ -8,9 +8,8 @@ use proscenium_play::{
     StageKind, Verdict,
 };
 
-use super::{Summary, announce, drain_on_termination, print};
+use super::{on_threads, serve};
 use crate::cli::{EchoArgs, FramingName};
-use crate::metrics;
 
 /// The name of the stage type.
 const KIND: &str = "echo";
@@ -69,7 +68,6 @@ pub(super) fn run(
     listeners: Vec<Listener>,
     limits: Limits,
 ) -> std::result::Result<(), String> {
-    let begin = Instant::now();
     let idle = if args.idle_timeout.is_zero() {
         IDLE_TIMEOUT
     } else {
@@ -80,7 +78,6 @@ pub(super) fn run(
         .stages_max(usize::MAX) // the connections are what is limited
         .keep_disconnected(Duration::ZERO)
         .close_when_empty(EMPTY);
-    let pin = args.pin.clone();
     let mut builder = PlayServer::builder()
         .stage(kind)
         .default_stage(KIND)
@@ -88,14 +85,7 @@ pub(super) fn run(
         .limits(|_| limits)
         .idle_timeout(idle)
         .authentication_deadline(AUTHENTICATION_DEADLINE)
-        .with_engine(move |engine| {
-            let engine = engine.name("echo");
-            if pin.is_empty() {
-                engine
-            } else {
-                engine.pin_cpus(&pin)
-            }
-        });
+        .with_engine(|engine| on_threads(args, engine));
     for listener in listeners {
         let listener = PlayListener::new(listener);
         builder = builder.listen(match args.framing {
@@ -107,19 +97,7 @@ pub(super) fn run(
         .start()
         .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
     let (handle, play) = (server.engine().handle(), server.handle());
-    drain_on_termination(handle.clone(), args.drain)?;
-    if let Some(address) = &args.metrics {
-        let scraped = handle.clone();
-        metrics::announce(address, move || scraped.stats(), Vec::new)?;
-    }
-    announce(server.local_addrs())?;
-
-    let drain = server.join();
-    print(&Summary {
-        stats: &handle.stats(),
-        drain: &drain,
-        stages: Some(play.stage_stats()),
-        ran: begin.elapsed(),
-    });
-    Ok(())
+    let addresses = server.local_addrs().to_vec();
+    let stages = move || play.stage_stats();
+    serve(args, &handle, &addresses, stages, || server.join())
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use proscenium_engine::{Event, Limits, Listener, StreamSocket};
 
-use super::{Summary, announce, print};
+use super::{Summary, announce};
 use crate::cli::EchoArgs;
-use crate::{metrics, signals};
+use crate::{record, signals};
 
 /// How often an idle server looks whether it was asked to end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -41,22 +41,13 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
     let flag = Arc::clone(&asked);
     signals::on_termination(move || flag.store(true, Ordering::Relaxed))
         .map_err(|error| format!("cannot watch for signals: {error}"))?;
-    if let Some(address) = &args.metrics {
-        let scraped = handle.clone();
-        metrics::announce(address, move || scraped.stats(), Vec::new)?;
-    }
-    announce(socket.local_addrs())?;
+    announce(args, &handle, socket.local_addrs(), Vec::new)?;
 
     let ended = |error: io::Error| format!("the socket broke: {error}");
     echo(&mut socket, &asked).map_err(ended)?;
     let drain = socket.shutdown(args.drain).map_err(ended)?;
-    print(&Summary {
-        stats: &handle.stats(),
-        drain: &drain,
-        stages: None,
-        ran: begin.elapsed(),
-    });
-    Ok(())
+    let summary = Summary::new(&handle.stats(), &[], &drain, begin.elapsed());
+    record::publish(&summary, &summary, args.json.as_deref())
 }
 
 /// Sends every message back until `asked` to end.

@@ -1,13 +1,10 @@
 //! The echo as a stage for each connection.
 
-use std::time::Instant;
-
 use proscenium_engine::{Body, CloseReason, Limits, Listener, RouterId};
 use proscenium_stages::{Cx, Stage, StageType, Stages};
 
-use super::{Summary, announce, drain_on_termination, engine, print};
+use super::{engine, serve};
 use crate::cli::{Answer, EchoArgs};
-use crate::metrics;
 
 /// Sends every message of its connection back, and ends with it.
 struct Echo {
@@ -34,7 +31,7 @@ impl Stage for Echo {
 
 /// Serves until the process is asked to end.
 pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> Result<(), String> {
-    let (begin, answer) = (Instant::now(), args.answer);
+    let answer = args.answer;
     let echo = StageType::<Echo>::new("echo");
     let stages = Stages::builder()
         .register(echo.stages_max(usize::MAX)) // the connections are what is limited
@@ -46,20 +43,7 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
     let engine = stages
         .start(engine(args, listeners, limits))
         .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
-    let handle = engine.handle();
-    drain_on_termination(handle.clone(), args.drain)?;
-    if let Some(address) = &args.metrics {
-        let (scraped, of) = (handle.clone(), stages.clone());
-        metrics::announce(address, move || scraped.stats(), move || of.stats())?;
-    }
-    announce(engine.local_addrs())?;
-
-    let drain = engine.join();
-    print(&Summary {
-        stats: &handle.stats(),
-        drain: &drain,
-        stages: Some(stages.total()),
-        ran: begin.elapsed(),
-    });
-    Ok(())
+    let (handle, addresses) = (engine.handle(), engine.local_addrs().to_vec());
+    let stages = move || stages.stats();
+    serve(args, &handle, &addresses, stages, || engine.join())
 }

@@ -18,8 +18,6 @@ mod schedule;
 mod verdict;
 mod window;
 
-use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
@@ -34,7 +32,7 @@ pub(crate) use body::Verify;
 use crate::errno;
 use crate::machine::{self, Machine};
 use crate::process::{self, Process};
-use crate::record::{StreamRecord, StreamRow};
+use crate::record::{self, StreamRecord, StreamRow};
 use crate::signals;
 use args::LoadOptions;
 use client::{Client, Settings};
@@ -163,8 +161,12 @@ fn drive<P: Protocol>(
     engine.shutdown(CLOSE_DEADLINE);
     let measured = measured?;
 
-    let record = record(args, &target, &measured);
-    write(args, &record).map_err(|error| format!("cannot write the result: {error}"))?;
+    let record = record_of(args, &target, &measured);
+    record::publish(&verdict::Summary(&record), &record, args.json.as_deref())?;
+    if let Some(path) = &args.csv {
+        let appended = record.row.append_csv(path);
+        appended.map_err(|error| format!("--csv {}: {error}", path.display()))?;
+    }
     Ok(record.passed())
 }
 
@@ -279,7 +281,7 @@ fn rounded(value: f64, decimals: i32) -> f64 {
 }
 
 /// Puts the measured numbers into the record and judges them.
-fn record(args: &LoadOptions, target: &Address, measured: &Measured) -> StreamRecord {
+fn record_of(args: &LoadOptions, target: &Address, measured: &Measured) -> StreamRecord {
     let failures = verdict::failures(args.scenario, measured);
     let Measured { tally, connect, .. } = measured;
     let latency = Percentiles::of(&measured.latency);
@@ -340,49 +342,9 @@ fn record(args: &LoadOptions, target: &Address, measured: &Measured) -> StreamRe
         row,
         failures,
         errors: measured.errors.clone(),
-        command: command(),
+        command: record::command(),
         machine: Machine::describe(),
     }
-}
-
-/// The command line, without the folder of the program: results are for other machines.
-fn command() -> Vec<String> {
-    let mut command: Vec<String> = std::env::args().collect();
-    if let Some(program) = command.first_mut()
-        && let Some(name) = Path::new(program.as_str()).file_name()
-    {
-        *program = name.to_string_lossy().into_owned();
-    }
-    command
-}
-
-/// Prints the summary and writes the files that were asked for.
-fn write(args: &LoadOptions, record: &StreamRecord) -> io::Result<()> {
-    let named = |path: &Path, error: io::Error| {
-        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-    };
-    let json_is_output = args
-        .json
-        .as_deref()
-        .is_some_and(|path| path.as_os_str() == "-");
-    if json_is_output {
-        // Standard output stays a document for other programs.
-        eprint!("{}", verdict::Summary(record));
-    } else {
-        print!("{}", verdict::Summary(record));
-    }
-    if let Some(path) = &args.json {
-        record
-            .write_json(path)
-            .map_err(|error| named(path, error))?;
-    }
-    if let Some(path) = &args.csv {
-        record
-            .row
-            .append_csv(path)
-            .map_err(|error| named(path, error))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

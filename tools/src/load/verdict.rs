@@ -39,6 +39,10 @@ pub(super) fn failures(scenario: Scenario, measured: &Measured) -> Vec<String> {
     unless_zero(tally.corrupt, "answers differed from what was sent");
     let remedies = [
         (
+            "ECONNREFUSED",
+            "nobody listens there: is the server running, at this address?",
+        ),
+        (
             "EADDRNOTAVAIL",
             "no local port is free: use fewer connections or a Unix socket",
         ),
@@ -58,6 +62,11 @@ pub(super) fn failures(scenario: Scenario, measured: &Measured) -> Vec<String> {
     }
     if scenario != Scenario::S1 && tally.received == 0 {
         failures.push("no answer came at all".to_owned());
+        if tally.lost_connections > 0 {
+            let why = "the server closed the connection: does it speak this protocol, and the \
+                       same framing and layers?";
+            failures.push(why.to_owned());
+        }
     }
     if scenario == Scenario::S2 && tally.received > 0 && tally.received_in_window == 0 {
         failures.push("no answer came inside the measuring window".to_owned());

@@ -13,7 +13,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use crate::units::{parse_bytes, parse_duration};
 
 /// A file with everything in it that can be said, as `--example-config` prints it.
-pub(super) const EXAMPLE: &str = r#"# A node of a mesh. Only `nid` and `bind` are needed.
+pub(super) const EXAMPLE: &str = r#"# A node of a mesh. Needed are `nid`, and one
+# of `bind`, [[peers]] and [directory].
 
 # Its name in the mesh, 1 to 255 bytes, no control characters.
 nid = "play-1"

@@ -116,6 +116,9 @@ struct PingArgs {
     /// From one to the next
     #[arg(long, value_name = "DUR", default_value = "1s", value_parser = parse_duration)]
     interval: Duration,
+    /// Print JSON instead of lines: what was sent and lost, and the times in µs
+    #[arg(long)]
+    json: bool,
 }
 
 /// Options of `proscenium node send` and `request`.

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -29,10 +31,13 @@ const LOOK: Duration = Duration::from_secs(1);
 struct Answers {
     begin: Instant,
     print: bool,
+    /// Messages so far, whoever sent them.
+    taken: Arc<AtomicU64>,
 }
 
 impl NodeHandler<()> for Answers {
     fn on_message(&mut self, cx: &mut NodeContext<'_, '_, ()>, message: NodeMessage<'_>) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
         let msg_id = message.header.msg_id;
         let Some(reply_to) = message.reply_to else {
             if self.print {
@@ -113,9 +118,11 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
         builder = builder.connect(endpoint);
     }
     let begin = Instant::now();
+    let taken = Arc::new(AtomicU64::new(0));
     let answers = Answers {
         begin,
         print: args.print,
+        taken: Arc::clone(&taken),
     };
     let mut node = builder
         .start(answers)
@@ -136,23 +143,20 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
         }
     }
     drop(watch);
-    let last = node.handle().stats(LOOK).unwrap_or_default();
+    let engine = node.engine().handle();
     let drain = config.drain.as_ref().map_or(DRAIN, |drain| drain.0);
     let report = node.shutdown(drain);
-    let sum = |of: fn(&proscenium_nodelink::PeerCounters) -> u64| {
-        let of_all = last.peers.iter().map(|peer| of(&peer.counters));
-        of_all.sum::<u64>()
-    };
+    let total = engine.stats().total();
     // Whoever waited for it may be gone.
     let _ = write!(
         io::stdout(),
-        "messages     {} in ({}), {} out ({})\npeers        {}\ndrain        {report}\n\
-         ran          {:.1} s\n",
-        grouped(sum(|counters| counters.messages_in)),
-        bytes(sum(|counters| counters.bytes_in)),
-        grouped(sum(|counters| counters.messages_out)),
-        bytes(sum(|counters| counters.bytes_out)),
-        last.peers.len(),
+        "messages     {} taken\nlinks        {} accepted, {} made; {} in, {} out\n\
+         drain        {report}\nran          {:.1} s\n",
+        grouped(taken.load(Ordering::Relaxed)),
+        grouped(total.accepted),
+        grouped(total.connected),
+        bytes(total.bytes_in),
+        bytes(total.bytes_out),
         begin.elapsed().as_secs_f64()
     );
     Ok(())

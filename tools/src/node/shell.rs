@@ -1,7 +1,7 @@
 //! A shell's way into the mesh: a node that joins for a moment.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -236,11 +236,6 @@ impl Shell {
     }
 }
 
-/// Writes a line for people; who does not read it any more does not want it.
-fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
 fn shown(time: Duration) -> String {
     micros(time.as_secs_f64() * 1e6)
 }
@@ -261,7 +256,13 @@ pub(super) fn ping(args: &PingArgs) -> Result<bool, String> {
         return Ok(false);
     }
     let nid = args.nid.as_str();
-    say(&format!("PING {nid} at {}", target.address));
+    let say = |line: String| {
+        if !args.json {
+            // Who does not read it any more does not want it.
+            let _ = writeln!(io::stdout(), "{line}");
+        }
+    };
+    say(format!("PING {nid} at {}", target.address));
     let mut times = Vec::new();
     for number in 1..=args.count {
         let next = Instant::now() + args.interval;
@@ -271,22 +272,34 @@ pub(super) fn ping(args: &PingArgs) -> Result<bool, String> {
                     0 => String::new(),
                     code => format!(" (error code {code}: it knows no `{PING}`, but it lives)"),
                 };
-                say(&format!(
+                say(format!(
                     "reply from {nid}: number {number}, {}{note}",
                     shown(time)
                 ));
                 times.push(time);
             }
-            Err(reason) => say(&format!("no reply, number {number}: {reason}")),
+            Err(reason) => say(format!("no reply, number {number}: {reason}")),
         }
         if number < args.count {
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }
     }
     shell.end();
-    times.sort_unstable();
     let lost = args.count as usize - times.len();
-    say(&format!(
+    if args.json {
+        let times = times.iter().map(|time| time.as_secs_f64() * 1e6);
+        let document = serde_json::json!({
+            "nid": nid,
+            "address": target.address.to_string(),
+            "sent": args.count,
+            "lost": lost,
+            "times_us": times.collect::<Vec<_>>(),
+        });
+        writeln!(io::stdout(), "{document:#}").map_err(|error| format!("cannot write: {error}"))?;
+        return Ok(lost == 0);
+    }
+    times.sort_unstable();
+    say(format!(
         "{} sent, {} answered, {lost} lost",
         args.count,
         times.len()
@@ -294,7 +307,7 @@ pub(super) fn ping(args: &PingArgs) -> Result<bool, String> {
     if let (Some(least), Some(most)) = (times.first(), times.last()) {
         let median = times[times.len() / 2];
         let [least, median, most] = [*least, median, *most].map(shown);
-        say(&format!("least {least}, median {median}, most {most}"));
+        say(format!("least {least}, median {median}, most {most}"));
     }
     Ok(lost == 0)
 }
@@ -384,7 +397,10 @@ pub(super) fn request(args: &SendArgs) -> Result<bool, String> {
         shown(time)
     );
     let mut out = io::stdout().lock();
+    // The next prompt of a shell is to stand on a line of its own.
+    let end = if out.is_terminal() { "\n" } else { "" };
     out.write_all(&reply.payload)
+        .and_then(|()| out.write_all(end.as_bytes()))
         .and_then(|()| out.flush())
         .map_err(|error| format!("cannot write the reply: {error}"))?;
     Ok(reply.error_code == 0)

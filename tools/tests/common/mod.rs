@@ -1,8 +1,10 @@
 //! Running the real command, and servers that misbehave in known ways.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread;
 
@@ -200,6 +202,85 @@ pub(crate) fn finish(mut command: Command, args: &[&str]) -> Loaded {
         record,
         summary,
     }
+}
+
+/// Runs `load node` or `load mesh` briefly, and has to pass: what was sent has arrived; the record.
+#[track_caller]
+pub(crate) fn load_nodes(kind: &str, target: &str, args: &[&str]) -> Value {
+    let output = proscenium()
+        .args(["load", kind, "--target", target, "--json", "-"])
+        .args(["--warmup", "50ms", "--measure", "200ms", "--drain", "60s"])
+        .args(args)
+        .output()
+        .expect("the command starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let record: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("no record: {error}\n{said}"));
+    assert_eq!(output.status.code(), Some(0), "{said}\n{record}");
+    assert_eq!(record["failures"], Value::Array(vec![]), "{record}");
+    assert_eq!(record["sent"], record["received"], "{record}");
+    assert!(record["sent"].as_u64() >= Some(1), "{record}");
+    record
+}
+
+/// The command cannot do its work, and says why.
+#[track_caller]
+pub(crate) fn assert_explained(args: &[&str], expected: &str) {
+    let output = proscenium()
+        .args(args)
+        .output()
+        .expect("the command starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    assert!(said.contains(expected), "{args:?}: {said}");
+}
+
+/// A folder of its own for a test, removed at the end.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new(name: &str) -> Self {
+        let folder = format!("proscenium-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(folder);
+        fs::create_dir_all(&path).expect("the temporary folder is writable");
+        Self(path)
+    }
+
+    /// What is in a file.
+    #[track_caller]
+    pub(crate) fn text(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+
+    /// Writes a file; its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("the folder is writable");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs `compare`, which has to do its work; what it printed, what it told, `results.json`.
+#[track_caller]
+pub(crate) fn compare(args: &[&str], out: &Folder) -> (String, String, Value) {
+    let output = proscenium()
+        .arg("compare")
+        .args(args)
+        .arg("--out")
+        .arg(&out.0)
+        .output()
+        .expect("the command starts");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{printed}\n{told}");
+    let json = serde_json::from_str(&out.text("results.json")).expect("JSON");
+    (printed, told, json)
 }
 
 /// A server whose connections are each served by `serve`, on threads, until the process ends.

@@ -110,7 +110,7 @@ impl Steps {
     pub(crate) fn run(&mut self, name: &str, command: &mut Command) {
         let begin = Instant::now();
         self.part(name);
-        let (lines, status) = match reminding(name, || show(command)) {
+        let (shown, status) = match reminding(name, || show(command)) {
             Ok(result) => result,
             Err(error) => {
                 let program = Path::new(command.get_program()).display();
@@ -121,8 +121,11 @@ impl Steps {
                 return;
             }
         };
-        let count = Count::of_step(lines, status.success());
+        let count = Count::of_step(shown.count, status.success());
         self.count.add(count);
+        let ignored = shown.ignored.iter();
+        self.remarks
+            .extend(ignored.map(|test| format!("skipped: {name}: {test}")));
         println!(
             "== {name}: {} in {}",
             count.line(),
@@ -190,24 +193,47 @@ pub(crate) fn minutes(time: Duration) -> String {
     }
 }
 
+/// What the lines of a command said.
+#[derive(Debug, Default)]
+struct Shown {
+    count: Count,
+    /// Tests that were not run, each with its reason.
+    ignored: Vec<String>,
+}
+
+/// A test that cargo says it did not run: `test NAME ... ignored, REASON`. Code in documents that
+/// is marked so is not whole, and no test.
+fn ignored(line: &str) -> Option<String> {
+    let (test, reason) = line
+        .trim()
+        .strip_prefix("test ")?
+        .split_once(" ... ignored")?;
+    if test.contains(" - ") {
+        return None;
+    }
+    let reason = reason.strip_prefix(", ").unwrap_or("no reason is given");
+    Some(format!("{test}: {reason}"))
+}
+
 /// Runs a command, showing its output line by line and counting.
-fn show(command: &mut Command) -> std::io::Result<(Count, ExitStatus)> {
+fn show(command: &mut Command) -> std::io::Result<(Shown, ExitStatus)> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
-    let mut count = Count::default();
+    let mut shown = Shown::default();
     if let Some(stdout) = child.stdout.take() {
         let mut reader = BufReader::new(stdout);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line)? > 0 {
             let text = String::from_utf8_lossy(&line);
             print!("{text}");
-            count.add(Count::of_line(&text));
+            shown.count.add(Count::of_line(&text));
+            shown.ignored.extend(ignored(&text));
             line.clear();
         }
     }
-    Ok((count, child.wait()?))
+    Ok((shown, child.wait()?))
 }
 
 #[cfg(test)]
@@ -268,13 +294,29 @@ mod tests {
         let mut printing = Command::new("sh");
         printing.args([
             "-c",
-            "echo 'test result: ok. 5 passed; 0 failed; 0 ignored'",
+            "echo 'test long ... ignored, takes an hour'
+             echo 'test README.md - (line 5) ... ignored'
+             echo 'test odd ... ignored'
+             echo 'test result: ok. 5 passed; 0 failed; 3 ignored'",
         ]);
         steps.run("counted", &mut printing);
         steps.run("missing", &mut Command::new("no-such-program-as-this"));
         steps.run("bad", &mut Command::new("false"));
-        assert_eq!(steps.count, count(6, 2, 1));
+        assert_eq!(steps.count, count(6, 2, 4));
         assert_eq!(steps.begun, steps.whole);
+        let skipped = steps
+            .remarks
+            .iter()
+            .filter(|remark| remark.starts_with("skipped"));
+        let skipped: Vec<&str> = skipped.map(String::as_str).collect();
+        assert_eq!(
+            skipped,
+            [
+                "skipped: absent: not here",
+                "skipped: counted: long: takes an hour",
+                "skipped: counted: odd: no reason is given",
+            ]
+        );
         assert!(steps.finish().is_err());
     }
 }

@@ -19,10 +19,10 @@ use serde::Serialize;
 use super::args::CompareArgs;
 use super::processes::{self, Launch, Server};
 use super::report::Note;
-use super::{pinning, stacks, without_folder};
+use super::{pinning, stacks};
 use crate::load::node::NodeRecord;
 use crate::machine::{self, Machine};
-use crate::{signals, utc};
+use crate::{record, signals, utc};
 use report::Report;
 use suites::{Pair, Shape, Side, Suite};
 
@@ -77,7 +77,7 @@ struct Runner {
 /// # Errors
 /// When it cannot take place or was interrupted: says why and what there is.
 pub(super) fn run(args: &CompareArgs) -> Result<(), String> {
-    let suite = suites::of(args.profile);
+    let suite = suites::of(args.profile());
     let shapes = chosen(args, suite)?;
     let own = std::env::current_exe()
         .map_err(|error| format!("cannot find this program's own file: {error}"))?;
@@ -114,7 +114,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<(), String> {
     let mut report = Report {
         suite,
         time_unix: time,
-        command: without_folder(std::env::args().collect()),
+        command: record::command(),
         machine: Machine::describe(),
         notes,
         rows: Vec::new(),
@@ -152,7 +152,7 @@ fn chosen(args: &CompareArgs, suite: &Suite) -> Result<Vec<Shape>, String> {
     if let Some((name, _)) = other.iter().find(|(_, given)| *given) {
         return Err(format!(
             "{name} is not for --profile {}, whose shapes are fixed: --shapes chooses among them",
-            args.profile.name()
+            args.profile().name()
         ));
     }
     let wanted =

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use proscenium_play::system::{GetOrCreateStageReq, SystemMessage};
-use proscenium_play::{ErrorCode, Failure, Nobody, Packet, PlayStage, Proto, Result, StageCx};
+use proscenium_play::{ErrorCode, Failure, Packet, PlayStage, Proto, Result, StageCx};
 
 use crate::load::latency::Latency;
 use crate::load::node::{ECHO, MARK, SERVER_NID};
@@ -144,7 +144,7 @@ pub(super) struct Caller {
 }
 
 impl PlayStage for Caller {
-    type Actor = Nobody;
+    type Actor = ();
 
     async fn on_dispatch_server(
         &mut self,

@@ -5,7 +5,6 @@
 
 mod caller;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -13,15 +12,15 @@ use std::time::Duration;
 use clap::Args;
 use proscenium_engine::Address;
 use proscenium_nodelink::{Endpoint, Nid, Node, NodeOptions};
-use proscenium_play::{Content, Nobody, PlayHandle, PlayServer, StageKind};
+use proscenium_play::{Content, PlayHandle, PlayServer, StageKind};
 
 pub(crate) use caller::KIND;
 
+use super::args::parse_rate;
 use super::latency::Percentiles;
-use super::node::{Mark, NodeRecord, SERVER_NID};
-use crate::machine::Machine;
+use super::node::{CLOSE_DEADLINE, Mark, NodeRecord, RunOptions, SERVER_NID, SPARE};
 use crate::process::Process;
-use crate::units::{parse_bytes, parse_duration};
+use crate::units::parse_bytes;
 use caller::{Caller, Plan, Tally};
 
 const EXAMPLES: &str = "\
@@ -58,42 +57,12 @@ pub(crate) struct MeshArgs {
     /// Open loop: offer so many requests per second in all
     #[arg(long, value_name = "R", value_parser = parse_rate)]
     rate: Option<f64>,
-    /// Load before measuring
-    #[arg(long, value_name = "DUR", default_value = "1s", value_parser = parse_duration)]
-    warmup: Duration,
-    /// Length of the measuring window
-    #[arg(long, value_name = "DUR", default_value = "3s", value_parser = parse_duration)]
-    measure: Duration,
-    /// How long to wait for outstanding answers at the end
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = parse_duration)]
-    drain: Duration,
-    /// How long the other server may take until it can be reached
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = parse_duration)]
-    connect_timeout: Duration,
-    /// Name of the pair in the results
-    #[arg(long, value_name = "LABEL", default_value = "proscenium")]
-    stack: String,
-    /// Pin the client to this CPU
-    #[arg(long, value_name = "CPU")]
-    pin: Option<usize>,
-    /// Write the whole result to this file; `-` is standard output
-    #[arg(long, value_name = "F")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunOptions,
 }
 
-/// How long the server may take to end.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
-/// What a run may take beyond its phases before something is wrong with this program.
-const SPARE: Duration = Duration::from_secs(30);
 /// The stage of this server that asks for marks.
 const MARKER: i64 = -1;
-
-fn parse_rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate >= 1.0 => Ok(rate),
-        _ => Err("expected requests per second, 1 or more, such as 50000 or 5e4".to_owned()),
-    }
-}
 
 /// Runs the load, prints and writes the result. True if it is a pass.
 ///
@@ -103,24 +72,14 @@ pub(crate) fn run(args: &MeshArgs) -> Result<bool, String> {
     let (server, tally) = start(args)?;
     let measured = measure(args, &server.handle(), &tally);
     server.shutdown(CLOSE_DEADLINE);
-    let mut record = measured?;
-    record.stack.clone_from(&args.stack);
-    record.command = std::env::args().collect();
-    record.machine = Machine::describe();
-    eprint!("{record}");
-    if let Some(path) = &args.json {
-        record
-            .write_json(path)
-            .map_err(|error| format!("--json {}: {error}", path.display()))?;
-    }
-    Ok(record.failures.is_empty())
+    args.run.publish(measured?)
 }
 
 /// The server whose stages ask.
 fn start(args: &MeshArgs) -> Result<(PlayServer, Arc<Tally>), String> {
     let target = Address::parse(&args.target).map_err(|error| format!("--target {error}"))?;
     let nid = Nid::new("load").map_err(|error| error.to_string())?;
-    let options = NodeOptions::new(nid).handshake_deadline(args.connect_timeout);
+    let options = NodeOptions::new(nid).handshake_deadline(args.run.connect_timeout);
     let limit = options.zmtp.frame_max;
     if args.size > limit {
         let size = args.size;
@@ -131,21 +90,17 @@ fn start(args: &MeshArgs) -> Result<(PlayServer, Arc<Tally>), String> {
         stages: args.stages.unwrap_or(args.window),
         size: args.size,
         rate: args.rate,
-        from: args.warmup,
-        to: args.warmup + args.measure,
-        drain: args.drain,
+        from: args.run.warmup,
+        to: args.run.warmup + args.run.measure,
+        drain: args.run.drain,
     }));
     let of_callers = Arc::clone(&tally);
     let make = move |id| Caller::new(id, Arc::clone(&of_callers));
-    let pin = args.pin;
     let server = PlayServer::builder()
-        .stage(StageKind::new(KIND, make, || Nobody).keep_when_empty())
-        .request_deadline(args.warmup + args.measure + args.drain + SPARE)
+        .stage(StageKind::new(KIND, make, || ()).keep_when_empty())
+        .request_deadline(args.run.request_deadline())
         .node(Node::builder(options).connect(Endpoint::new(target)))
-        .with_engine(move |engine| match pin {
-            Some(cpu) => engine.pin_cpus(&[cpu]),
-            None => engine,
-        })
+        .with_engine(|engine| args.run.pinned(engine))
         .start()
         .map_err(|error| format!("cannot start the server: {error}"))?;
     Ok((server, tally))
@@ -154,10 +109,11 @@ fn start(args: &MeshArgs) -> Result<(PlayServer, Arc<Tally>), String> {
 /// Connects, has the stages ask, looks at both sides at the ends of the window, judges.
 fn measure(args: &MeshArgs, play: &PlayHandle, tally: &Tally) -> Result<NodeRecord, String> {
     let node = play.node().ok_or("the server is no node")?;
-    if !node.wait_routable(SERVER_NID, args.connect_timeout) {
-        let (target, within) = (&args.target, args.connect_timeout);
+    let (target, within) = (&args.target, args.run.connect_timeout);
+    if !node.wait_routable(SERVER_NID, within) {
         return Err(format!(
-            "no server could be reached at {target} within {within:?}"
+            "no server could be reached at {target} within {within:?}: it has to be that of \
+             `proscenium echo --mode mesh`"
         ));
     }
     let mark = || {
@@ -181,9 +137,9 @@ fn measure(args: &MeshArgs, play: &PlayHandle, tally: &Tally) -> Result<NodeReco
         let cpu = Process::this().cpu_time().unwrap_or_default();
         Ok((tally.elapsed(), cpu, mark()?))
     };
-    let (from, to) = (args.warmup, args.warmup + args.measure);
+    let (from, to) = (tally.plan().from, tally.plan().to);
     let (ours, theirs) = (look(from)?, look(to)?);
-    let end = to + args.drain;
+    let end = to + args.run.drain;
     let mut unfinished = 0;
     for caller in running {
         let left = (end + SPARE).saturating_sub(tally.elapsed());
@@ -323,13 +279,5 @@ mod tests {
         let record = judge(&tally, 2, Some(0));
         assert_eq!(record.throughput, 0.5);
         assert!(record.p50 > 5.9e6, "{record:?}");
-    }
-
-    #[test]
-    fn rates_are_numbers_of_requests() {
-        assert_eq!(parse_rate("5e4"), Ok(50_000.0));
-        for text in ["0", "-1", "inf", "many"] {
-            assert!(parse_rate(text).is_err(), "{text}");
-        }
     }
 }

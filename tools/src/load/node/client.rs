@@ -58,10 +58,10 @@ impl Plan {
             payload: (0..args.size).map(|at| at as u8).collect(),
             window: args.window as usize,
             hwm: args.hwm.into(),
-            warmup: args.warmup,
-            measure: args.measure,
-            drain: args.drain,
-            connect: args.connect_timeout,
+            warmup: args.run.warmup,
+            measure: args.run.measure,
+            drain: args.run.drain,
+            connect: args.run.connect_timeout,
             target: args.target.clone(),
         }
     }
@@ -121,7 +121,8 @@ struct Load {
     /// Marks that are to be sent, that were sent, and their answers.
     marks_due: u64,
     marks_sent: u64,
-    marks: [Option<Mark>; 2],
+    /// When the load begins, when the window does, and at the end of both.
+    marks: [Option<Mark>; 3],
     /// Beginning and end of the window: time, answers, CPU time.
     window: [(Time, u64, Duration); 2],
     failures: Vec<String>,
@@ -193,6 +194,8 @@ impl Load {
 
     fn begin(&mut self, cx: &mut NodeContext<'_, '_, ()>) {
         self.phase = Phase::Warmup;
+        self.marks_due = 1;
+        self.mark(cx);
         cx.engine().set_timer(self.plan.warmup, WARM);
         let end = self.plan.warmup + self.plan.measure;
         cx.engine().set_timer(end, END);
@@ -209,19 +212,22 @@ impl Load {
         match (token, self.phase) {
             (CONNECTED, Phase::Connecting) => {
                 let (target, within) = (&self.plan.target, self.plan.connect);
-                let why = format!("no node could be reached at {target} within {within:?}");
+                let why = format!(
+                    "no node could be reached at {target} within {within:?}: it has to be one of \
+                     `proscenium echo --mode node`, or another that answers the same"
+                );
                 self.tell(Err(why));
             }
             (WARM, Phase::Warmup) => {
                 self.phase = Phase::Measuring;
                 self.window[0] = (now, self.received, cpu());
-                self.marks_due = 1;
+                self.marks_due = 2;
                 self.mark(cx);
             }
             (END, Phase::Measuring) => {
                 self.phase = Phase::Draining;
                 self.window[1] = (now, self.received, cpu());
-                self.marks_due = 2;
+                self.marks_due = 3;
                 self.mark(cx);
                 cx.engine().set_timer(self.plan.drain, DRAINED);
                 self.settle();
@@ -241,10 +247,6 @@ impl Load {
 
     fn finish(&mut self) {
         let mut failures = std::mem::take(&mut self.failures);
-        let unanswered = self.sent.saturating_sub(self.received);
-        if self.plan.mode == NodeMode::Request && unanswered > 0 {
-            failures.push(format!("{unanswered} requests were not answered"));
-        }
         if self.wrong > 0 {
             failures.push(format!("{} wrong answers", self.wrong));
         }
@@ -252,14 +254,23 @@ impl Load {
         // A thread that had no turn for so long sees both ends of the window at once.
         let seconds = to.since(from).as_secs_f64().max(1e-9);
         let (mut throughput, mut server) = ((after - before) as f64 / seconds, 0.0);
-        if let [Some(first), Some(last)] = self.marks {
+        if let [Some(begin), Some(first), Some(last)] = self.marks {
             let wall = last.clock_ns.saturating_sub(first.clock_ns).max(1) as f64;
             server = last.cpu_share_since(first);
             if self.plan.mode == NodeMode::Send {
                 throughput = last.count.saturating_sub(first.count) as f64 / wall * 1e9;
+                // The last mark went behind all messages.
+                self.received = last.count.saturating_sub(begin.count);
             }
         } else {
             failures.push("a mark was not answered".to_owned());
+        }
+        let missing = self.sent.saturating_sub(self.received);
+        if missing > 0 {
+            failures.push(match self.plan.mode {
+                NodeMode::Request => format!("{missing} requests were not answered"),
+                NodeMode::Send => format!("{missing} messages did not arrive"),
+            });
         }
         let histogram = std::mem::replace(&mut self.latency, Latency::new()).finish();
         let latency = Percentiles::of(&histogram);
@@ -379,7 +390,7 @@ impl Client {
             received: 0,
             marks_due: 0,
             marks_sent: 0,
-            marks: [None; 2],
+            marks: [None; 3],
             window: [(Time::ZERO, 0, Duration::ZERO); 2],
             failures: Vec::new(),
             wrong: 0,

@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use proscenium_engine::Address;
+use proscenium_engine::{Address, EngineBuilder};
 use proscenium_nodelink::{Endpoint, Nid, Node, NodeOptions};
 
 pub(super) use client::Mark;
@@ -33,7 +33,8 @@ What the other node has to do, whose NID is `echo`: answer requests `Echo` with 
 `Mark` with three little-endian u64: messages so far, its clock and its CPU time in nanoseconds.
 `proscenium echo --mode node` does, and tools/peers/node-zmq on libzmq.
 
-PASS means: everything was answered with what was sent, and no link was lost.
+PASS means: every request was answered with what was sent, every message arrived, and no link was
+lost.
 
 Examples:
   proscenium echo --mode node &
@@ -80,33 +81,67 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "N", default_value_t = 100_000,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) hwm: u32,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+/// What every load from one node to another has.
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
     /// Load before measuring
     #[arg(long, value_name = "DUR", default_value = "1s", value_parser = parse_duration)]
-    pub(crate) warmup: Duration,
+    pub(super) warmup: Duration,
     /// Length of the measuring window
     #[arg(long, value_name = "DUR", default_value = "3s", value_parser = parse_duration)]
-    pub(crate) measure: Duration,
+    pub(super) measure: Duration,
     /// How long to wait for outstanding answers at the end
     #[arg(long, value_name = "DUR", default_value = "10s", value_parser = parse_duration)]
-    pub(crate) drain: Duration,
+    pub(super) drain: Duration,
     /// How long the other node may take until it can be reached
     #[arg(long, value_name = "DUR", default_value = "10s", value_parser = parse_duration)]
-    pub(crate) connect_timeout: Duration,
+    pub(super) connect_timeout: Duration,
     /// Name of the pair in the results
     #[arg(long, value_name = "LABEL", default_value = "proscenium")]
-    pub(crate) stack: String,
+    stack: String,
     /// Pin the client to this CPU
     #[arg(long, value_name = "CPU")]
-    pub(crate) pin: Option<usize>,
+    pin: Option<usize>,
     /// Write the whole result to this file; `-` is standard output
     #[arg(long, value_name = "F")]
-    pub(crate) json: Option<PathBuf>,
+    json: Option<PathBuf>,
+}
+
+impl RunOptions {
+    /// Until when a request may be unanswered without that being the request's own fault.
+    pub(super) fn request_deadline(&self) -> Duration {
+        self.warmup + self.measure + self.drain + SPARE
+    }
+
+    /// The engine of the client, on its CPU.
+    pub(super) fn pinned(&self, engine: EngineBuilder) -> EngineBuilder {
+        match self.pin {
+            Some(cpu) => engine.pin_cpus(&[cpu]),
+            None => engine,
+        }
+    }
+
+    /// Prints and writes the result. True if it is a pass.
+    ///
+    /// # Errors
+    /// When it cannot be written: names the option.
+    pub(super) fn publish(&self, mut record: NodeRecord) -> Result<bool, String> {
+        record.stack.clone_from(&self.stack);
+        record.command = crate::record::command();
+        record.machine = Machine::describe();
+        crate::record::publish(&record, &record, self.json.as_deref())?;
+        Ok(record.failures.is_empty())
+    }
 }
 
 /// How long the engine may take to end.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// What a run may take beyond its phases before something is wrong with this program.
-const SPARE: Duration = Duration::from_secs(30);
+pub(super) const SPARE: Duration = Duration::from_secs(30);
 
 /// Runs the load, prints and writes the result. True if it is a pass.
 ///
@@ -125,18 +160,16 @@ pub(crate) fn run(args: &NodeArgs) -> Result<bool, String> {
         let size = args.size;
         return Err(format!("--size {size}: a frame has at most {limit} bytes"));
     }
-    let whole = args.connect_timeout + args.warmup + args.measure + args.drain + SPARE;
+    let whole = args.run.connect_timeout + args.run.request_deadline();
     let (builder, link) = Node::builder(options)
         .connect(Endpoint::new(target))
         .prepare()
         .map_err(|error| error.to_string())?;
-    let builder = match args.pin {
-        Some(cpu) => builder.pin_cpus(&[cpu]),
-        None => builder,
-    };
     let (report, result) = mpsc::channel();
     let client = Mutex::new(Some(Client::new(link, Plan::of(args), report)));
-    let engine = builder
+    let engine = args
+        .run
+        .pinned(builder)
         .start(move |_| {
             let taken = client.lock().ok().and_then(|mut client| client.take());
             taken.expect("an engine of one shard makes one handler")
@@ -148,17 +181,7 @@ pub(crate) fn run(args: &NodeArgs) -> Result<bool, String> {
         RecvTimeoutError::Timeout => "the load did not end in time".to_owned(),
         RecvTimeoutError::Disconnected => "the load ended without a result".to_owned(),
     })?;
-    let mut record = measured?;
-    record.stack.clone_from(&args.stack);
-    record.command = std::env::args().collect();
-    record.machine = Machine::describe();
-    eprint!("{record}");
-    if let Some(path) = &args.json {
-        record
-            .write_json(path)
-            .map_err(|error| format!("--json {}: {error}", path.display()))?;
-    }
-    Ok(record.failures.is_empty())
+    args.run.publish(measured?)
 }
 
 /// The node's options: messages are what its queue is bounded by, as with the libraries that it is
@@ -172,6 +195,6 @@ fn options(args: &NodeArgs) -> Result<NodeOptions, String> {
         .queue_messages_max(hwm.max(window))
         .queue_bytes_max(bytes)
         .requests_max(window + 2)
-        .request_deadline(args.warmup + args.measure + args.drain + SPARE)
-        .handshake_deadline(args.connect_timeout))
+        .request_deadline(args.run.request_deadline())
+        .handshake_deadline(args.run.connect_timeout))
 }

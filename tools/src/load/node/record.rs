@@ -1,8 +1,6 @@
 //! What comes of a run: one JSON document, which programs of other libraries write too.
 
 use std::fmt;
-use std::io::{self, Write};
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +29,8 @@ pub(crate) struct NodeRecord {
     pub(crate) hwm: u64,
     /// Messages sent in the whole run, without marks.
     pub(crate) sent: u64,
-    /// Answers received in the whole run.
+    /// `request`: answers received in the whole run; `send`: messages that have arrived, by the
+    /// receiver's count (0 where the program of another library does not tell).
     pub(crate) received: u64,
     /// `request`: answers per second inside the measuring window; `send`: messages per second as
     /// they arrived at the receiver between the two marks.
@@ -55,21 +54,6 @@ pub(crate) struct NodeRecord {
     /// Where it ran.
     #[serde(default)]
     pub(crate) machine: Machine,
-}
-
-impl NodeRecord {
-    /// Writes it as JSON to a file, or to standard output if the path is `-`.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(in crate::load) fn write_json(&self, path: &Path) -> io::Result<()> {
-        let mut text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        text.push('\n');
-        if path == Path::new("-") {
-            return io::stdout().lock().write_all(text.as_bytes());
-        }
-        std::fs::write(path, text)
-    }
 }
 
 impl fmt::Display for NodeRecord {
