@@ -107,12 +107,12 @@ impl ApiServer {
     }
 
     /// Shuts down, all within `deadline`. `/ready` says so at once; a delay (`drain_delay`) later,
-    /// when balancers have seen it, HTTP takes no further requests and finishes those under way. The
-    /// server leaves the directory ([`Membership::leave`](proscenium_nodelink::Membership::leave)):
-    /// others do not choose it any more, and what they have sent until they know of it is answered.
-    /// From then on messages are refused with error 2. Handlers that are still under way at three
-    /// quarters of the time are ended, their requests answered 14; at last the links are flushed and
-    /// closed.
+    /// when balancers have seen it, HTTP takes no further requests and finishes those under way.
+    /// The server leaves the directory
+    /// ([`Membership::leave`](proscenium_nodelink::Membership::leave)): others do not choose it any
+    /// more, and what they have sent until they know of it is answered. From then on messages are
+    /// refused with error 2. Handlers that are still under way at three quarters of the time are
+    /// ended, their requests answered 14; at last the links are flushed and closed.
     pub fn shutdown(mut self, deadline: Duration) -> ApiReport {
         let began = Instant::now();
         let eighths = |eighths| began + deadline / 8 * eighths;
