@@ -186,29 +186,42 @@ fn who_does_not_answer_is_exit_code_2_and_says_what_happened() {
     socket.bind(&any.into()).expect("a free port");
     let address = socket.local_addr().expect("its address");
     let address = address.as_socket().expect("of TCP").to_string();
+    let at = ["--at", address.as_str()];
     for args in [
-        &["ping", "a", "--at", &address, "--timeout", "200ms"][..],
-        &["send", "a", "X", "--at", &address, "--timeout", "200ms"],
-        &["request", "a", "X", "--at", &address, "--timeout", "200ms"],
-        &["status", "--at", &address, "--timeout", "200ms"],
+        &["ping", "a"][..],
+        &["send", "a", "X"],
+        &["request", "a", "X"],
+        &["status"],
     ] {
-        let (code, _, said) = code_and_texts(&node(args));
-        assert_eq!(code, 2, "{args:?}: {said}");
-        assert!(
-            said.contains("could not be reached") && said.contains(&address),
-            "{said}"
-        );
+        let said = unreached(&[args, &at].concat(), "nobody listens there");
+        assert!(said.contains("could not be reached"), "{said}");
+        assert!(said.contains(&address), "{said}");
         assert!(said.contains("connect_failed"), "{said}");
     }
     // Somebody else is there.
     let folder = Folder::new("other");
     let a = run(&folder.file("a.toml", "nid = \"a\"\nbind = [\"127.0.0.1:0\"]\n"));
-    let args = ["ping", "b", "--at", &a.address, "--timeout", "300ms"];
-    let (code, _, said) = code_and_texts(&node(&args));
-    assert!(
-        code == 2 && said.contains("b could not be reached"),
-        "{code}: {said}"
-    );
+    let said = unreached(&["ping", "b", "--at", &a.address], "another name is there");
+    assert!(said.contains("b could not be reached"), "{said}");
+    // Something else is there.
+    let echo = Echo::start(&[]);
+    unreached(&["ping", "b", "--at", &echo.address], "is no node");
+}
+
+/// What `proscenium node ARGS` says of a node that it does not reach: `why`, once it has had the
+/// time to find that out.
+#[track_caller]
+fn unreached(args: &[&str], why: &str) -> String {
+    let mut said = String::new();
+    for timeout in ["200ms", "2s", "20s"] {
+        let code;
+        (code, _, said) = code_and_texts(&node(&[args, &["--timeout", timeout]].concat()));
+        assert_eq!(code, 2, "{args:?}: {said}");
+        if said.contains(why) {
+            return said;
+        }
+    }
+    panic!("{args:?}: not {why}, but {said}");
 }
 
 #[test]
