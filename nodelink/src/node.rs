@@ -109,7 +109,7 @@ pub struct NodeBuilder {
 }
 
 impl NodeBuilder {
-    /// Sets the bounds of the engine.
+    /// Sets the bounds of the engine, [`NodeLink::limits`] by default.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -285,7 +285,7 @@ impl Node {
     pub fn builder(options: NodeOptions) -> NodeBuilder {
         NodeBuilder {
             options,
-            limits: Limits::default(),
+            limits: NodeLink::limits(),
             listeners: Vec::new(),
             addresses: Vec::new(),
             endpoints: Vec::new(),
