@@ -40,8 +40,12 @@ pub fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+/// Patient: nothing ends by itself, however long a machine has other things to do.
 pub fn options(nid: &str) -> NodeOptions {
     NodeOptions::new(Nid::new(nid).unwrap())
+        .handshake_deadline(PATIENCE)
+        .dead_after(PATIENCE)
+        .request_deadline(PATIENCE)
 }
 
 pub fn header(msg_id: &str) -> RouteHeader<'_> {
