@@ -263,9 +263,7 @@ impl NodeParts {
 ///     .connect(endpoint)
 ///     .start(Greeter)?;
 /// let api = api.handle();
-/// while !api.is_routable("play-1") {
-///     std::thread::sleep(Duration::from_millis(1));
-/// }
+/// assert!(api.wait_routable("play-1", Duration::from_secs(60)));
 /// let header = RouteHeader { msg_id: "Greet", ..Default::default() };
 /// let reply = api.request("play-1", &header, "world", RequestOptions::default());
 /// // … .await it, or, where nothing else is to be done:

@@ -169,6 +169,23 @@ fn connections_beyond_the_limit_wait() {
 }
 
 #[test]
+fn who_does_not_read_its_answer_does_not_keep_its_connection() {
+    let long = get(|| async { vec![0_u8; 64 << 20] }); // more than sockets hold
+    let http = Http::new(any(), Router::new().route("/long", long));
+    let http = http
+        .connections_max(1)
+        .write_deadline(Duration::from_millis(50));
+    let server = api("api-1").http(http).start().unwrap();
+    let mut stuck = TcpStream::connect(routes(&server)).unwrap();
+    stuck
+        .write_all(b"GET /long HTTP/1.1\r\nHost: here\r\n\r\n")
+        .unwrap();
+    let next = ask(routes(&server), "GET", "/health");
+    assert_eq!(next, (200, "healthy\n".to_owned()));
+    drop(stuck);
+}
+
+#[test]
 fn readiness_is_what_the_application_says() {
     let ready = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let agrees = Arc::clone(&ready);

@@ -32,9 +32,8 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 #[track_caller]
 pub fn wait_routable(from: &NodeHandle, to: &str) {
-    wait_until(&format!("{} reaches {to}", from.nid()), || {
-        from.is_routable(to)
-    });
+    let reached = from.wait_routable(to, PATIENCE);
+    assert!(reached, "{} does not reach {to}", from.nid());
 }
 
 pub fn any() -> SocketAddr {

@@ -287,7 +287,7 @@ pub fn node_of(server: &PlayServer) -> NodeHandle {
 
 #[track_caller]
 pub fn linked(node: &NodeHandle, to: &str) {
-    eventually("a link", || node.is_routable(to).then_some(()));
+    assert!(node.wait_routable(to, PATIENCE), "no link to {to}");
 }
 
 /// Servers `play-1` to `play-N`, each linked to all others; server N has the stages N0 to N9.

@@ -47,8 +47,8 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 #[track_caller]
 pub fn wait_routable(from: &NodeHandle, to: &str) {
-    let what = format!("{} reaches {to}", from.nid());
-    wait_until(&what, || from.is_routable(to));
+    let reached = from.wait_routable(to, PATIENCE);
+    assert!(reached, "{} does not reach {to}", from.nid());
 }
 
 /// A message as the scripted server saw it.
