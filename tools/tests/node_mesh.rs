@@ -180,10 +180,7 @@ fn status_shows_the_peers_of_all_nodes_of_a_directory() {
 #[test]
 fn who_does_not_answer_is_exit_code_2_and_says_what_happened() {
     // Bound and not listening: refused.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-    let socket = socket.expect("a socket");
-    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    socket.bind(&any.into()).expect("a free port");
+    let socket = bound();
     let address = socket.local_addr().expect("its address");
     let address = address.as_socket().expect("of TCP").to_string();
     let at = ["--at", address.as_str()];
@@ -274,6 +271,15 @@ fn what_is_wrong_in_a_file_or_on_the_command_line_is_named() {
     runs.terminate();
 }
 
+/// A port where nobody listens, and nobody else can.
+fn bound() -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(&any.into()).expect("a free port");
+    socket
+}
+
 struct Running(Child);
 
 impl Drop for Running {
@@ -309,9 +315,10 @@ fn a_node_of_whose_errors_nobody_reads_goes_on() {
 
 #[test]
 fn passwords_of_redis_are_not_shown() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("its address");
-    drop(free);
+    // Bound and not listening: refused, and nobody else's.
+    let socket = bound();
+    let address = socket.local_addr().expect("its address");
+    let address = address.as_socket().expect("of TCP");
     let directory = format!("redis://:hidden@{address}");
     let (code, text, said) = code_and_texts(&node(&["status", "--directory", &directory]));
     assert_eq!(code, 1, "{text}{said}");
