@@ -107,6 +107,22 @@ fn indexes_name_every_page() {
 }
 
 #[test]
+fn the_architecture_names_files_that_are_there() {
+    let page = read("ARCHITECTURE.md");
+    let paths = page.split('`').skip(1).step_by(2);
+    let paths = paths.filter(|path| path.contains('/') && !path.contains(' '));
+    let mut checked = 0;
+    for path in paths {
+        assert!(
+            root().join(path).exists(),
+            "ARCHITECTURE.md: {path} is not there"
+        );
+        checked += 1;
+    }
+    assert!(checked > 40, "only {checked} paths were found");
+}
+
+#[test]
 fn links_between_pages_lead_somewhere() {
     let mut checked = 0;
     for page in pages() {

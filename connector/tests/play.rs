@@ -65,6 +65,13 @@ impl Hall {
     }
 }
 
+/// As often as it takes, without much waiting.
+const AT_ONCE: Reconnect = Reconnect {
+    first: Duration::from_millis(1),
+    max: Duration::from_millis(20),
+    attempts: 0,
+};
+
 #[test]
 fn clients_play_over_every_transport() {
     let hall = Hall::open();
@@ -143,13 +150,8 @@ fn refused_credentials_can_be_replaced() {
 #[test]
 fn who_is_thrown_out_comes_back() {
     let hall = Hall::open();
-    let policy = Reconnect {
-        first: Duration::from_millis(1),
-        max: Duration::from_millis(20),
-        attempts: 0,
-    };
     for (number, transport) in TRANSPORTS.into_iter().enumerate() {
-        let connector = hall.builder(number).reconnect(policy).build();
+        let connector = hall.builder(number).reconnect(AT_ONCE).build();
         let connector = connector.expect("a connector");
         connector.connect().wait().expect("connected");
         connector
@@ -182,13 +184,8 @@ fn who_is_thrown_out_comes_back() {
 #[test]
 fn who_logs_in_twice_is_told_where_it_is_not_any_more() {
     let hall = Hall::open();
-    let policy = Reconnect {
-        first: Duration::from_millis(1),
-        max: Duration::from_millis(20),
-        attempts: 0,
-    };
     for (number, transport) in TRANSPORTS.into_iter().enumerate() {
-        let first = hall.builder(number).reconnect(policy).build();
+        let first = hall.builder(number).reconnect(AT_ONCE).build();
         let first = first.expect("a connector");
         first.connect().wait().expect("connected");
         let login = first.authenticate(1, AUTH, b"twin").wait();
@@ -263,11 +260,19 @@ fn a_server_that_shuts_down_is_told() {
 /// One byte more is refused on this side; what the server may be sent can be longer than what it
 /// can answer with.
 #[test]
-fn packets_of_the_limit_are_taken_on_every_transport() {
+fn packets_up_to_the_limit_go_both_ways_on_every_transport() {
     let hall = Hall::open();
     let longest = (2 << 20) - 1 - "Echo".len() - 2 - 8;
+    // The answer also has a code, and the length of what was compressed.
+    let longest_answer = longest - 2 - 4;
     for (number, transport) in TRANSPORTS.into_iter().enumerate() {
         let client = hall.client(number + TRANSPORTS.len(), "giant");
+        for len in [64 << 10, 1 << 20, longest_answer] {
+            let payload: Vec<u8> = (0..len).map(|at| (at * 31 + at / 251) as u8).collect();
+            let answer = client.request(1, "Echo", &payload).wait();
+            let same = answer.expect("an answer").payload == payload;
+            assert!(same, "{transport:?}: {len} bytes");
+        }
         let refused = client.request(1, "Echo", &vec![7; longest]).wait();
         let refused = refused.expect_err("too long for an answer");
         assert_eq!(

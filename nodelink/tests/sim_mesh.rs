@@ -536,6 +536,28 @@ fn a_long_message_on_a_slow_link_is_no_sign_of_death() {
 }
 
 #[test]
+fn what_is_said_in_one_turn_leaves_in_one_write() {
+    let net = SimNet::new(1, Faults::none());
+    let mut mesh = Mesh::with(&net, net.fork_random(), false);
+    mesh.world.run_for(Duration::from_secs(5));
+    assert!(mesh.routable(0, 1));
+    let written = |mesh: &Mesh| {
+        let stats = mesh.nodes[0].engine.handle().stats().total();
+        (stats.writes, stats.messages_out)
+    };
+    let (writes, messages) = written(&mesh);
+    for _ in 0..100 {
+        mesh.say(0, 1, MESSAGE, 30, DEADLINE);
+    }
+    mesh.world.run_for(Duration::from_secs(1));
+    assert_eq!(mesh.book.borrow().arrived, 100);
+    let (writes, messages) = (written(&mesh).0 - writes, written(&mesh).1 - messages);
+    // Heartbeats come besides, each by itself at worst.
+    let most = 1 + messages - 100;
+    assert!(writes <= most, "{writes} writes of {messages} messages");
+}
+
+#[test]
 fn a_quiet_mesh_stays_up_and_costs_nothing_but_heartbeats() {
     let net = SimNet::new(1, Faults::none());
     let mut mesh = Mesh::new(&net);

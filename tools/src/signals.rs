@@ -2,6 +2,8 @@
 
 use std::io;
 use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -12,7 +14,22 @@ use signal_hook::iterator::Signals;
 ///
 /// # Errors
 /// When the system refuses the handler or the thread.
-pub(crate) fn on_termination(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn on_termination(first: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    watch(first).map_err(|error| format!("cannot watch for signals: {error}"))
+}
+
+/// True once the process was asked to end; see [`on_termination`].
+///
+/// # Errors
+/// Those of [`on_termination`].
+pub(crate) fn asked_to_end() -> Result<Arc<AtomicBool>, String> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&asked);
+    on_termination(move || flag.store(true, Ordering::Relaxed))?;
+    Ok(asked)
+}
+
+fn watch(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let watch = move || {
         let mut asked = signals.forever();

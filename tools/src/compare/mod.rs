@@ -21,8 +21,6 @@ mod summary;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use args::CompareArgs;
 
@@ -57,13 +55,9 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
     let shapes = plan::shapes(args, works)?;
     let (server_cpus, client_cpus) = pinning(args, &mut notes)?;
     let time = machine::unix_seconds();
-    let out = PathBuf::from(args.out.replace("{time}", &utc::file_name(time)));
-    fs::create_dir_all(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
+    let out = folder(args, time)?;
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    signals::on_termination(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let interrupted = signals::asked_to_end()?;
 
     let runner = Runner {
         folders: stacks::peer_folders(&args.peers_dir, &own),
@@ -102,6 +96,13 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), String> {
         println!("{}", out.join(file).display());
     }
     whole
+}
+
+/// The folder of the results, which is there now.
+fn folder(args: &CompareArgs, time: u64) -> Result<PathBuf, String> {
+    let out = PathBuf::from(args.out.replace("{time}", &utc::file_name(time)));
+    fs::create_dir_all(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
+    Ok(out)
 }
 
 /// The certificate in its files, where somebody needs one; gone at the end.

@@ -79,8 +79,7 @@ fn serve<P: Send + 'static>(
 ) -> Result<(), String> {
     let begin = Instant::now();
     let (ending, deadline) = (engine.clone(), args.drain);
-    signals::on_termination(move || ending.shutdown(deadline))
-        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    signals::on_termination(move || ending.shutdown(deadline))?;
     announce(args, engine, addresses, stages.clone())?;
     let drain = join();
     let summary = Summary::new(&engine.stats(), &stages(), &drain, begin.elapsed());

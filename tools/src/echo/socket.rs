@@ -1,7 +1,6 @@
 //! The echo on the pull interface: the program asks for events.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,10 +36,7 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
         .map_err(|error| format!("cannot serve at {}: {error}", args.listen))?;
     let handle = socket.handle();
 
-    let asked = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&asked);
-    signals::on_termination(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let asked = signals::asked_to_end()?;
     announce(args, &handle, socket.local_addrs(), Vec::new)?;
 
     let ended = |error: io::Error| format!("the socket broke: {error}");

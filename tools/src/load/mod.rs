@@ -18,7 +18,6 @@ mod schedule;
 mod verdict;
 mod window;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -119,10 +118,7 @@ fn drive<P: Protocol>(
     if let Some(warning) = args.layers.warning() {
         eprintln!("{warning}");
     }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    signals::on_termination(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let interrupted = signals::asked_to_end()?;
 
     let connector = Connector::to(target.clone())
         .deadline(args.connect_timeout)

@@ -108,8 +108,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
         None => None,
     };
     let (tell, end) = mpsc::channel();
-    signals::on_termination(move || tell.send(()).unwrap_or_default())
-        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    signals::on_termination(move || tell.send(()).unwrap_or_default())?;
     let mut builder = Node::builder(config.options());
     for address in &config.bind {
         builder = builder.bind(address.0.clone());

@@ -1,6 +1,6 @@
 //! Running the parts of a test run, and counting what they say.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -161,7 +161,7 @@ impl Steps {
         println!("all parts in {}", minutes(self.begin.elapsed()));
         println!("{}", self.count.line());
         // Whoever reads only the end sees the count, whatever is written to standard error.
-        let _ = std::io::stdout().flush();
+        let _ = io::stdout().flush();
         if self.count.failed > 0 {
             return Err("tests failed".to_owned());
         }
@@ -197,7 +197,7 @@ pub(crate) fn minutes(time: Duration) -> String {
 #[derive(Debug, Default)]
 struct Shown {
     count: Count,
-    /// Tests that were not run, each with its reason.
+    /// Tests that were not run, or not to their end, each with its reason.
     ignored: Vec<String>,
 }
 
@@ -215,24 +215,56 @@ fn ignored(line: &str) -> Option<String> {
     Some(format!("{test}: {reason}"))
 }
 
+/// A test that cargo says has passed, but says itself that it lacked something, on the standard
+/// error (`tests/support/foreign.rs`): `skipped: TEST: PROGRAM: REASON`.
+fn skipped(line: &str) -> Option<String> {
+    let test = line.trim().strip_prefix("skipped: ")?;
+    Some(test.to_owned())
+}
+
+/// Calls `each` with every line, as it comes.
+fn lines(output: impl Read, mut each: impl FnMut(&str)) -> io::Result<()> {
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        each(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    Ok(())
+}
+
 /// Runs a command, showing its output line by line and counting.
-fn show(command: &mut Command) -> std::io::Result<(Shown, ExitStatus)> {
+fn show(command: &mut Command) -> io::Result<(Shown, ExitStatus)> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()?;
-    let mut shown = Shown::default();
-    if let Some(stdout) = child.stdout.take() {
-        let mut reader = BufReader::new(stdout);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line)? > 0 {
-            let text = String::from_utf8_lossy(&line);
-            print!("{text}");
-            shown.count.add(Count::of_line(&text));
-            shown.ignored.extend(ignored(&text));
-            line.clear();
-        }
-    }
+    let (mut shown, mut lacking) = (Shown::default(), Vec::new());
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    thread::scope(|scope| {
+        let errors = scope.spawn(|| {
+            stderr.map_or(Ok(()), |stderr| {
+                lines(stderr, |line| {
+                    eprint!("{line}");
+                    lacking.extend(skipped(line));
+                })
+            })
+        });
+        let read = stdout.map_or(Ok(()), |stdout| {
+            lines(stdout, |line| {
+                print!("{line}");
+                shown.count.add(Count::of_line(line));
+                shown.ignored.extend(ignored(line));
+            })
+        });
+        let errors = errors.join().unwrap_or(Ok(()));
+        read.and(errors)
+    })?;
+    let lacking_count = lacking.len() as u64;
+    shown.count.passed = shown.count.passed.saturating_sub(lacking_count);
+    shown.count.skipped += lacking_count;
+    shown.ignored.extend(lacking);
     Ok((shown, child.wait()?))
 }
 
@@ -297,12 +329,13 @@ mod tests {
             "echo 'test long ... ignored, takes an hour'
              echo 'test README.md - (line 5) ... ignored'
              echo 'test odd ... ignored'
+             echo 'skipped: talks: curl-ws: a curl without it' >&2
              echo 'test result: ok. 5 passed; 0 failed; 3 ignored'",
         ]);
         steps.run("counted", &mut printing);
         steps.run("missing", &mut Command::new("no-such-program-as-this"));
         steps.run("bad", &mut Command::new("false"));
-        assert_eq!(steps.count, count(6, 2, 4));
+        assert_eq!(steps.count, count(5, 2, 5));
         assert_eq!(steps.begun, steps.whole);
         let skipped = steps
             .remarks
@@ -315,6 +348,7 @@ mod tests {
                 "skipped: absent: not here",
                 "skipped: counted: long: takes an hour",
                 "skipped: counted: odd: no reason is given",
+                "skipped: counted: talks: curl-ws: a curl without it",
             ]
         );
         assert!(steps.finish().is_err());

@@ -8,7 +8,6 @@
 mod report;
 mod suites;
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +18,10 @@ use serde::Serialize;
 use super::args::CompareArgs;
 use super::processes::{self, Launch, Server};
 use super::report::Note;
-use super::{pinning, stacks};
+use super::{folder, pinning, stacks};
 use crate::load::node::NodeRecord;
 use crate::machine::{self, Machine};
-use crate::{record, signals, utc};
+use crate::{record, signals};
 use report::Report;
 use suites::{Pair, Shape, Side, Suite};
 
@@ -85,12 +84,8 @@ pub(super) fn run(args: &CompareArgs) -> Result<(), String> {
     let (mut server_cpus, client_cpus) = pinning(args, &mut notes)?;
     server_cpus.truncate(1);
     let time = machine::unix_seconds();
-    let out = PathBuf::from(args.out.replace("{time}", &utc::file_name(time)));
-    fs::create_dir_all(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    signals::on_termination(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let out = folder(args, time)?;
+    let interrupted = signals::asked_to_end()?;
     let zmq = stacks::find(PEER, INSTALL, &stacks::peer_folders(&args.peers_dir, &own));
     let speaks_of_zmq = suite.pairs.iter().any(Pair::has_zmq);
     if let (true, Err(reason)) = (speaks_of_zmq, &zmq) {
