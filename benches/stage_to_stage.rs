@@ -88,13 +88,8 @@ fn main() {
             assert!(made.wait(patience).is_ok_and(|made| made.is_new));
         }
     }
-    while !one
-        .handle()
-        .node()
-        .is_some_and(|node| node.is_routable("two"))
-    {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let node = one.handle().node().cloned().expect("a node");
+    assert!(node.wait_routable("two", patience));
     for id in 0..window {
         one.handle().send_to_stage(id, "Begin", ()).expect("room");
     }

@@ -7,12 +7,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use proscenium::Limits;
-use support::{Behaviour, Server, ask, connect, eventually, expect_end, frame, loopback, prepare};
+use support::{
+    Behaviour, Server, ask, connect, eventually, expect_end, frame, loopback, patient, prepare,
+};
 
 /// The server of the next test, in a process of its own.
 fn serve_with_few_descriptors() {
-    let server = Server::with(Limits::default(), loopback(), Behaviour::echo());
+    let server = Server::with(patient(), loopback(), Behaviour::echo());
     let say = |line: String| {
         let mut out = std::io::stdout().lock();
         out.write_all(format!("\n{line}\n").as_bytes()).unwrap();
@@ -90,7 +91,7 @@ fn goes_on_accepting_after_descriptors_ran_out() {
 
 #[test]
 fn one_connection_more_than_the_limit_is_closed_at_once_and_counted() {
-    let limits = Limits::default().connections_max(5);
+    let limits = patient().connections_max(5);
     let server = Server::with(limits, loopback(), Behaviour::echo());
     let mut clients: Vec<_> = (0..5).map(|_| server.accept()).collect();
     for refused in 1..=3 {
@@ -131,7 +132,7 @@ fn connect_from(last: u8, to: SocketAddr) -> TcpStream {
 fn the_rate_of_accepts_holds_for_each_address_alone() {
     const RATE: u32 = 5;
     const BURST: u64 = 10;
-    let limits = Limits::default()
+    let limits = patient()
         .accepts_per_second(RATE)
         .accept_burst(BURST as u32);
     let server = Server::with(limits, loopback(), Behaviour::echo());

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use proscenium::{Connector, Engine, Framing, Limits, Overflow, WebSocketClient, WebSocketServer};
-use support::{Behaviour, Server, eventually, loopback};
+use proscenium::{Connector, Framing, Limits, Overflow, WebSocketClient, WebSocketServer};
+use support::{Behaviour, Server, engine, eventually, loopback, patient};
 
 /// The longest messages of the suite have 16 MiB, in up to 65,536 frames.
 const MESSAGE_MAX: usize = 20 << 20;
@@ -23,7 +23,7 @@ const CASES: &str = r#"["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", 
 const CASES_MIN: usize = 301;
 
 fn limits() -> Limits {
-    Limits::default()
+    patient()
         .frame_max(MESSAGE_MAX)
         .send_high(2 * MESSAGE_MAX)
         .send_queue_max(4 * MESSAGE_MAX)
@@ -136,7 +136,7 @@ fn visit(address: SocketAddr, target: &str) -> Vec<String> {
         }
         let _ = cx.forward(from, &message);
     });
-    let client = Server::start(Engine::builder().limits(limits()), behaviour);
+    let client = Server::start(engine().limits(limits()), behaviour);
     let socket = WebSocketClient::new(address.to_string(), target).unwrap();
     let socket = socket.fragments_max(FRAGMENTS_MAX);
     let connector = Connector::to(address)

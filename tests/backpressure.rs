@@ -7,17 +7,17 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use proscenium::{Connector, Context, Engine, Limits, Listener, Overflow, RouterId, SendError};
+use proscenium::{Connector, Context, Limits, Listener, Overflow, RouterId, SendError};
 use support::{
-    Behaviour, Job, Server, ask, connect_narrow, eventually, frame, loopback, read_frame,
-    try_read_frame,
+    Behaviour, Job, Server, ask, connect_narrow, engine, eventually, frame, loopback, patient,
+    read_frame, try_read_frame,
 };
 
 const KIB: usize = 1024;
 
 /// Small watermarks, so that a few hundred messages fill a queue.
 fn small_queues() -> Limits {
-    Limits::default()
+    patient()
         .frame_max(16 * KIB)
         .send_high(64 * KIB)
         .send_low(16 * KIB)
@@ -237,7 +237,7 @@ fn a_message_above_the_watermark_reaches_a_peer_that_reads_under_every_policy() 
         Overflow::DropNewest,
         Overflow::Close,
     ] {
-        let limits = Limits::default(); // frames of 2 MiB, watermark of 1 MiB
+        let limits = patient(); // frames of 2 MiB, watermark of 1 MiB
         let long = vec![5; limits.frame_max];
         let server = Server::with(limits, loopback().overflow(overflow), Behaviour::echo());
         let (mut stream, id) = server.accept();
@@ -423,7 +423,7 @@ fn two_engines_that_both_say_more_than_the_socket_takes_hear_each_other() {
     let (at_server, at_client) = (Arc::default(), Arc::default());
     let listener = narrow(Overflow::default());
     let server = Server::with(limits.clone(), listener, talker(MESSAGES, &at_server));
-    let builder = Engine::builder().limits(limits);
+    let builder = engine().limits(limits);
     let client = Server::start(builder, talker(MESSAGES, &at_client));
     let connector = Connector::to(server.address()).socket_buffers(Some(4 * KIB), Some(8 * KIB));
     client.handle.connect(0, connector).unwrap();

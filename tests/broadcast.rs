@@ -6,8 +6,11 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use proscenium::{Engine, Framing, Limits};
-use support::{Behaviour, Server, connect, eventually, frame, loopback, read_frame, tcp_address};
+use proscenium::Framing;
+use support::{
+    Behaviour, Server, connect, engine, eventually, frame, loopback, patient, read_frame,
+    tcp_address,
+};
 
 #[test]
 fn all_that_a_call_broadcasts_and_sends_leaves_in_one_write_each_and_in_order() {
@@ -25,7 +28,7 @@ fn all_that_a_call_broadcasts_and_sends_leaves_in_one_write_each_and_in_order() 
         }
     })
     .on_connect(move |_, id| newcomers.lock().unwrap().push(id));
-    let server = Server::with(Limits::default(), loopback(), behaviour);
+    let server = Server::with(patient(), loopback(), behaviour);
     let mut clients: Vec<_> = (0..3).map(|_| server.accept().0).collect();
     let writes = || server.stats().writes;
     // Longest: shared by reference, so that what is behind the first is not in one piece.
@@ -67,8 +70,8 @@ fn everybody_gets_it_in_its_own_framing_and_who_is_gone_is_counted() {
         *counted.lock().unwrap() = cx.broadcast(all, &body);
     })
     .on_connect(move |_, id| newcomers.lock().unwrap().push(id));
-    let builder = Engine::builder()
-        .limits(Limits::default().frame_max(10_000))
+    let builder = engine()
+        .limits(patient().frame_max(10_000))
         .listen(loopback())
         .listen(loopback().framing(Framing::Le32));
     let server = Server::start(builder, behaviour);

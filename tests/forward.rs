@@ -6,9 +6,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
-use proscenium::{Balance, Body, Context, Engine, Framing, Handler, Limits, Message, RouterId};
+use proscenium::{Balance, Body, Context, Framing, Handler, Message, RouterId};
 use support::{
-    Behaviour, PATIENCE, Server, connect, eventually, frame, loopback, read_frame, tcp_address,
+    Behaviour, PATIENCE, Server, connect, engine, eventually, frame, loopback, patient, read_frame,
+    tcp_address,
 };
 
 const KIB: usize = 1024;
@@ -66,7 +67,7 @@ fn forwarded_and_copied_messages_leave_in_order_however_they_are_split() {
             cx.forward(from, &message).unwrap();
         }
     });
-    let server = Server::with(Limits::default(), loopback(), behaviour);
+    let server = Server::with(patient(), loopback(), behaviour);
     let (mut stream, _) = server.accept();
     // Some shorter than what is worth forwarding, some longer.
     let bytes: Vec<u8> = (0..30u8)
@@ -89,7 +90,7 @@ fn long_messages_are_forwarded_whole() {
     let behaviour = Behaviour::on_message(|cx, from, message| {
         cx.forward(from, &message).unwrap();
     });
-    let server = Server::with(Limits::default(), loopback(), behaviour);
+    let server = Server::with(patient(), loopback(), behaviour);
     let (mut stream, _) = server.accept();
     for length in [64 * KIB - 4, 64 * KIB, 300 * KIB, 2 * KIB * KIB] {
         let body: Vec<u8> = (0..length).map(|n| (n / 7) as u8).collect();
@@ -116,11 +117,11 @@ fn a_broadcast_reaches_peers_that_read_late_or_speak_another_framing() {
         }
     })
     .on_connect(move |_, id| newcomers.lock().unwrap().push(id));
-    let limits = Limits::default()
+    let limits = patient()
         .receive_chunks_max(2)
         .send_high(4 * KIB * KIB)
         .send_queue_max(8 * KIB * KIB);
-    let builder = Engine::builder()
+    let builder = engine()
         .limits(limits)
         .listen(loopback())
         .listen(loopback().framing(Framing::Le32));
@@ -163,8 +164,8 @@ fn a_broadcast_reaches_peers_that_read_late_or_speak_another_framing() {
 fn kept_messages_are_forwarded_in_order_whatever_memory_they_are_in() {
     // Two chunks: most of the leases are copies. 64: none is.
     for chunks in [2, 64] {
-        let limits = Limits::default().receive_chunks_max(chunks);
-        let builder = Engine::builder().limits(limits).listen(loopback());
+        let limits = patient().receive_chunks_max(chunks);
+        let builder = engine().limits(limits).listen(loopback());
         let engine = builder.start(|_| Keeper::default()).unwrap();
         let mut client = connect(tcp_address(&engine.local_addrs()[0]));
         let mut bodies: Vec<Vec<u8>> = (0..300usize).map(|n| vec![n as u8; n * 13]).collect();
@@ -191,7 +192,7 @@ fn kept_messages_are_forwarded_in_order_whatever_memory_they_are_in() {
 
 #[test]
 fn a_forwarded_message_and_a_copied_one_leave_in_one_write() {
-    let builder = Engine::builder().listen(loopback());
+    let builder = engine().listen(loopback());
     let engine = builder.start(|_| Keeper::default()).unwrap();
     let mut client = connect(tcp_address(&engine.local_addrs()[0]));
     let bodies = [1, 2, 3].map(|n| vec![n; KIB]);
@@ -226,7 +227,7 @@ fn a_kept_message_reaches_a_connection_of_another_shard() {
         }
     })
     .on_connect(move |_, id| newcomers.lock().unwrap().push(id));
-    let builder = Engine::builder()
+    let builder = engine()
         .shards(2)
         .listen(loopback().balance(Balance::RoundRobin));
     let server = Server::start(builder, behaviour);

@@ -6,10 +6,10 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use proscenium::{Engine, Framing, Limits};
+use proscenium::{Framing, Limits};
 use support::{
-    Behaviour, PATIENCE, Seen, Server, ask, connect_narrow, eventually, expect_end, frame,
-    loopback, read_frame, reset, try_read_frame,
+    Behaviour, PATIENCE, Seen, Server, ask, connect_narrow, engine, eventually, expect_end, frame,
+    loopback, patient, read_frame, reset, try_read_frame,
 };
 
 fn echo(limits: Limits) -> Server {
@@ -18,7 +18,7 @@ fn echo(limits: Limits) -> Server {
 
 #[test]
 fn an_oversized_frame_closes_its_connection_with_both_numbers() {
-    let server = echo(Limits::default().frame_max(1000));
+    let server = echo(patient().frame_max(1000));
     let (mut bystander, _) = server.accept();
     ask(&mut bystander, &[7; 1000]);
     for announced in [1001u32, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
@@ -45,7 +45,7 @@ fn an_oversized_frame_closes_its_connection_with_both_numbers() {
 #[test]
 fn good_frames_before_a_bad_one_are_answered() {
     // A linger time that no test waits for: nothing here ends by it.
-    let limits = Limits::default().frame_max(100_000).linger(PATIENCE * 10);
+    let limits = patient().frame_max(100_000).linger(PATIENCE * 10);
     let server = echo(limits);
     // Short answers, and more than the socket takes at once.
     for (count, length) in [(1, 0), (3, 10), (200, 100_000)] {
@@ -75,7 +75,7 @@ fn good_frames_before_a_bad_one_are_answered() {
 
 #[test]
 fn a_bad_frame_stays_the_reason_however_its_sender_ends() {
-    let limits = Limits::default()
+    let limits = patient()
         .send_high(4 << 20)
         .linger(Duration::from_millis(100));
     let listener = loopback().socket_buffers(None, Some(16 << 10));
@@ -104,7 +104,7 @@ fn a_bad_frame_stays_the_reason_however_its_sender_ends() {
 
 #[test]
 fn garbage_closes_its_connection() {
-    let server = echo(Limits::default());
+    let server = echo(patient());
     let (mut bystander, _) = server.accept();
     let (mut http, http_id) = server.accept();
     http.write_all(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
@@ -119,7 +119,7 @@ fn garbage_closes_its_connection() {
 
 #[test]
 fn a_close_in_the_middle_of_a_frame_is_told_apart() {
-    let server = echo(Limits::default());
+    let server = echo(patient());
     // Into the header, behind the header, into the body; behind a whole frame or not.
     for (before, part) in [(0, 1), (0, 4), (0, 10), (1, 3), (1, 4), (1, 103)] {
         let (mut stream, id) = server.accept();
@@ -145,7 +145,7 @@ fn a_close_in_the_middle_of_a_frame_is_told_apart() {
 
 #[test]
 fn a_reset_in_the_middle_of_a_frame_breaks_only_that_connection() {
-    let server = echo(Limits::default());
+    let server = echo(patient());
     let (mut bystander, _) = server.accept();
     for part in [0, 2, 4, 50_000] {
         let (mut stream, id) = server.accept();
@@ -168,7 +168,7 @@ fn a_reset_in_the_middle_of_a_frame_breaks_only_that_connection() {
 
 #[test]
 fn replies_still_arrive_after_the_peer_has_finished_sending() {
-    let server = echo(Limits::default());
+    let server = echo(patient());
     let (mut stream, id) = server.accept();
     const MESSAGES: u32 = 2_000;
     let mut writer = stream.try_clone().unwrap();
@@ -195,11 +195,7 @@ fn replies_still_arrive_after_the_peer_has_finished_sending() {
 
 #[test]
 fn a_handler_may_go_on_sending_to_a_half_closed_peer() {
-    let server = Server::with(
-        Limits::default(),
-        loopback(),
-        Behaviour::echo().keep_half_open(),
-    );
+    let server = Server::with(patient(), loopback(), Behaviour::echo().keep_half_open());
     let (mut stream, id) = server.accept();
     stream.shutdown(Shutdown::Write).unwrap();
     eventually("on_read_closed", || {
@@ -221,8 +217,8 @@ fn a_handler_may_go_on_sending_to_a_half_closed_peer() {
 
 #[test]
 fn little_endian_lengths_and_raw_bytes() {
-    let builder = Engine::builder()
-        .limits(Limits::default().frame_max(1 << 16))
+    let builder = engine()
+        .limits(patient().frame_max(1 << 16))
         .listen(loopback().framing(Framing::Le32))
         .listen(loopback().framing(Framing::Raw));
     let server = Server::start(builder, Behaviour::echo());

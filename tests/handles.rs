@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use proscenium::{Address, Connector, Engine, Handle, Limits, PostError, RouterId, SendError};
-use support::{Behaviour, Job, PATIENCE, Seen, Server, ask, eventually, loopback, read_frame};
+use proscenium::{Address, Connector, Handle, PostError, RouterId, SendError};
+use support::{
+    Behaviour, Job, PATIENCE, Seen, Server, ask, engine, eventually, loopback, patient, read_frame,
+};
 
 /// Keeps a shard from doing anything until dropped.
 struct Blocked {
@@ -38,7 +40,7 @@ impl Blocked {
 #[test]
 fn a_full_mailbox_says_so_gives_the_message_back_and_recovers() {
     const ROOM: usize = 8;
-    let limits = Limits::default().mailbox_max(ROOM);
+    let limits = patient().mailbox_max(ROOM);
     let server = Server::with(limits, loopback(), Behaviour::echo());
     let (mut client, id) = server.accept();
     let mut blocked = Blocked::new(&server);
@@ -110,9 +112,9 @@ fn sends_arrive_in_order_per_sender_from_threads_and_shards() {
     const SHARDS: usize = 3;
     const THREADS: u32 = 3;
     const MESSAGES: u32 = 5_000;
-    let builder = Engine::builder()
+    let builder = engine()
         .shards(SHARDS)
-        .limits(Limits::default().mailbox_max(64))
+        .limits(patient().mailbox_max(64))
         .listen(loopback());
     let server = Server::start(builder, Behaviour::echo());
     let (mut client, id) = server.accept();
@@ -162,9 +164,7 @@ fn posts_arrive_in_order_per_sender_on_every_shard() {
     const SHARDS: usize = 3;
     const THREADS: usize = 4;
     const POSTS: usize = 5_000;
-    let builder = Engine::builder()
-        .shards(SHARDS)
-        .limits(Limits::default().mailbox_max(128));
+    let builder = engine().shards(SHARDS).limits(patient().mailbox_max(128));
     let server = Server::start(builder, Behaviour::echo());
     // Per shard and thread, the numbers as they came.
     let came: Arc<Vec<Mutex<Vec<usize>>>> =
@@ -198,7 +198,7 @@ fn posts_arrive_in_order_per_sender_on_every_shard() {
 
 #[test]
 fn a_shard_may_post_to_itself_and_to_others() {
-    let server = Server::start(Engine::builder().shards(2), Behaviour::echo());
+    let server = Server::start(engine().shards(2), Behaviour::echo());
     let (seen, sees) = mpsc::channel();
     server.on(0, move |cx| {
         for to in [0, 1, 0] {
@@ -219,7 +219,7 @@ fn a_shard_may_post_to_itself_and_to_others() {
 
 #[test]
 fn a_wake_needs_no_room_and_is_never_lost() {
-    let limits = Limits::default().mailbox_max(1);
+    let limits = patient().mailbox_max(1);
     let server = Server::with(limits, loopback(), Behaviour::echo());
     let woken = |token| {
         server
@@ -258,7 +258,7 @@ fn a_wake_needs_no_room_and_is_never_lost() {
 
 #[test]
 fn after_the_end_everything_is_refused_and_harmless() {
-    let server = Server::with(Limits::default(), loopback(), Behaviour::echo());
+    let server = Server::with(patient(), loopback(), Behaviour::echo());
     let (mut client, id) = server.accept();
     ask(&mut client, b"before");
     let waker = server.handle.waker(0, 1).unwrap();
@@ -290,7 +290,7 @@ fn after_the_end_everything_is_refused_and_harmless() {
 
 #[test]
 fn a_handle_closes_and_counts_what_is_gone() {
-    let server = Server::with(Limits::default(), loopback(), Behaviour::echo());
+    let server = Server::with(patient(), loopback(), Behaviour::echo());
     let (mut client, id) = server.accept();
     keep_trying(|| server.handle.send(id, &b"bye"[..]));
     keep_trying(|| server.handle.close(id));

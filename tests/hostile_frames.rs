@@ -7,8 +7,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use proscenium::{Limits, ShardStats};
-use support::{Behaviour, Seen, Server, ask, connect, eventually, loopback};
+use proscenium::ShardStats;
+use support::{Behaviour, Seen, Server, ask, connect, eventually, loopback, patient};
 
 const KIB: usize = 1024;
 const FRAME_MAX: usize = 2 << 20;
@@ -72,9 +72,7 @@ fn incomplete_frames_cost_no_more_than_the_limit_and_the_oldest_goes_first() {
     let peers = if support::run_all() { 10_000 } else { 2_000 };
     let room = peers / 4;
     let limit = room * LEASED;
-    let limits = Limits::default()
-        .frame_max(FRAME_MAX)
-        .reassembly_bytes_max(limit);
+    let limits = patient().frame_max(FRAME_MAX).reassembly_bytes_max(limit);
     let server = Server::with(limits, loopback(), Behaviour::echo());
     let (mut served, _) = server.accept();
     ask(&mut served, b"before");
@@ -118,7 +116,7 @@ fn incomplete_frames_cost_no_more_than_the_limit_and_the_oldest_goes_first() {
 
 #[test]
 fn the_order_of_closing_is_the_order_of_beginning() {
-    let limits = Limits::default()
+    let limits = patient()
         .frame_max(30 * KIB)
         .reassembly_bytes_max(4 * LEASED);
     let server = Server::with(limits, loopback(), Behaviour::echo());
@@ -169,7 +167,7 @@ fn the_order_of_closing_is_the_order_of_beginning() {
 
 #[test]
 fn an_idle_connection_holds_no_memory_and_an_announced_length_costs_nothing() {
-    let limits = Limits::default().frame_max(FRAME_MAX);
+    let limits = patient().frame_max(FRAME_MAX);
     let server = Server::with(limits, loopback(), Behaviour::echo());
     let mut peers: Vec<_> = (0..100).map(|_| server.accept().0).collect();
     for stream in &mut peers {

@@ -9,9 +9,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use proscenium::{Address, Balance, Connector, Engine, Listener};
+use proscenium::{Address, Balance, Connector, Listener};
 use support::{
-    Behaviour, Seen, Server, ask, connect, eventually, frame, loopback, read_frame, try_read_frame,
+    Behaviour, Seen, Server, ask, connect, engine, eventually, frame, loopback, read_frame,
+    try_read_frame,
 };
 
 /// A path for a socket of this test.
@@ -21,7 +22,7 @@ fn socket_path(name: &str) -> PathBuf {
 }
 
 fn serve(listener: Listener, shards: usize) -> Server {
-    let builder = Engine::builder().shards(shards).listen(listener);
+    let builder = engine().shards(shards).listen(listener);
     Server::start(builder, Behaviour::echo())
 }
 
@@ -56,7 +57,7 @@ fn unix_sockets_are_served_on_all_shards_and_removed_at_the_end() {
     });
     // Outgoing, too: one engine connects to the other.
     let calling = Server::start(
-        Engine::builder(),
+        engine(),
         Behaviour::sink().on_connect(|cx, id| cx.send(id, b"over Unix").unwrap()),
     );
     let connector = Connector::to(Address::Unix(path.clone()));
@@ -76,7 +77,7 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_refused() {
     assert!(path.exists(), "a file that nobody listens at");
     let server = serve(Listener::unix(&path), 1);
     ask_unix(&mut UnixStream::connect(&path).unwrap(), b"replaced");
-    let second = Engine::builder()
+    let second = engine()
         .listen(Listener::unix(&path))
         .start(|_| Behaviour::echo().handler(&support::Log::default()));
     let error = second.expect_err("somebody listens there");
@@ -95,7 +96,7 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_refused() {
 fn a_plain_file_in_the_way_of_a_socket_is_left_alone() {
     let path = socket_path("file");
     std::fs::write(&path, "precious").unwrap();
-    let started = Engine::builder()
+    let started = engine()
         .listen(Listener::unix(&path))
         .start(|_| Behaviour::echo().handler(&support::Log::default()));
     assert!(started.is_err());
@@ -117,7 +118,7 @@ fn an_inherited_listener_is_taken_over_with_who_waits_in_it() {
     server.end_clean();
 
     let not_listening = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let started = Engine::builder()
+    let started = engine()
         .listen(Listener::from_fd(OwnedFd::from(not_listening)))
         .start(|_| Behaviour::echo().handler(&support::Log::default()));
     let error = started.expect_err("UDP does not listen");
@@ -132,7 +133,7 @@ fn serve_inherited_sockets() {
     assert!(again.to_string().contains("descriptor 3"), "{again}");
     let builder = listeners
         .into_iter()
-        .fold(Engine::builder(), |builder, one| builder.listen(one));
+        .fold(engine(), |builder, one| builder.listen(one));
     let server = Server::start(builder, Behaviour::echo());
     let mut out = std::io::stdout().lock();
     out.write_all(b"\nready\n").unwrap();
@@ -235,7 +236,7 @@ fn shared_ports_spread_connections_over_the_shards() {
 #[test]
 fn an_address_in_use_is_an_error_that_names_it() {
     let server = serve(loopback(), 1);
-    let started = Engine::builder()
+    let started = engine()
         .listen(Listener::at(server.address()))
         .start(|_| Behaviour::echo().handler(&support::Log::default()));
     let error = started.expect_err("somebody listens there");
@@ -264,7 +265,7 @@ fn a_listener_of_one_shard_gives_it_all_connections() {
             (counts[only] == 20 && counts.iter().sum::<u64>() == 20).then_some(())
         });
     }
-    let builder = Engine::builder().listen(loopback().balance(Balance::Only(1)));
+    let builder = engine().listen(loopback().balance(Balance::Only(1)));
     let error = builder.start(|_| Behaviour::echo().handler(&support::Log::default()));
     let error = error.unwrap_err().to_string();
     assert!(error.contains("shard 1"), "{error}");

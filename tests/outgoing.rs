@@ -5,14 +5,16 @@ mod support;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use proscenium::{Backoff, ConnectId, Connector, Engine, Limits, Origin, RouterId};
-use support::{Behaviour, Seen, Server, ask, eventually, expect_end, loopback, prepare};
+use proscenium::{Backoff, ConnectId, Connector, Origin, RouterId};
+use support::{
+    Behaviour, Seen, Server, ask, engine, eventually, expect_end, loopback, patient, prepare,
+};
 
 const FIRST: Duration = Duration::from_millis(1);
 const MAX: Duration = Duration::from_millis(32);
 
 fn client(shards: usize) -> Server {
-    Server::start(Engine::builder().shards(shards), Behaviour::echo())
+    Server::start(engine().shards(shards), Behaviour::echo())
 }
 
 /// An address at which nobody listens, for now. As long as the socket is kept, the kernel gives
@@ -279,7 +281,7 @@ fn attempts_under_way_do_not_hold_up_a_shutdown() {
 #[test]
 fn the_limit_of_connections_holds_for_outgoing_ones() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let builder = Engine::builder().limits(Limits::default().connections_max(1));
+    let builder = engine().limits(patient().connections_max(1));
     let server = Server::start(builder, Behaviour::echo());
     let connector = Connector::to(listener.local_addr().unwrap());
     connect(&server, connector.clone());
@@ -340,9 +342,9 @@ fn a_moved_connection_is_made_again_by_its_connector_and_disturbs_no_other() {
 
 #[test]
 fn two_engines_talk_over_a_connection_that_each_calls_its_own() {
-    let listening = Server::with(Limits::default(), loopback(), Behaviour::echo());
+    let listening = Server::with(patient(), loopback(), Behaviour::echo());
     let calling = Server::start(
-        Engine::builder(),
+        engine(),
         Behaviour::on_message(|cx, from, message| {
             let round = u32::from_be_bytes(message.bytes().try_into().unwrap());
             if round < 1000 {

@@ -8,16 +8,16 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use proscenium::{Balance, Engine, Limits, RouterId, SendError};
+use proscenium::{Balance, Limits, RouterId, SendError};
 use support::{
-    Behaviour, PATIENCE, Seen, Server, ask, connect_narrow, eventually, expect_end, frame,
-    loopback, on_shard, read_frame, reset, try_read_frame,
+    Behaviour, PATIENCE, Seen, Server, ask, connect_narrow, engine, eventually, expect_end, frame,
+    loopback, on_shard, patient, read_frame, reset, try_read_frame,
 };
 
 const SHARDS: usize = 3;
 
 fn serve(limits: Limits, behaviour: Behaviour) -> Server {
-    let builder = Engine::builder()
+    let builder = engine()
         .shards(SHARDS)
         .limits(limits)
         .listen(loopback().socket_buffers(None, Some(16 << 10)));
@@ -84,7 +84,7 @@ fn both_directions_stay_in_order_while_the_connection_moves_under_load() {
             cx.rehome(from, to).unwrap();
         }
     });
-    let server = serve(Limits::default(), behaviour);
+    let server = serve(patient(), behaviour);
     let mut clients = Vec::new();
     let mut others = Vec::new();
     for _ in 0..CLIENTS {
@@ -157,7 +157,7 @@ fn both_directions_stay_in_order_while_the_connection_moves_under_load() {
 
 #[test]
 fn a_connection_moves_away_and_home_and_can_be_reached_from_everywhere() {
-    let server = serve(Limits::default(), Behaviour::echo());
+    let server = serve(patient(), Behaviour::echo());
     let (mut client, id) = server.accept();
     let home = id.shard();
     for step in [1, 2, 1, 0, 2, 0] {
@@ -201,7 +201,7 @@ fn a_connection_moves_away_and_home_and_can_be_reached_from_everywhere() {
 
 #[test]
 fn a_tag_moves_along_and_every_shard_knows_what_it_can_of_the_home() {
-    let server = serve(Limits::default(), Behaviour::echo());
+    let server = serve(patient(), Behaviour::echo());
     let (client, id) = server.accept();
     let home = id.shard();
     let (away, third) = ((home + 1) % SHARDS, (home + 2) % SHARDS);
@@ -257,7 +257,7 @@ fn a_tag_moves_along_and_every_shard_knows_what_it_can_of_the_home() {
 #[test]
 fn an_unsent_backlog_moves_along_ahead_of_what_follows() {
     const KIB: usize = 1024;
-    let server = serve(Limits::default(), Behaviour::echo());
+    let server = serve(patient(), Behaviour::echo());
     let mut client = connect_narrow(server.address(), 4 * KIB);
     let id = server.id_of(&client);
     let home = id.shard();
@@ -314,7 +314,7 @@ fn what_was_received_and_held_back_moves_along() {
             cx.pause_reading(from);
         }
     });
-    let server = serve(Limits::default(), behaviour);
+    let server = serve(patient(), behaviour);
     let (mut client, id) = server.accept();
     let away = (id.shard() + 1) % SHARDS;
     let mut bytes: Vec<u8> = (0..100).flat_map(|n| frame(&numbered(0, n))).collect();
@@ -341,7 +341,7 @@ fn what_was_received_and_held_back_moves_along() {
 
 #[test]
 fn a_half_closed_peer_is_told_once_wherever_it_moves() {
-    let server = serve(Limits::default(), Behaviour::echo().keep_half_open());
+    let server = serve(patient(), Behaviour::echo().keep_half_open());
     let (mut client, id) = server.accept();
     client.shutdown(Shutdown::Write).unwrap();
     let told = || server.log.count(|seen| matches!(seen, Seen::ReadClosed(_)));
@@ -365,7 +365,7 @@ fn a_half_closed_peer_is_told_once_wherever_it_moves() {
 #[test]
 fn peers_that_close_while_they_are_moved_end_once() {
     const ROUNDS: usize = 300;
-    let server = serve(Limits::default(), Behaviour::echo());
+    let server = serve(patient(), Behaviour::echo());
     let mut ids = Vec::new();
     let stop = Arc::new(AtomicBool::new(false));
     let moving: Arc<Mutex<Vec<RouterId>>> = Arc::default();
@@ -437,7 +437,7 @@ fn peers_that_close_while_they_are_moved_end_once() {
 #[test]
 fn a_connection_whose_messages_pile_up_between_shards_is_closed_not_thinned_out() {
     const ROOM: usize = 8;
-    let server = serve(Limits::default().mailbox_max(ROOM), Behaviour::echo());
+    let server = serve(patient().mailbox_max(ROOM), Behaviour::echo());
     let (mut client, id) = server.accept();
     let home = id.shard();
     let away = (home + 1) % SHARDS;
@@ -480,9 +480,9 @@ fn a_connection_whose_messages_pile_up_between_shards_is_closed_not_thinned_out(
 #[test]
 fn no_shard_takes_more_connections_than_it_may_and_no_place_is_lost() {
     const MAX: usize = 4;
-    let builder = Engine::builder()
+    let builder = engine()
         .shards(SHARDS)
-        .limits(Limits::default().connections_max(MAX))
+        .limits(patient().connections_max(MAX))
         .listen(loopback().balance(Balance::RoundRobin));
     let server = Server::start(builder, Behaviour::echo());
     let full = Err(SendError::Full);

@@ -4,8 +4,10 @@ mod support;
 
 use std::io::Write;
 
-use proscenium::{Engine, Limits, RouterId, SendError};
-use support::{Behaviour, Seen, Server, ask, expect_end, frame, loopback, read_frame, reset};
+use proscenium::{RouterId, SendError};
+use support::{
+    Behaviour, Seen, Server, ask, engine, expect_end, frame, loopback, patient, read_frame, reset,
+};
 
 /// `shard.slot.generation`, as an id prints.
 fn parts(id: RouterId) -> [u64; 3] {
@@ -16,7 +18,7 @@ fn parts(id: RouterId) -> [u64; 3] {
 
 #[test]
 fn a_stale_id_is_gone_although_its_slot_is_in_use_again() {
-    let server = Server::with(Limits::default(), loopback(), Behaviour::echo());
+    let server = Server::with(patient(), loopback(), Behaviour::echo());
     let (first, old) = server.accept();
     drop(first);
     server.log.until_closed(old);
@@ -63,7 +65,7 @@ fn a_stale_id_is_gone_although_its_slot_is_in_use_again() {
 
 #[test]
 fn any_number_is_a_harmless_id() {
-    let builder = Engine::builder().shards(2).listen(loopback());
+    let builder = engine().shards(2).listen(loopback());
     let server = Server::start(builder, Behaviour::echo());
     let (mut client, id) = server.accept();
     let raw = id.to_u64();
@@ -102,7 +104,7 @@ fn any_number_is_a_harmless_id() {
 
 #[test]
 fn every_end_is_told_exactly_once() {
-    let limits = Limits::default().frame_max(1000);
+    let limits = patient().frame_max(1000);
     let server = Server::with(
         limits,
         loopback(),

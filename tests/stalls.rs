@@ -6,8 +6,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use proscenium::{Engine, Stall};
-use support::{Behaviour, PATIENCE, Server, frame, loopback, read_frame};
+use proscenium::Stall;
+use support::{Behaviour, PATIENCE, Server, engine, frame, loopback, read_frame};
 
 /// After so long without a report there was one before.
 const REPORT: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ fn a_handler_that_blocks_is_reported_once_while_it_blocks() {
         }
         cx.send(from, &message).unwrap();
     });
-    let builder = Engine::builder()
+    let builder = engine()
         .shards(2)
         .listen(loopback())
         .stall_after(THRESHOLD)
@@ -65,7 +65,7 @@ fn a_handler_that_blocks_is_reported_once_while_it_blocks() {
 fn without_a_threshold_nobody_watches() {
     let calls = Arc::new(Mutex::new(0));
     let called = Arc::clone(&calls);
-    let builder = Engine::builder()
+    let builder = engine()
         .stall_after(Duration::ZERO)
         .on_stall(move |_| *called.lock().unwrap() += 1);
     let server = Server::start(builder, Behaviour::sink());

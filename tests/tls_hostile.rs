@@ -13,6 +13,7 @@ use std::time::Duration;
 use proscenium::{Backoff, Connector, Engine, Limits, RouterId, SendError};
 use support::{
     Behaviour, Seen, Server, connect, eventually, expect_end, frame, loopback, read_frame, reset,
+    tcp_address,
 };
 use tls::{Authority, Foreign, NAME, foreign};
 
@@ -116,29 +117,37 @@ fn garbage_instead_of_a_hello_costs_its_connection_alone() {
 #[test]
 fn a_handshake_that_stalls_ends_at_its_deadline() {
     let authority = Authority::new();
-    let deadline = Duration::from_millis(300);
-    let server = serve(&authority, Limits::default().handshake_timeout(deadline));
-    let mut bystander = come(&server, &authority);
-    // One says nothing, one begins a record, one begins a hello, one stops after it.
+    let tls = authority.server().build().unwrap();
+    let limits = Limits::default().linger(LINGER);
+    let limits = limits.handshake_timeout(Duration::from_millis(300));
+    let builder = Engine::builder().limits(limits);
+    let builder = builder.listen(loopback().tls(&tls)).listen(loopback());
+    let server = Server::start(builder, Behaviour::echo());
+    // Without a handshake, which would have to be in time on any machine.
+    let mut bystander = connect(tcp_address(&server.engine.local_addrs()[1]));
+    support::ask(&mut bystander, b"hello");
+    // One says nothing, one begins a record, one begins a hello.
     let mut silent = connect(server.address());
     let mut begun = connect(server.address());
     begun.write_all(&[22, 3, 1, 2]).unwrap();
     let mut half = connect(server.address());
     half.write_all(&record(22, &[1, 0, 2, 0, 3, 3])).unwrap();
-    let mut config = authority.foreign();
-    config.enable_sni = true;
-    let mut hello = foreign(server.address(), &Arc::new(config), NAME);
-    hello.conn.write_tls(&mut hello.sock).unwrap();
-    server.until_stats(|stats| stats.closed("handshake_timeout") == 4);
+    server.until_stats(|stats| stats.closed("handshake_timeout") == 3);
     for stream in [&mut silent, &mut begun, &mut half] {
         expect_end(stream);
     }
-    assert!(
-        !rest(&mut hello.sock).is_empty(),
-        "the server's flight came"
-    );
+    // One stops after its hello: it may have taken too long for that, and has to try again.
+    let config = Arc::new(authority.foreign());
+    let mut ended = 3;
+    eventually("the server's flight", || {
+        let mut hello = foreign(server.address(), &config, NAME);
+        let said = hello.conn.write_tls(&mut hello.sock);
+        ended += 1;
+        server.until_stats(|stats| stats.closed("handshake_timeout") == ended);
+        (said.is_ok() && !rest(&mut hello.sock).is_empty()).then_some(())
+    });
     assert_eq!(announced(&server), 1);
-    ask(&mut bystander);
+    support::ask(&mut bystander, b"hello");
     let stats = server.until_stats(|stats| stats.connections == 1);
     assert_eq!((stats.reassembly_bytes, stats.send_buffer_bytes), (0, 0));
     server.shutdown();
@@ -175,7 +184,9 @@ fn breaks(bytes: &[u8], text: &str) {
     assert_eq!(reason, "tls");
     assert!(found.contains(text), "{found}");
     // The peer is told by an alert.
-    let error = client.read(&mut [0; 1]).unwrap_err().to_string();
+    let error = support::read_some(&mut client, &mut [0; 1])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("received fatal alert"), "{error}");
     ask(&mut bystander);
     server.until_stats(|stats| stats.connections == 1 && stats.reassembly_bytes == 0);
@@ -244,7 +255,11 @@ fn frames_over_the_limit_are_refused_inside_of_tls_too() {
     bytes.extend_from_slice(&1001u32.to_be_bytes());
     client.write_all(&bytes).unwrap();
     assert_eq!(read_frame(&mut client), b"last");
-    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "a proper end");
+    assert_eq!(
+        support::read_some(&mut client, &mut [0; 1]).unwrap(),
+        0,
+        "a proper end"
+    );
     assert_eq!(server.log.until_closed(id).0, "bad_frame");
     server.end_clean();
 }
@@ -384,57 +399,4 @@ fn nobody_can_send_before_the_handshake_is_over() {
     drop(waiting);
     ask(&mut first);
     server.shutdown();
-}
-
-#[test]
-fn connections_that_come_and_go_in_any_state_leave_nothing_behind() {
-    let rounds: u64 = if support::run_all() { 5000 } else { 500 };
-    let authority = Authority::new();
-    let server = serve(&authority, Limits::default());
-    let config = Arc::new(authority.foreign());
-    let mut early = 0;
-    for round in 0..rounds {
-        let mut client = foreign(server.address(), &config, NAME);
-        match round % 5 {
-            // Before, within and after the handshake; in the middle of a record; and properly.
-            0 => {}
-            1 => {
-                client.conn.write_tls(&mut client.sock).unwrap();
-            }
-            2 => ask(&mut client),
-            3 => {
-                ask(&mut client);
-                client.sock.write_all(&[23, 3, 3, 64, 0, 1]).unwrap();
-            }
-            _ => {
-                ask(&mut client);
-                client.conn.send_close_notify();
-                client.flush().unwrap();
-                assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
-            }
-        }
-        // A reset spares the client's port the wait that follows a close.
-        reset(client.sock);
-        if round == rounds / 5 {
-            server.until_stats(|stats| stats.connections == 0);
-            early = support::resident_bytes();
-        }
-    }
-    let stats = server.until_stats(|stats| stats.accepted == rounds && stats.connections == 0);
-    assert_eq!(
-        stats.closes.iter().sum::<u64>(),
-        rounds - stats.accept_failed
-    );
-    assert_eq!(
-        (
-            stats.send_buffer_bytes,
-            stats.reassembly_bytes,
-            stats.timers
-        ),
-        (0, 0, 0)
-    );
-    // The log of this test itself holds some of it.
-    let grown = support::resident_bytes().saturating_sub(early);
-    assert!(grown < rounds * 1000 + (8 << 20), "grown by {grown} bytes");
-    server.end_clean();
 }

@@ -13,10 +13,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 
 use proscenium::{
-    ClientCertificates, Connector, Engine, Framing, HandshakeKind, Limits, RouterId, TlsInfo,
-    TlsServerBuilder, TlsVersion,
+    ClientCertificates, Connector, Framing, HandshakeKind, RouterId, TlsInfo, TlsServerBuilder,
+    TlsVersion,
 };
-use support::{Behaviour, PATIENCE, Server, frame, loopback, read_frame};
+use support::{Behaviour, PATIENCE, Server, engine, frame, loopback, patient, read_frame};
 use tls::{Authority, NAME, Pems};
 
 /// Whether there is an `openssl` to talk to.
@@ -147,7 +147,7 @@ impl Drop for Openssl {
 fn raw_echo(tls: TlsServerBuilder) -> Server {
     let tls = tls.build().unwrap();
     let listener = loopback().framing(Framing::Raw).tls(&tls);
-    Server::with(Limits::default(), listener, Behaviour::echo())
+    Server::with(patient(), listener, Behaviour::echo())
 }
 
 fn info(server: &Server, id: RouterId) -> TlsInfo {
@@ -185,7 +185,7 @@ fn s_client_sends_and_gets_long_messages() {
         let server =
             server.client_certificates(ClientCertificates::Required(authority.pem().into_bytes()));
         let tls = server.build().unwrap();
-        let server = Server::with(Limits::default(), loopback().tls(&tls), Behaviour::echo());
+        let server = Server::with(patient(), loopback().tls(&tls), Behaviour::echo());
         let mut client = Openssl::client(
             &server,
             &files,
@@ -319,7 +319,7 @@ fn an_engine_talks_to_s_server() {
         let behaviour = Behaviour::on_message(move |_, _, message| {
             let _ = echo.send(message.to_vec()); // the test may be over
         });
-        let client = Server::start(Engine::builder(), behaviour);
+        let client = Server::start(engine(), behaviour);
         let own = authority.issue("player");
         let tls = authority
             .client()

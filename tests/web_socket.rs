@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use proscenium::framing::websocket::CloseCode;
 use proscenium::framing::websocket::handshake::Origins;
-use proscenium::{Connector, Engine, Framing, Limits, Listener, WebSocketClient, WebSocketServer};
-use support::{Behaviour, Seen, Server, connect, eventually, loopback};
+use proscenium::{Connector, Framing, Listener, WebSocketClient, WebSocketServer};
+use support::{Behaviour, Seen, Server, connect, engine, eventually, loopback, patient};
 use web_socket::{Client, Got, binary, frame, request, text};
 
 const MIB: usize = 1 << 20;
@@ -31,7 +31,7 @@ fn echo() -> Behaviour {
 }
 
 fn echo_server() -> Server {
-    Server::with(Limits::default(), listener(), echo())
+    Server::with(patient(), listener(), echo())
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -74,7 +74,7 @@ fn kept_messages_stay_what_they_are() {
             assert_eq!(body.is_text(), message.is_text());
             cx.forward_body(from, &body.clone()).unwrap();
         });
-        let limits = Limits::default().receive_chunks_max(chunks);
+        let limits = patient().receive_chunks_max(chunks);
         let server = Server::with(limits, listener(), keep);
         let mut client = Client::connect(server.address());
         for len in [0, 1, 300, 65_536, 300_000] {
@@ -158,8 +158,8 @@ fn the_engine_talks_to_a_foreign_server() {
         let text = message.is_text();
         log.lock().unwrap().push((text, message.to_vec()));
     });
-    let limits = Limits::default().send_high(4 * MIB);
-    let client = Server::start(Engine::builder().limits(limits), behaviour);
+    let limits = patient().send_high(4 * MIB);
+    let client = Server::start(engine().limits(limits), behaviour);
     let socket = WebSocketClient::new("localhost", "/ws?a=b").unwrap();
     let connector = Connector::to(address)
         .framing(Framing::Raw)
@@ -199,7 +199,7 @@ fn packets_in_messages_are_a_stream() {
     let listener = loopback()
         .framing(Framing::Le32)
         .web_socket(&WebSocketServer::new());
-    let server = Server::with(Limits::default(), listener, Behaviour::echo());
+    let server = Server::with(patient(), listener, Behaviour::echo());
     let mut client = Client::connect(server.address());
     let packet = |len: usize| [&(len as u32).to_le_bytes()[..], &pattern(len)].concat();
     // One packet per message; text messages are payload like others.
@@ -273,8 +273,9 @@ fn every_cut_gives_the_same_messages() {
     }
     assert_eq!(answers(&mut client), expected);
     // Frames that come with the request are frames.
-    let mut client = Client::connect_with(server.address(), &stream);
-    assert_eq!(answers(&mut client), expected);
+    let mut hasty = Client::connect_with(server.address(), &stream);
+    assert_eq!(answers(&mut hasty), expected);
+    drop((client, hasty));
     server.end_clean();
 }
 
@@ -286,8 +287,8 @@ fn an_engine_connects_to_an_engine() {
             .subprotocol("b")
             .subprotocol("a");
         let listener = loopback().framing(framing).web_socket(&options);
-        let server = Server::with(Limits::default(), listener, Behaviour::echo());
-        let client = Server::start(Engine::builder(), Behaviour::sink());
+        let server = Server::with(patient(), listener, Behaviour::echo());
+        let client = Server::start(engine(), Behaviour::sink());
         let socket = WebSocketClient::new("localhost", "/any/path?room=9")
             .and_then(|socket| socket.subprotocol("x")?.subprotocol("a"))
             .and_then(|socket| socket.header("Origin", "https://game.example"))
@@ -330,7 +331,7 @@ fn an_engine_connects_to_an_engine() {
 fn what_is_no_handshake_is_refused_and_nobody_is_told() {
     let options = WebSocketServer::new().origins(Origins::Only(vec!["https://a".to_owned()]));
     let listener = loopback().framing(Framing::Raw).web_socket(&options);
-    let server = Server::with(Limits::default(), listener, echo());
+    let server = Server::with(patient(), listener, echo());
     let good = request("/ws").0;
     let cases = [
         (good.replace("/ws", "/other"), "404"),
@@ -360,7 +361,7 @@ fn what_is_no_handshake_is_refused_and_nobody_is_told() {
     assert_eq!(stats.messages_in, 0);
     assert!(server.log.all().is_empty(), "{:?}", server.log.all());
 
-    let failing = Server::start(Engine::builder(), Behaviour::sink());
+    let failing = Server::start(engine(), Behaviour::sink());
     let socket = WebSocketClient::new("localhost", "/elsewhere").unwrap();
     let connector = Connector::to(server.address())
         .framing(Framing::Raw)
@@ -379,13 +380,16 @@ fn what_is_no_handshake_is_refused_and_nobody_is_told() {
 
 #[test]
 fn a_stalled_handshake_ends_at_the_deadline() {
-    let limits = Limits::default().handshake_timeout(Duration::from_millis(50));
+    let limits = patient().handshake_timeout(Duration::from_millis(50));
     let server = Server::with(limits, listener(), echo());
     let mut stream = connect(server.address());
     stream
         .write_all(&request("/ws").0.as_bytes()[..40])
         .unwrap();
-    assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0);
+    assert_eq!(
+        support::read_some(&mut stream, &mut [0; 64]).unwrap_or(0),
+        0
+    );
     server.until_stats(|stats| stats.closed("handshake_timeout") == 1);
     server.end_clean();
 }
@@ -397,7 +401,7 @@ fn broken_rules_end_the_connection_with_a_code() {
         .fragments_max(3)
         .control_frames_max(5);
     let listener = loopback().framing(Framing::Raw).web_socket(&options);
-    let server = Server::with(Limits::default(), listener, echo());
+    let server = Server::with(patient(), listener, echo());
     let cases = [
         (b"\x82\x01x".to_vec(), 1002),  // not masked
         (frame(0xc2, b"x"), 1002),      // reserved bit
@@ -431,6 +435,7 @@ fn broken_rules_end_the_connection_with_a_code() {
         flood.get(),
         Got::Close(Some(1008), "more than 5 control frames in a row".into())
     );
+    drop(flood);
     let count = cases.len() as u64 + 2;
     let stats = server.until_stats(|stats| stats.closed("web_socket") == count);
     assert_eq!(stats.messages_in, 0);
@@ -479,7 +484,7 @@ fn nothing_is_lost_while_the_handler_pauses_after_every_message() {
         let listener = loopback()
             .framing(framing)
             .web_socket(&WebSocketServer::new());
-        let server = Server::with(Limits::default(), listener, behaviour);
+        let server = Server::with(patient(), listener, behaviour);
         let mut client = Client::connect(server.address());
         let bodies: Vec<Vec<u8>> = (0..200).map(|i| pattern(i * 13)).collect();
         let mut bytes = Vec::new();
@@ -512,7 +517,7 @@ fn nothing_is_lost_while_the_handler_pauses_after_every_message() {
 fn a_silent_peer_is_asked_by_ping_and_kept_by_its_pong() {
     let options = WebSocketServer::new().ping_after(Duration::from_millis(20));
     let listener = loopback().framing(Framing::Raw).web_socket(&options);
-    let limits = Limits::default().idle_timeout(Duration::from_secs(3600));
+    let limits = patient().idle_timeout(Duration::from_secs(3600));
     let server = Server::with(limits, listener, echo());
     let mut client = Client::connect(server.address());
     for _ in 0..3 {
@@ -525,7 +530,7 @@ fn a_silent_peer_is_asked_by_ping_and_kept_by_its_pong() {
 
 #[test]
 fn parts_of_messages_count_as_memory_for_incomplete_frames() {
-    let limits = Limits::default().reassembly_bytes_max(4 * MIB);
+    let limits = patient().reassembly_bytes_max(4 * MIB);
     let server = Server::with(limits, listener(), echo());
     let part = frame(0x02, &pattern(MIB));
     let mut clients: Vec<Client> = (0..6).map(|_| Client::connect(server.address())).collect();
@@ -550,7 +555,7 @@ mod tls;
 fn web_sockets_go_through_tls() {
     let authority = tls::Authority::new();
     let end = authority.server().build().unwrap();
-    let server = Server::with(Limits::default(), listener().tls(&end), echo());
+    let server = Server::with(patient(), listener().tls(&end), echo());
     let config = Arc::new(authority.foreign());
     let stream = tls::foreign(server.address(), &config, tls::NAME);
     let mut foreign = Client::over(stream, "/ws");
@@ -567,7 +572,7 @@ fn web_sockets_go_through_tls() {
     drop(foreign);
     server.log.until_closed(server.nth(0));
 
-    let client = Server::start(Engine::builder(), Behaviour::sink());
+    let client = Server::start(engine(), Behaviour::sink());
     let socket = WebSocketClient::new(tls::NAME, "/ws").unwrap();
     let connector = Connector::to(server.address())
         .framing(Framing::Raw)
@@ -599,8 +604,8 @@ fn what_comes_with_the_end_of_tls_counts() {
         cx.close(id);
     });
     let end = authority.server().build().unwrap();
-    let server = Server::with(Limits::default(), listener().tls(&end), hasty);
-    let client = Server::start(Engine::builder(), Behaviour::sink());
+    let server = Server::with(patient(), listener().tls(&end), hasty);
+    let client = Server::start(engine(), Behaviour::sink());
     let tls = authority.client().build().unwrap();
     let to = |path| {
         let socket = WebSocketClient::new(tls::NAME, path).unwrap();
@@ -629,7 +634,7 @@ fn what_comes_with_the_end_of_tls_counts() {
 /// A connection that moves in the middle of a message takes the beginning along.
 #[test]
 fn a_message_under_way_moves_along() {
-    let server = Server::start(Engine::builder().shards(2).listen(listener()), echo());
+    let server = Server::start(engine().shards(2).listen(listener()), echo());
     let mut client = Client::connect(server.address());
     let id = server.nth(0);
     let mut home = id.shard();

@@ -94,6 +94,38 @@ impl<'a, P> Context<'a, P> {
         }
     }
 
+    /// Leaves the last `bytes` of the message that `from`, a connection without framing, is being
+    /// read of: the beginning of a long message of an embedder's own framing. They are told again
+    /// with the next that arrive, which are received behind them: so what is long is put together
+    /// without being copied. It is worth looking at when there are `needs` of it; that is no more
+    /// than a hint where to put it.
+    ///
+    /// False, and nothing is left, if they could not stay: the connection has layers, `needs` is
+    /// more than a chunk has ([`Limits::receive_chunk`](crate::Limits)) or not more than `bytes`,
+    /// or this is not the call in which they are told.
+    pub fn leave(&mut self, from: RouterId, bytes: usize, needs: usize) -> bool {
+        self.core.leave(from, bytes, needs)
+    }
+
+    /// Whether [`forward_behind`](Self::forward_behind) would take `bytes` in all.
+    pub fn forwards_behind(&self, to: RouterId, bytes: usize) -> bool {
+        self.core.forwards_behind(to, bytes)
+    }
+
+    /// Sends `head` and behind it a received message, or a part of one, if that can be done
+    /// without copying them: for long messages in framings of an embedder's own. Says whether it
+    /// did; if not, nothing was sent. It does where the connection has no framing and no layers,
+    /// nothing but such messages waits to be sent there, and receive chunks last. What the socket
+    /// does not take is copied.
+    pub fn forward_behind(
+        &mut self,
+        to: RouterId,
+        head: Vec<u8>,
+        message: Option<&Message<'_>>,
+    ) -> bool {
+        self.core.forward_behind(to, head, message)
+    }
+
     /// Lets `encode` write the body, of at most `max` bytes, straight into the send buffer, and
     /// returns the length that `encode` returned. The room may hold old bytes. When the
     /// connection lives on another shard, the body is encoded into memory of its own.

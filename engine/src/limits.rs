@@ -82,9 +82,13 @@ limits! {
     accept_retry: Duration = Duration::from_millis(50);
     /// Greatest body length of a frame in bytes, both directions. Default 2 MiB.
     frame_max: usize = 2 * MIB;
-    /// Bytes read from one connection at once, the size of a receive chunk; the rest waits until
-    /// every other ready connection had its turn. Default 64 KiB.
+    /// Size of a receive chunk, in bytes. Longer than `receive_max` it pays for handlers that leave
+    /// the beginnings of long messages there ([`Context::leave`](crate::Context::leave)).
+    /// Default 64 KiB.
     receive_chunk: usize = 64 * KIB;
+    /// Bytes read from one connection at once, if the chunk has so many; the rest waits until every
+    /// other ready connection had its turn. Default 64 KiB.
+    receive_max: usize = 64 * KIB;
     /// Receive chunks of a shard that may be leased out as bodies at the same time. When the last
     /// one is in use, bodies are copied to their own size instead. Default 64 (4 MiB).
     receive_chunks_max: usize = 64;
@@ -138,6 +142,13 @@ impl Limits {
                 self.receive_chunk >= 4 * KIB,
                 "receive_chunk",
                 self.receive_chunk,
+                "4096",
+                4 * KIB,
+            ),
+            (
+                self.receive_max >= 4 * KIB,
+                "receive_max",
+                self.receive_max,
                 "4096",
                 4 * KIB,
             ),

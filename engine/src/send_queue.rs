@@ -217,13 +217,16 @@ impl SendQueue {
         (length, need)
     }
 
-    /// Puts a copy of `bytes` before everything that waits. Nothing may be half written.
-    pub(crate) fn prepend(&mut self, bytes: &[u8], pool: &mut BufferPool) {
+    /// Puts a copy of `parts` before everything that waits. Nothing may be half written.
+    pub(crate) fn prepend(&mut self, parts: &[IoSlice<'_>], pool: &mut BufferPool) {
         debug_assert!(self.flush.is_none(), "half written bytes come first");
-        let mut flush = Buffer::lease(pool, bytes.len());
-        flush.take(bytes.len()).copy_from_slice(bytes);
+        let len = parts.iter().map(|part| part.len()).sum();
+        let mut flush = Buffer::lease(pool, len);
+        for part in parts {
+            flush.take(part.len()).copy_from_slice(part);
+        }
         self.flush = Some(flush);
-        self.bytes += bytes.len();
+        self.bytes += len;
     }
 
     /// Lets `encode` write at most `max` bytes of a body in place; `header` makes the header from

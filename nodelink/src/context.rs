@@ -7,7 +7,7 @@ use proscenium_framing::route::RouteHeader;
 use crate::completion::{Completion, ReplyRef};
 use crate::dial::{Endpoint, EndpointId};
 use crate::error::{RequestError, SendError};
-use crate::message::{Encoded, NodeMessage, Payload, ReplyTo};
+use crate::message::{Encoded, LONG, NodeMessage, Payload, Received, ReplyTo, part_of};
 use crate::node_link::NodeLink;
 use crate::peer::PeerId;
 use crate::stats::NodeStats;
@@ -94,16 +94,44 @@ impl Target for &Nid {
 
 /// A node together with the engine's context, for the time of one call.
 ///
+/// The payload of the message that a call brought can be sent on or back as it is: from 16 KiB on
+/// it is not copied then, as long as the peer keeps up.
+///
 /// Of the headers that are given here, `msg_seq`, `from`, `is_reply` and `payload_size` are filled
 /// in, whatever they are.
 pub struct NodeContext<'n, 'c, P> {
     node: &'n mut NodeLink,
     cx: &'n mut Context<'c, P>,
+    /// What the call brought.
+    received: Option<Received<'n>>,
 }
 
 impl<'n, 'c, P> NodeContext<'n, 'c, P> {
     pub(crate) fn new(node: &'n mut NodeLink, cx: &'n mut Context<'c, P>) -> Self {
-        Self { node, cx }
+        let received = None;
+        Self { node, cx, received }
+    }
+
+    /// For a call that brings a part of `received`.
+    #[inline]
+    pub(crate) fn bringing(self, received: Option<&Received<'n>>) -> Self {
+        let received = received.copied();
+        Self { received, ..self }
+    }
+
+    /// As a part of what was received, if it is one that is long enough for that to matter.
+    #[inline]
+    fn payload<'p>(&self, bytes: &'p [u8]) -> Payload<'p>
+    where
+        'n: 'p,
+    {
+        if bytes.len() >= LONG
+            && let Some(received) = &self.received
+            && let Some(part) = part_of(received, bytes)
+        {
+            return Payload::Received(part);
+        }
+        Payload::Borrowed(bytes)
     }
 
     /// The engine's context. Closing connections of the node by it is left to the node.
@@ -127,7 +155,7 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
         payload: &[u8],
     ) -> Result<(), SendError> {
         let peer = to.find(self.node).ok_or(SendError::Unroutable)?;
-        let payload = Payload::Borrowed(payload);
+        let payload = self.payload(payload);
         self.node.send(self.cx, peer, header, payload)
     }
 
@@ -215,7 +243,7 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
         completion: Completion,
     ) -> Result<(), SendError> {
         let peer = to.find(self.node).ok_or(SendError::Unroutable)?;
-        let payload = Payload::Borrowed(payload);
+        let payload = self.payload(payload);
         let sent = self
             .node
             .request(self.cx, peer, header, payload, options.deadline, completion);
@@ -235,7 +263,7 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
         header: &RouteHeader<'_>,
         payload: &[u8],
     ) -> Result<(), SendError> {
-        let payload = Payload::Borrowed(payload);
+        let payload = self.payload(payload);
         self.node.reply(self.cx, &to, header, payload)
     }
 

@@ -169,6 +169,7 @@ impl NodeLink {
         }
         let old = std::mem::replace(&mut peer.current, wanted);
         peer.gauge.set_up(wanted.is_some());
+        self.shared.changed();
         let old = old.and_then(|key| self.link_at(key));
         let busy = old.filter(|link| link.pings && link.messages_out > 0 && link.peer().is_some());
         let (Some(busy), Some(next)) = (busy, wanted) else {
@@ -343,6 +344,7 @@ impl NodeLink {
             self.release(cx, id);
         }
         self.choose(cx, id);
+        self.shared.changed();
     }
 
     /// The engine has told that a link's connection is gone.

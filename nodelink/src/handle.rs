@@ -1,7 +1,7 @@
 //! [`NodeHandle`]: what other threads hold of a node.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::message::{ReplyTo, encode_rest};
 use crate::outbox::Outbox;
 use crate::servers::Servers;
 use crate::stats::NodeStats;
+use crate::wait::Changes;
 use crate::{Nid, NodeOptions};
 
 /// How a request is treated.
@@ -147,8 +148,8 @@ pub(crate) struct Shared {
     waker: OnceLock<ShardWaker>,
     gauges: RwLock<HashMap<Nid, Arc<Gauge>>>,
     pub(crate) servers: Servers,
-    /// Counts what changes the answers of `candidates`.
-    changes: AtomicU64,
+    /// What changes the answers of `is_routable` and `candidates`.
+    pub(crate) changes: Changes,
     stopped: AtomicBool,
 }
 
@@ -160,7 +161,7 @@ impl Shared {
             waker: OnceLock::new(),
             gauges: RwLock::default(),
             servers: Servers::default(),
-            changes: AtomicU64::new(0),
+            changes: Changes::default(),
             stopped: AtomicBool::new(false),
         }
     }
@@ -172,9 +173,9 @@ impl Shared {
         self.wake();
     }
 
-    /// Who can be chosen has changed.
+    /// Who can be reached or chosen has changed.
     pub(crate) fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::Release);
+        self.changes.add();
     }
 
     pub(crate) fn wake(&self) {
@@ -208,6 +209,7 @@ impl Shared {
     /// The node is gone: what was asked for fails, and what will be.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
+        self.changed();
         self.fail_all();
     }
 
@@ -446,7 +448,7 @@ impl NodeHandle {
     /// A number that changes with the answers of [`candidates`](Self::candidates), all but the
     /// number of pending requests in them: for whoever keeps them.
     pub fn changes(&self) -> u64 {
-        self.shared.changes.load(Ordering::Acquire)
+        self.shared.changes.count()
     }
 
     /// Appends the header of a message whose payload has `payload` bytes to `out`, for

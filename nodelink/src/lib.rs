@@ -46,6 +46,7 @@ pub mod routing;
 mod send;
 mod servers;
 mod stats;
+mod wait;
 
 pub use allow::{AddressRange, AddressRangeError, AllowList};
 pub use completion::{Reply, ReplyRef, Request};

@@ -56,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) decoder: Decoder,
     /// What was received and is not whole.
     pub(crate) tail: Vec<u8>,
+    /// Bytes that were left with the engine, and are told again.
+    pub(crate) unfinished: usize,
     pub(crate) outbox: Outbox,
     /// The peer speaks ZMTP 3.1: PING.
     pub(crate) pings: bool,
@@ -110,6 +112,7 @@ impl Link {
             closing_peer: None,
             decoder,
             tail: Vec::new(),
+            unfinished: 0,
             outbox: Outbox::default(),
             pings: false,
             run: 0,

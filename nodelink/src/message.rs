@@ -34,16 +34,23 @@ pub struct NodeMessage<'a> {
 /// What one read brought.
 pub(crate) type Received<'a> = proscenium_engine::Message<'a>;
 
+/// `bytes` as a part of what was received, if they are one.
+pub(crate) fn part_of<'a>(received: &Received<'a>, bytes: &[u8]) -> Option<Received<'a>> {
+    let at = bytes.as_ptr().addr();
+    let at = at.checked_sub(received.bytes().as_ptr().addr())?;
+    let end = at.checked_add(bytes.len())?;
+    (end <= received.len()).then(|| received.slice(at..end))
+}
+
 impl NodeMessage<'_> {
     /// Keeps the payload beyond the call: by a lease on the shard's receive memory if it stands
     /// there in one piece and is long enough for that to pay (1 KiB), else as a copy.
     pub fn lease(&self) -> Body {
         if let Some(received) = &self.received
             && self.payload.len() >= LEASE_MIN
+            && let Some(part) = part_of(received, self.payload)
         {
-            // The payload is a part of what was received.
-            let at = self.payload.as_ptr().addr() - received.bytes().as_ptr().addr();
-            return received.slice(at..at + self.payload.len()).lease();
+            return part.lease();
         }
         Body::from(self.payload)
     }
@@ -86,16 +93,20 @@ pub(crate) enum Head<'a> {
     },
 }
 
+#[derive(Clone, Copy)]
 pub(crate) enum Payload<'a> {
     Borrowed(&'a [u8]),
     Shared(&'a Bytes),
+    /// A part of what is being received.
+    Received(Received<'a>),
 }
 
 impl Payload<'_> {
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
             Self::Shared(bytes) => bytes,
+            Self::Received(message) => message.bytes(),
         }
     }
 
@@ -185,6 +196,27 @@ impl<'a> Outgoing<'a> {
         Some(at)
     }
 
+    /// For a long payload that is not shared: what is to be sent before what was received, and
+    /// that. If it was not received in one piece, it is copied behind what goes before it.
+    pub(crate) fn relayed(&self) -> (Vec<u8>, Option<&Received<'a>>) {
+        let (lead, received) = match &self.payload {
+            Payload::Received(received) => (self.lead_len(), Some(received)),
+            _ => (self.len(), None),
+        };
+        let mut head = Vec::with_capacity(lead);
+        head.resize(self.lead_len(), 0);
+        let written = self.write_lead(&mut head);
+        debug_assert_eq!(written, Some(head.len()));
+        if received.is_none() {
+            head.extend_from_slice(self.payload.bytes());
+        }
+        (head, received)
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.payload, Payload::Shared(_))
+    }
+
     /// Writes the whole message to the front of `out`, which has room; returns its length.
     #[inline]
     pub(crate) fn write(&self, out: &mut [u8]) -> usize {
@@ -207,7 +239,7 @@ impl<'a> Outgoing<'a> {
                 outbox.push_with(self.lead_len(), write, &[], 0);
                 outbox.push_shared(bytes.clone(), 1);
             }
-            Payload::Shared(_) | Payload::Borrowed(_) => {
+            _ => {
                 outbox.push_with(self.lead_len(), write, self.payload.bytes(), 1);
             }
         }

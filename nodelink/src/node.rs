@@ -109,7 +109,7 @@ pub struct NodeBuilder {
 }
 
 impl NodeBuilder {
-    /// Sets the bounds of the engine.
+    /// Sets the bounds of the engine, [`NodeLink::limits`] by default.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -263,9 +263,7 @@ impl NodeParts {
 ///     .connect(endpoint)
 ///     .start(Greeter)?;
 /// let api = api.handle();
-/// while !api.is_routable("play-1") {
-///     std::thread::sleep(Duration::from_millis(1));
-/// }
+/// assert!(api.wait_routable("play-1", Duration::from_secs(60)));
 /// let header = RouteHeader { msg_id: "Greet", ..Default::default() };
 /// let reply = api.request("play-1", &header, "world", RequestOptions::default());
 /// // … .await it, or, where nothing else is to be done:
@@ -287,7 +285,7 @@ impl Node {
     pub fn builder(options: NodeOptions) -> NodeBuilder {
         NodeBuilder {
             options,
-            limits: Limits::default(),
+            limits: NodeLink::limits(),
             listeners: Vec::new(),
             addresses: Vec::new(),
             endpoints: Vec::new(),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proscenium_engine::timer::TimerWheel;
 use proscenium_engine::{
-    Address, CloseReason, ConnectError, ConnectId, Connector, Context, Framing, Listener, Message,
-    Origin, Overflow, Peer as EnginePeer, RouterId, Time, TimerKey,
+    Address, CloseReason, ConnectError, ConnectId, Connector, Context, Framing, Limits, Listener,
+    Message, Origin, Overflow, Peer as EnginePeer, RouterId, Time, TimerKey,
 };
 use proscenium_framing::zmtp::{Decoder, Handshake, Null, Properties};
 use rustc_hash::FxHashMap;
@@ -132,6 +132,16 @@ impl NodeLink {
             .framing(Framing::Raw)
             .overflow(Overflow::DropNewest)
             .keep_alive(idle, interval)
+    }
+
+    /// Bounds for the engine of a node: those of every engine, but with receive chunks of 256 KiB,
+    /// 16 of them at most, so that messages of up to that length are received in one piece, and up
+    /// to 128 KiB read at once.
+    pub fn limits() -> Limits {
+        Limits::default()
+            .receive_chunk(256 << 10)
+            .receive_max(128 << 10)
+            .receive_chunks_max(16)
     }
 
     /// The node's name.

@@ -9,7 +9,7 @@ use crate::completion::{Completion, ReplyRef, call_back};
 use crate::context::{NodeContext, NodeHandler};
 use crate::error::{LinkEnd, RequestError};
 use crate::link::{Direction, LinkKey, Stage};
-use crate::message::{NodeMessage, Received, ReplyTo};
+use crate::message::{LONG, NodeMessage, Received, ReplyTo};
 use crate::node_link::NodeLink;
 use crate::peer::PeerId;
 use crate::requests::Answered;
@@ -112,7 +112,8 @@ impl NodeLink {
         };
         let Some(peer) = link.peer() else { return };
         let mut decoder = std::mem::replace(&mut link.decoder, Decoder::new(limits));
-        let (run, bytes) = (link.run, rest.len() as u64);
+        let left = std::mem::take(&mut link.unfinished);
+        let (run, bytes) = (link.run, rest.len().saturating_sub(left) as u64);
         let Some(of) = self.peer_mut(peer) else {
             return;
         };
@@ -142,10 +143,31 @@ impl NodeLink {
             rest = &rest[missing..];
         }
         let read = self.read_items(cx, handler, &source, &mut decoder, rest, received);
-        if let Read::Done { consumed, .. } = read {
-            tail.extend_from_slice(&rest[consumed..]);
+        if let Read::Done { consumed, needs } = read {
+            let rest = &rest[consumed..];
+            let left = received.is_some() && self.leave_rest(cx, key, rest.len(), needs);
+            if !left {
+                tail.extend_from_slice(rest);
+            }
             self.suspend(cx, key, decoder, tail);
         }
+    }
+
+    /// Leaves the beginning of a long message where it was received, so that its rest is received
+    /// behind it; false if it has to be kept.
+    fn leave_rest<P>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        key: LinkKey,
+        len: usize,
+        needs: usize,
+    ) -> bool {
+        let Some(link) = self.link_mut(key) else {
+            return false;
+        };
+        let left = len > 0 && needs >= LONG && cx.leave(link.id, len, needs);
+        link.unfinished = if left { len } else { 0 };
+        left
     }
 
     /// Everything whole at the front of `bytes`, which are in `received` if that is given.
@@ -291,7 +313,8 @@ impl NodeLink {
             reply_to,
             received: received.copied(),
         };
-        handler.on_message(&mut NodeContext::new(self, cx), message);
+        let mut cx = NodeContext::new(self, cx).bringing(received);
+        handler.on_message(&mut cx, message);
         Ok(())
     }
 

@@ -400,7 +400,16 @@ fn push<P>(
     outgoing: &Outgoing<'_>,
     total: usize,
 ) -> Result<(), SendError> {
-    if link.outbox.is_empty() && total <= DIRECT_MAX && !link.held {
+    let direct = link.outbox.is_empty() && !link.held;
+    if direct && total > DIRECT_MAX && !outgoing.is_shared() && cx.forwards_behind(link.id, total) {
+        let (head, received) = outgoing.relayed();
+        if cx.forward_behind(link.id, head, received) {
+            link.messages_out += 1;
+            link.bytes_out += total as u64;
+            return Ok(());
+        }
+    }
+    if direct && total <= DIRECT_MAX {
         match cx.send_with(link.id, total, |room| outgoing.write(room)) {
             Ok(_) => {
                 link.messages_out += 1;

@@ -186,3 +186,29 @@ fn a_list_that_is_too_long_is_followed_to_its_bound() {
     list.withdraw(&Nid::new("a").unwrap()).unwrap();
     wait_until("there is room for the third", || handle.is_routable("c"));
 }
+
+#[test]
+fn waiting_for_a_server_ends_when_it_is_there_or_the_node_is_not() {
+    let (one, two) = (echo("one"), echo("two"));
+    let (handle, other) = (one.handle(), two.handle());
+    assert!(!handle.wait_routable("two", Duration::from_millis(1)));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| handle.wait_routable("two", PATIENCE));
+        other.connect(support::at(&one)).unwrap();
+        assert!(waiting.join().unwrap());
+    });
+    // Linked, but nothing is known of its service.
+    assert!(!handle.wait_candidates(1, 1, Duration::from_millis(1)));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| handle.wait_candidates(1, 1, PATIENCE));
+        handle.set_servers(&[info_of(&two)]);
+        assert!(waiting.join().unwrap());
+    });
+    std::thread::scope(|scope| {
+        // Longer than the test may take: what ends it is the end of the node.
+        let waiting = scope.spawn(|| handle.wait_candidates(1, 2, Duration::MAX));
+        one.shutdown(Duration::from_secs(1));
+        assert!(!waiting.join().unwrap());
+    });
+    assert!(!handle.wait_routable("two", Duration::MAX));
+}

@@ -59,15 +59,19 @@ struct Lists {
 
 impl Lists {
     fn of(directory: &dyn Directory) -> Self {
+        Self::try_of(directory).unwrap()
+    }
+
+    fn try_of(directory: &dyn Directory) -> io::Result<Self> {
         let (sender, lists) = channel();
         let sender = Mutex::new(sender);
         let watch = directory.watch(Arc::new(move |servers| {
             let _ = sender.lock().unwrap().send(servers.to_vec());
         }));
-        Self {
-            _watch: watch.unwrap(),
+        Ok(Self {
+            _watch: watch?,
             lists,
-        }
+        })
     }
 
     fn next(&self) -> String {
@@ -170,7 +174,7 @@ fn a_process_that_is_killed_is_forgotten_when_its_ttl_is_over() {
     const URL: &str = "PROSCENIUM_TEST_ANNOUNCE";
     if let Ok(url) = std::env::var(URL) {
         // This is the process.
-        let directory = RedisDirectory::new(&url).unwrap();
+        let directory = RedisDirectory::new(&url).unwrap().timeout(PATIENCE);
         let ttl = Duration::from_secs(2);
         directory.announce(&info("killed", 1), ttl).unwrap();
         loop {
@@ -358,7 +362,10 @@ fn errors_say_what_to_do() {
     let Some(redis) = Redis::start(&["--requirepass", "secret"]) else {
         return;
     };
-    let open = |query: &str| RedisDirectory::new(&redis.url_with(query)).unwrap();
+    let open = |query: &str| {
+        let directory = RedisDirectory::new(&redis.url_with(query)).unwrap();
+        directory.timeout(PATIENCE)
+    };
     let server = info("play-1", 1);
     let missing = open("");
     assert!(text(missing.announce(&server, LONG)).contains("it wants a password"));
@@ -407,7 +414,10 @@ fn a_user_with_the_rights_of_the_guide_can_do_everything() {
         redis::cmd(words[0]).arg(&words[1..]).exec(client).unwrap();
     };
     set(&words, &mut client);
-    let open = || RedisDirectory::new(&redis.url_with("user=mesh&pass=secret&db=1")).unwrap();
+    let open = || {
+        let url = redis.url_with("user=mesh&pass=secret&db=1");
+        RedisDirectory::new(&url).unwrap().timeout(PATIENCE)
+    };
     let directory = open();
     directory.announce(&info("play-1", 1), LONG).unwrap();
     let lists = Lists::of(&directory);
@@ -444,13 +454,19 @@ fn a_redis_that_hangs_is_given_up_within_the_timeout() {
     assert_eq!(lists.next(), "play-1");
     drop(lists);
     let hasty = directory.clone().timeout(Duration::from_millis(50));
-    let lists = Lists::of(&hasty);
+    // The time is for connecting, too: until it is enough once.
+    let mut watched = None;
+    wait_until("a watch in time", || {
+        watched = Lists::try_of(&hasty).ok();
+        watched.is_some()
+    });
+    let lists = watched.unwrap();
     assert_eq!(lists.next(), "play-1");
     redis.signal("-STOP");
     let fresh = RedisDirectory::new(&redis.url()).unwrap();
     let fresh = fresh.timeout(Duration::from_millis(50));
     let error = fresh.announce(&info("play-2", 2), LONG).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
     assert!(error.to_string().contains("does not answer"), "{error}");
     let before = hasty.stats().failures;
     wait_until("the watch notices", || hasty.stats().failures > before);
@@ -540,7 +556,7 @@ fn redis_is_reached_over_tls_by_who_trusts_it() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let folder = std::env::temp_dir().join(format!("proscenium-tls-{}", std::process::id()));
-    std::fs::create_dir(&folder).unwrap();
+    std::fs::create_dir_all(&folder).unwrap();
     let file = |name: &str, text: String| {
         let path = folder.join(name);
         std::fs::write(&path, text).unwrap();

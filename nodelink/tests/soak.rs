@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use proscenium_engine::Backoff;
 use proscenium_nodelink::directory::{ServerInfo, ServerType};
 use proscenium_nodelink::{
-    Endpoint, Nid, Node, NodeContext, NodeHandle, NodeHandler, NodeMessage, NodeOptions, ReplyTo,
-    RequestError, RequestOptions, SendError,
+    Endpoint, Nid, Node, NodeContext, NodeHandle, NodeHandler, NodeMessage, NodeOptions, PeerStats,
+    ReplyTo, RequestError, RequestOptions, SendError,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::{any, header, options, wait_until};
+use support::{PATIENCE, any, header, options, wait_until};
 
 /// What became of each request, by its number.
 struct Ledger {
@@ -202,6 +202,17 @@ impl Mesh {
         (0..count).all(|from| (0..count).all(|to| reaches(from, to)))
     }
 
+    /// Whether all links are there, and no others.
+    fn is_linked(&self) -> bool {
+        let others = self.nodes.len() - 1;
+        let links = if self.both_ways { 2 * others } else { others };
+        self.nodes.iter().all(|node| {
+            let stats = node.handle().stats(PATIENCE).expect("the node answers");
+            let up = |peer: &PeerStats| usize::from(peer.dialled) + usize::from(peer.accepted);
+            stats.links == links && stats.peers.iter().map(up).sum::<usize>() == links
+        })
+    }
+
     fn pick(&mut self) -> usize {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -265,6 +276,8 @@ fn a_mesh_whose_nodes_are_killed_and_restarted_loses_no_request_and_handles_none
     let ledger = Ledger::new(20_000);
     let mut mesh = Mesh::new(NODES, true, &ledger);
     wait_until("a full mesh", || mesh.is_full());
+    // The second link of a pair may come later than the first.
+    wait_until("all links", || mesh.is_linked());
     let begin = files();
     for round in 0..8 {
         mesh.ask(1000, Duration::from_secs(20));
@@ -295,7 +308,8 @@ fn a_hundred_nodes_one_of_which_is_killed_each_second() {
     wait_until("a full mesh", || mesh.is_full());
     let full = begin.elapsed();
     println!("{NODES} nodes, both ways: {both_ways}, full mesh after {full:.2?}");
-    let (mut files_before, mut memory_before) = (0, 0);
+    wait_until("all links", || mesh.is_linked());
+    let (files_before, mut memory_before) = (files(), 0);
     let begin = Instant::now();
     for second in 0..SECONDS {
         let until = begin + Duration::from_secs(second as u64 + 1);
@@ -305,7 +319,7 @@ fn a_hundred_nodes_one_of_which_is_killed_each_second() {
             thread::sleep(Duration::from_millis(5));
         }
         if second == SECONDS / 4 {
-            (files_before, memory_before) = (files(), memory());
+            memory_before = memory();
         }
     }
     wait_until("a full mesh again", || mesh.is_full());

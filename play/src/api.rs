@@ -28,9 +28,7 @@
 //!     .start()?;
 //!
 //! let sender = other.sender();
-//! while !sender.node().is_routable("api-1") {
-//!     std::thread::sleep(Duration::from_millis(1));
-//! }
+//! assert!(sender.node().wait_routable("api-1", Duration::from_secs(60)));
 //! let answer = sender.request_to_api("api-1", "Greet", "arthur").wait()?; // or `.await`
 //! assert_eq!(&answer.payload[..], b"hello arthur of api-2");
 //! # other.shutdown(Duration::from_secs(1));
@@ -50,12 +48,12 @@ mod executor;
 mod handlers;
 #[cfg(feature = "http")]
 pub mod http;
+mod policies;
 mod running;
 mod sender;
 mod server;
 mod stats;
 mod status;
-mod target;
 
 pub use crate::target::{Policy, To};
 pub use context::ApiCx;

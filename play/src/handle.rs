@@ -4,7 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proscenium_framing::packet::ErrorCode;
 use proscenium_nodelink::NodeHandle;
@@ -145,8 +145,8 @@ impl PlayHandle {
             })
     }
 
-    /// The server as a node of its mesh: its links, requests from other threads, the directory to
-    /// [follow](NodeHandle::follow); `None` if it is none.
+    /// The server as a node of its mesh: its links, requests from other threads, who can be
+    /// reached; `None` if it is none.
     pub fn node(&self) -> Option<&NodeHandle> {
         self.shared.node.as_ref().map(|node| &node.handle)
     }
@@ -154,9 +154,23 @@ impl PlayHandle {
     /// Begins to shut the server down, within `deadline`, as
     /// [`PlayServer::shutdown`](crate::PlayServer::shutdown) does; does not wait for it
     /// ([`PlayServer::join`](crate::PlayServer::join) does). Nothing if the server does not run
-    /// yet.
+    /// yet. A server in a [directory](crate::PlayServerBuilder::directory) leaves that first, on a
+    /// thread made for it.
     pub fn shutdown(&self, deadline: Duration) {
-        self.stages.shutdown(deadline);
+        if self.shared.place.lock().is_none() {
+            return self.stages.shutdown(deadline);
+        }
+        let until = Instant::now() + deadline;
+        let (shared, stages) = (Arc::clone(&self.shared), self.stages.clone());
+        let leave = move || {
+            shared.leave_directory(deadline / 2);
+            stages.shutdown(until.saturating_duration_since(Instant::now()));
+        };
+        let thread = std::thread::Builder::new().name("play leaves".to_owned());
+        if thread.spawn(leave).is_err() {
+            // Without a word to the others, who notice when the links end.
+            self.stages.shutdown(deadline);
+        }
     }
 
     /// What the server has done so far.

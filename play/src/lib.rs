@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod announce;
 pub mod api;
 mod call;
 mod context;
@@ -31,6 +32,7 @@ mod kind;
 mod listener;
 mod mesh;
 mod packet;
+mod policies;
 mod room;
 mod seats;
 mod server;

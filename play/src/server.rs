@@ -6,13 +6,15 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proscenium_engine::{Address, Balance, DrainReport, Engine, EngineBuilder, Limits};
 use proscenium_framing::packet::ErrorCode;
 use proscenium_nodelink::NodeBuilder;
+use proscenium_nodelink::directory::{Directory, ServerType};
 use proscenium_stages::{StagePost, Stages, StagesBuilder};
 
+use crate::announce::Announcement;
 use crate::gate::Gate;
 use crate::handle::PlayHandle;
 use crate::kind::{AnyKind, Registration, StageKind};
@@ -22,8 +24,9 @@ use crate::shared::{Config, ListenerConfig, Shared};
 use crate::stage::PlayStage;
 
 /// A Play server that runs, each of its shards on a thread of its own. Dropping it shuts it down.
-#[derive(Debug)]
 pub struct PlayServer {
+    /// First: others are told before the links end.
+    place: OwnPlace,
     engine: Engine<StagePost>,
     handle: PlayHandle,
     /// The numbers of its listeners for clients; those for other servers follow.
@@ -60,16 +63,39 @@ impl PlayServer {
         &self.engine
     }
 
-    /// Shuts down, all within `deadline`: no more connections are accepted, every stage handles
-    /// what is in its backlog and runs its `on_destroy`, its connections are flushed and closed.
+    /// Shuts down, all within `deadline`: the server leaves the
+    /// [directory](PlayServerBuilder::directory) in good order, for at most half of that time; no
+    /// more connections are accepted, every stage handles what is in its backlog and runs its
+    /// `on_destroy`, its connections are flushed and closed.
     pub fn shutdown(self, deadline: Duration) -> DrainReport {
-        self.engine.shutdown(deadline)
+        let until = Instant::now() + deadline;
+        self.place.0.leave_directory(deadline / 2);
+        self.engine
+            .shutdown(until.saturating_duration_since(Instant::now()))
     }
 
     /// Waits until the server was shut down by somebody else, for example by
     /// [`PlayHandle::shutdown`] from a signal handler's thread.
     pub fn join(self) -> DrainReport {
         self.engine.join()
+    }
+}
+
+impl fmt::Debug for PlayServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlayServer")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The place of a server in its directory, which handles share: it is left when the server is no
+/// more, however many handles there are.
+struct OwnPlace(Arc<Shared>);
+
+impl Drop for OwnPlace {
+    fn drop(&mut self) {
+        drop(self.0.place.lock().take());
     }
 }
 
@@ -84,6 +110,7 @@ pub struct PlayServerBuilder {
     known: Vec<TypeId>,
     listeners: Vec<PlayListener>,
     node: Option<NodeBuilder>,
+    announcement: Announcement,
     default_stage: Option<String>,
     config: Config,
     twice: Option<&'static str>,
@@ -125,6 +152,7 @@ impl PlayServerBuilder {
             known: Vec::new(),
             listeners: Vec::new(),
             node: None,
+            announcement: Announcement::new(ServerType::Play, 1),
             default_stage: None,
             config: Config {
                 authentication_id: "AuthenticateRequest".to_owned(),
@@ -170,7 +198,7 @@ impl PlayServerBuilder {
     /// Makes the server one of a mesh, by the name and with the addresses and endpoints of `node`:
     /// its stages and actors can then [send to and ask](crate::StageCx::request_to_stage) other
     /// servers, and these its stages. The links live on shard 0, beside its stages; the limits are
-    /// those of this builder. See [`PlayHandle::node`] for following a directory.
+    /// those of this builder. See [`directory`](Self::directory) for finding each other.
     pub fn node(mut self, node: NodeBuilder) -> Self {
         self.node = Some(node);
         self
@@ -208,6 +236,63 @@ impl PlayServerBuilder {
     /// Changes what else can be said of the stages: threads for offloaded work, the simulation.
     pub fn with_stages(mut self, change: impl FnOnce(StagesBuilder) -> StagesBuilder) -> Self {
         self.stages = change(self.stages);
+        self
+    }
+}
+
+/// # In the mesh
+impl PlayServerBuilder {
+    /// Links the [node](Self::node) to all servers of a directory, and announces it there (if it
+    /// listens anywhere), to be forgotten `ttl` after the process has ended without a word; 15 s
+    /// are a good choice. It is announced when it is started: one that has something to do before
+    /// others turn to it, such as creating stages, joins by
+    /// [`NodeHandle::join`](proscenium_nodelink::NodeHandle::join) instead. The server leaves it in
+    /// good order when it is shut down
+    /// ([`Membership::leave`](proscenium_nodelink::Membership::leave)).
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use std::time::Duration;
+    /// use proscenium_nodelink::directory::StaticDirectory;
+    /// use proscenium_nodelink::{Nid, Node, NodeOptions};
+    /// use proscenium_play::PlayServer;
+    ///
+    /// let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    /// let list = StaticDirectory::default(); // or a RedisDirectory
+    /// let start = |nid| {
+    ///     let node = Node::builder(NodeOptions::new(Nid::new(nid)?)).bind(any);
+    ///     let server = PlayServer::builder().node(node);
+    ///     let server = server.directory(list.clone(), Duration::from_secs(15)).start()?;
+    ///     Ok::<_, Box<dyn std::error::Error>>(server)
+    /// };
+    /// let (one, two) = (start("play-1")?, start("play-2")?);
+    /// let handle = one.handle();
+    /// let node = handle.node().ok_or("it is a node")?;
+    /// assert!(node.wait_candidates(1, 1, Duration::from_secs(60)));
+    /// # two.shutdown(Duration::from_secs(1));
+    /// # one.shutdown(Duration::from_secs(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn directory(mut self, directory: impl Directory + 'static, ttl: Duration) -> Self {
+        self.announcement.directory = Some((Arc::new(directory), ttl));
+        self
+    }
+
+    /// Sets the address that is announced; default: the first at which the node listens.
+    pub fn advertise(mut self, address: impl Into<Address>) -> Self {
+        self.announcement.advertise = Some(address.into());
+        self
+    }
+
+    /// Sets the number of the service that it is announced as; default 1.
+    pub fn service(mut self, service_id: u16) -> Self {
+        self.announcement.service_id = service_id;
+        self
+    }
+
+    /// Sets its share of the service's work, in comparison to the others; default 100.
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.announcement.weight = weight;
         self
     }
 }
@@ -307,8 +392,15 @@ impl PlayServerBuilder {
     ///
     /// # Errors
     /// Contradicting or missing options, addresses that cannot be bound, no more descriptors or
-    /// threads.
-    pub fn start(self) -> io::Result<PlayServer> {
+    /// threads; those of [`NodeHandle::join`](proscenium_nodelink::NodeHandle::join) if there is a
+    /// [directory](Self::directory).
+    pub fn start(mut self) -> io::Result<PlayServer> {
+        self.announcement.check().map_err(contradiction)?;
+        let none = Announcement::new(ServerType::Play, 1);
+        let announcement = std::mem::replace(&mut self.announcement, none);
+        if announcement.directory.is_some() && self.node.is_none() {
+            return Err(contradiction("a directory needs a node"));
+        }
         let PlayParts {
             engine,
             stages,
@@ -319,11 +411,17 @@ impl PlayServerBuilder {
         let first = config.first_listener;
         let listeners = first..first + config.listeners.len();
         let engine = stages.start_in(engine, move |shard, stages| shards.wrap(shard, stages))?;
-        Ok(PlayServer {
+        let server = PlayServer {
+            place: OwnPlace(Arc::clone(&handle.shared)),
             engine,
             handle,
             listeners,
-        })
+        };
+        if let Some(node) = server.handle.node() {
+            let place = announcement.join(node, server.node_addrs().first())?;
+            *server.place.0.place.lock() = Some(place);
+        }
+        Ok(server)
     }
 
     /// What [`start`](Self::start) starts, for an engine that is hosted
@@ -332,12 +430,15 @@ impl PlayServerBuilder {
     /// [`with_stages`](Self::with_stages) says [`simulated`](StagesBuilder::simulated)).
     ///
     /// # Errors
-    /// Contradicting or missing options.
+    /// Contradicting or missing options; a [directory](Self::directory), which such a server joins
+    /// by itself once it listens, by [`PlayHandle::node`].
     pub fn into_parts(mut self) -> io::Result<PlayParts> {
-        self.check().map_err(|text| {
-            let text = format!("Play server: {text}");
-            io::Error::new(io::ErrorKind::InvalidInput, text)
-        })?;
+        self.check().map_err(|text| contradiction(&text))?;
+        if self.announcement.directory.is_some() {
+            return Err(contradiction(
+                "only a server that is started joins a directory",
+            ));
+        }
         let number = |kinds: &[Arc<dyn AnyKind>], name: &Option<String>| {
             let name = name.as_ref()?;
             kinds.iter().position(|kind| kind.name() == name)
@@ -413,4 +514,8 @@ impl PlayServerBuilder {
         }
         Ok(())
     }
+}
+
+fn contradiction(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("Play server: {text}"))
 }

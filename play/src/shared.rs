@@ -3,13 +3,14 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use proscenium_framing::packet::ErrorCode;
 use proscenium_nodelink::ReplyTo;
 use proscenium_stages::{Local, jump_hash};
 
+use crate::announce::Place;
 use crate::call::LateAsker;
 use crate::error::Failure;
 use crate::kind::AnyKind;
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) shards: Box<[OfShard]>,
     /// If the server is one of a mesh.
     pub(crate) node: Option<NodePart>,
+    /// In its directory: taken by who ends the server, so that it is left before the links end.
+    pub(crate) place: Mutex<Option<Place>>,
 }
 
 #[derive(Default)]
@@ -107,6 +110,7 @@ impl Shared {
             config,
             kinds,
             node,
+            place: Mutex::default(),
             shards: (0..shards).map(|_| OfShard::default()).collect(),
         })
     }
@@ -116,6 +120,14 @@ impl Shared {
         let number = number.checked_sub(config.first_listener);
         let listener = number.and_then(|number| config.listeners.get(number));
         listener.unwrap_or(&config.elsewhere)
+    }
+
+    /// Leaves the directory in good order, at most for that time. Blocks.
+    pub(crate) fn leave_directory(&self, deadline: Duration) {
+        let place = self.place.lock().take();
+        if let Some(mut place) = place {
+            place.leave(Instant::now() + deadline);
+        }
     }
 
     /// The shard on which the stage of that id lives, whatever its type.

@@ -22,13 +22,18 @@ use scripted::{PATIENCE, any, api, scripted, wait_until};
 
 /// Status and body of an answer.
 fn ask(at: SocketAddr, method: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(at).unwrap();
+    try_ask(at, method, path).expect("an answer")
+}
+
+/// `None`: nobody answers any more.
+fn try_ask(at: SocketAddr, method: &str, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(at).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(head.as_bytes()).ok()?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    parse(&answer)
+    stream.read_to_string(&mut answer).ok()?;
+    (!answer.is_empty()).then(|| parse(&answer))
 }
 
 fn parse(answer: &str) -> (u16, String) {
@@ -103,8 +108,8 @@ fn routes_that_fail_cost_nobody_else_anything() {
             get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()),
         );
     let http = Http::new(any(), router)
-        .request_deadline(Duration::from_secs(2))
-        .header_deadline(Duration::from_millis(200));
+        .request_deadline(Duration::from_secs(1))
+        .header_deadline(PATIENCE);
     let server = api("api-1").http(http).start().unwrap();
     let at = routes(&server);
     assert_eq!(ask(at, "GET", "/panic").0, 500);
@@ -116,12 +121,19 @@ fn routes_that_fail_cost_nobody_else_anything() {
         (stats.http_panics, stats.http_timed_out, stats.http_requests),
         (1, 1, 4)
     );
+}
 
+#[test]
+fn who_does_not_send_a_head_in_time_is_closed() {
+    let router = Router::new().route("/", get(async || "here"));
+    let http = Http::new(any(), router).header_deadline(Duration::from_millis(200));
+    let server = api("api-1").http(http).start().unwrap();
+    let at = routes(&server);
     // One that does not send its head, and one that sends none after its first request.
     let mut silent = TcpStream::connect(at).unwrap();
-    silent.write_all(b"GET /peer HT").unwrap();
+    silent.write_all(b"GET / HT").unwrap();
     let mut idle = TcpStream::connect(at).unwrap();
-    idle.write_all(b"GET /peer HTTP/1.1\r\nHost: here\r\n\r\n")
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
         .unwrap();
     for mut stream in [silent, idle] {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -157,6 +169,23 @@ fn connections_beyond_the_limit_wait() {
 }
 
 #[test]
+fn who_does_not_read_its_answer_does_not_keep_its_connection() {
+    let long = get(|| async { vec![0_u8; 64 << 20] }); // more than sockets hold
+    let http = Http::new(any(), Router::new().route("/long", long));
+    let http = http
+        .connections_max(1)
+        .write_deadline(Duration::from_millis(50));
+    let server = api("api-1").http(http).start().unwrap();
+    let mut stuck = TcpStream::connect(routes(&server)).unwrap();
+    stuck
+        .write_all(b"GET /long HTTP/1.1\r\nHost: here\r\n\r\n")
+        .unwrap();
+    let next = ask(routes(&server), "GET", "/health");
+    assert_eq!(next, (200, "healthy\n".to_owned()));
+    drop(stuck);
+}
+
+#[test]
 fn readiness_is_what_the_application_says() {
     let ready = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let agrees = Arc::clone(&ready);
@@ -175,6 +204,11 @@ fn readiness_is_what_the_application_says() {
 
 #[test]
 fn a_shutdown_is_told_before_anything_is_refused() {
+    assert!((0..5).any(|_| a_shutdown_is_told_in_time()), "never seen");
+}
+
+/// False: whoever was to see it had no turn while it could be seen.
+fn a_shutdown_is_told_in_time() -> bool {
     let gates = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&gates);
     let wait = async move || {
@@ -200,10 +234,16 @@ fn a_shutdown_is_told_before_anything_is_refused() {
 
     // The delay is a quarter of this: long enough to look.
     let ends = std::thread::spawn(move || server.shutdown(Duration::from_secs(24)));
-    wait_until("it says so", || {
-        let (status, body) = ask(addrs.operations, "GET", "/ready");
-        status == 503 && body == "the server shuts down\n"
-    });
+    let mut told = None;
+    while told.is_none() && TcpStream::connect(addrs.routes).is_ok() {
+        told = try_ask(addrs.operations, "GET", "/ready").filter(|(status, _)| *status != 200);
+    }
+    let Some(told) = told else {
+        gates.lock().unwrap().clear();
+        ends.join().unwrap();
+        return false;
+    };
+    assert_eq!(told, (503, "the server shuts down\n".to_owned()));
     // Requests are taken until the delay is over, and then no more; those under way are finished.
     wait_until("no connection is taken", || {
         TcpStream::connect(addrs.routes).is_err()
@@ -216,6 +256,7 @@ fn a_shutdown_is_told_before_anything_is_refused() {
         (200, "done".to_owned())
     );
     assert!(ends.join().unwrap().is_clean());
+    true
 }
 
 #[test]
@@ -228,12 +269,19 @@ fn metrics_tell_of_handlers_peers_and_the_engine() {
     let (play, _) = scripted("play \"1\"", &server, |_| None);
     assert_eq!(scripted::ask(&play, "api-1", "Ping", "").0, 0);
     wait_until("it is over", || server.stats().running == 0);
-    let (status, text) = ask(routes(&server), "GET", "/metrics");
-    assert_eq!(status, 200);
+    // Without the numbers of the links where their shard does not tell them soon.
+    let (mut scrapes, mut text) = (0, String::new());
+    wait_until("the links are told, too", || {
+        let (status, scraped) = ask(routes(&server), "GET", "/metrics");
+        assert_eq!(status, 200);
+        (scrapes, text) = (scrapes + 1, scraped);
+        text.contains("\nproscenium_peer_links{")
+    });
+    let requests = format!("proscenium_api_http_requests_total {scrapes}");
     for line in [
         "proscenium_api_handled_total 1",
         "proscenium_api_running 0",
-        "proscenium_api_http_requests_total 1",
+        &requests,
         "proscenium_peer_links{peer=\"play \\\"1\\\"\"} 1",
         "proscenium_peer_messages_in_total{peer=\"play \\\"1\\\"\"} 1",
         "proscenium_links_ended_total{reason=\"handover\"} 0",

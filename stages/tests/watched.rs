@@ -59,9 +59,13 @@ impl Stage for Room {
                 let _ = reply.send(());
             }
             Msg::Tick(period, ticks, reply) => {
+                let began = Instant::now();
+                // Ticks count from the shard's clock, which it may have read long ago: after a
+                // sleep it has read it again.
+                cx.sleep(Duration::from_millis(1)).await;
                 self.ticking = Some(Ticking {
                     timer: cx.start_tick(period),
-                    began: Instant::now(),
+                    began,
                     ticks,
                     missed: 0,
                     reply,

@@ -43,12 +43,23 @@ pub fn prepare(stream: &TcpStream) {
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
 }
 
+/// Reads what there is, and goes on when that is interrupted: where sockets have timeouts, a
+/// process that was stopped for a moment is.
+pub fn read_some(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 /// Reads one frame; `None` at the end of the stream.
 pub fn try_read_frame(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut header = [0; 4];
     let mut have = 0;
     while have < 4 {
-        match stream.read(&mut header[have..])? {
+        match read_some(stream, &mut header[have..])? {
             0 if have == 0 => return Ok(None),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             n => have += n,

@@ -12,7 +12,7 @@ mod clients;
 pub use clients::*;
 
 use std::fmt::Debug;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -417,6 +417,18 @@ pub fn on_shard<R: Send + 'static>(
     answers.recv_timeout(PATIENCE).expect("the job is done")
 }
 
+/// The defaults, but patient with peers: a slow machine may take long to finish what it has begun.
+pub fn patient() -> Limits {
+    Limits::default()
+        .linger(PATIENCE)
+        .handshake_timeout(PATIENCE)
+}
+
+/// An engine with these limits, unless others are set.
+pub fn engine() -> EngineBuilder {
+    Engine::builder().limits(patient())
+}
+
 /// A listener on a free port of the loopback device.
 pub fn loopback() -> Listener {
     Listener::tcp("127.0.0.1:0").unwrap()
@@ -463,8 +475,7 @@ pub fn ask(stream: &mut TcpStream, body: &[u8]) {
 /// The peer has closed: the end of the stream, or a reset if it had not read everything.
 #[track_caller]
 pub fn expect_end(stream: &mut TcpStream) {
-    let mut byte = [0; 1];
-    match stream.read(&mut byte) {
+    match read_some(stream, &mut [0; 1]) {
         Ok(0) => {}
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
         other => panic!("expected the end, not {other:?}"),

@@ -14,7 +14,7 @@ use proscenium::framing::websocket::{
     CloseCode, Decoded, Decoder, DecoderLimits, FrameHeader, HEADER_MAX, Opcode, Role, apply_mask,
 };
 
-use super::support::connect;
+use super::support::{connect, read_some};
 
 /// The masking key of everything that is made by hand.
 pub const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -161,7 +161,7 @@ impl<S: Read + Write> Client<S> {
 
 fn read_more(stream: &mut impl Read, buffer: &mut Vec<u8>) -> usize {
     let mut chunk = [0; 65_536];
-    let n = stream.read(&mut chunk).unwrap();
+    let n = read_some(stream, &mut chunk).unwrap();
     buffer.extend_from_slice(&chunk[..n]);
     n
 }

@@ -238,7 +238,10 @@ mod tests {
     impl TestFile {
         fn new(name: &str) -> Self {
             let file = format!("proscenium-{}-{name}", std::process::id());
-            Self(std::env::temp_dir().join(file))
+            let this = Self(std::env::temp_dir().join(file));
+            // Of a process of that number that was killed.
+            let _ = fs::remove_file(&this.0);
+            this
         }
     }
 

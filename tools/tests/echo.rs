@@ -76,16 +76,19 @@ fn sigterm_drains_and_prints_a_summary() {
 
 #[test]
 fn metrics_are_served_while_it_runs() {
-    let mut echo = Echo::start(&["--metrics", "127.0.0.1:0", "--shards", "2"]);
-    let line = echo.error_line();
-    let url = line
-        .trim_end()
-        .strip_prefix("metrics at http://")
-        .unwrap()
-        .to_owned();
-    let address = url.strip_suffix("/metrics").unwrap();
-    let run = load(&echo.address, "s2", &["--ccu", "3"]);
-    run.assert_pass();
+    // A server for each try: its numbers are to be those of one load.
+    let (_echo, address, run) = loop {
+        let mut echo = Echo::start(&["--metrics", "127.0.0.1:0", "--shards", "2"]);
+        let line = echo.error_line();
+        let url = line.trim_end().strip_prefix("metrics at http://").unwrap();
+        let address = url.strip_suffix("/metrics").unwrap().to_owned();
+        let run = load(&echo.address, "s2", &["--ccu", "3"]);
+        run.assert_pass();
+        if run.tries == 1 {
+            break (echo, address, run);
+        }
+    };
+    let address = &address;
 
     // The server sees the client's connections end a little later than the client does.
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -139,8 +142,9 @@ fn both_interfaces_serve_and_drain() {
         let run = load(&echo.address, "s2", &["--verify", "full"]);
         run.assert_pass();
         let summary = echo.terminate();
+        let accepted = format!("{} accepted", 50 * run.tries);
         assert!(
-            summary.contains("50 accepted"),
+            summary.contains(&accepted),
             "{interface} {shards}: {summary}"
         );
     }
@@ -156,10 +160,15 @@ fn stages_serve_every_connection_and_end_with_it() {
         let echo = Echo::start(&[options, &["--mode", "stage"]].concat());
         let run = load(&echo.address, "s2", &["--verify", "full"]);
         run.assert_pass();
-        assert!(run.number("recv") > 50.0 * 8.0, "{options:?}: {run}");
+        assert!(run.number("recv") >= 50.0 * 8.0, "{options:?}: {run}");
         let summary = echo.terminate();
-        for part in ["50 accepted", "50 ended, 0 live", "0 panics"] {
-            assert!(summary.contains(part), "{options:?}: {part}: {summary}");
+        let connections = 50 * run.tries;
+        for part in [
+            format!("{connections} accepted"),
+            format!("{connections} ended, 0 live"),
+            "0 panics".to_owned(),
+        ] {
+            assert!(summary.contains(&part), "{options:?}: {part}: {summary}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Command;
 
 use common::{Echo, LARGE, Loaded, assert_explained, proscenium, read_frame, server};
@@ -194,4 +194,30 @@ fn options_that_do_not_go_together_are_explained() {
     }
     let raw = ["echo", "--mode", "play", "--framing", "raw"];
     assert_explained(&raw, "packets with a length");
+}
+
+#[test]
+fn stages_of_a_play_server_are_in_its_metrics() {
+    let mut echo = Echo::start(&[
+        "--mode",
+        "play",
+        "--shards",
+        "2",
+        "--metrics",
+        "127.0.0.1:0",
+    ]);
+    let line = echo.error_line();
+    let url = line.trim_end().strip_prefix("metrics at http://").unwrap();
+    let address = url.strip_suffix("/metrics").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    for shard in 0..2 {
+        let row = format!("proscenium_stages_live{{shard=\"{shard}\"}} 0");
+        assert!(text.lines().any(|line| line == row), "no {row} in\n{text}");
+    }
+    echo.terminate();
 }

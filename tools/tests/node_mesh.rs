@@ -180,35 +180,45 @@ fn status_shows_the_peers_of_all_nodes_of_a_directory() {
 #[test]
 fn who_does_not_answer_is_exit_code_2_and_says_what_happened() {
     // Bound and not listening: refused.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-    let socket = socket.expect("a socket");
-    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    socket.bind(&any.into()).expect("a free port");
+    let socket = bound();
     let address = socket.local_addr().expect("its address");
     let address = address.as_socket().expect("of TCP").to_string();
+    let at = ["--at", address.as_str()];
     for args in [
-        &["ping", "a", "--at", &address, "--timeout", "200ms"][..],
-        &["send", "a", "X", "--at", &address, "--timeout", "200ms"],
-        &["request", "a", "X", "--at", &address, "--timeout", "200ms"],
-        &["status", "--at", &address, "--timeout", "200ms"],
+        &["ping", "a"][..],
+        &["send", "a", "X"],
+        &["request", "a", "X"],
+        &["status"],
     ] {
-        let (code, _, said) = code_and_texts(&node(args));
-        assert_eq!(code, 2, "{args:?}: {said}");
-        assert!(
-            said.contains("could not be reached") && said.contains(&address),
-            "{said}"
-        );
+        let said = unreached(&[args, &at].concat(), "nobody listens there");
+        assert!(said.contains("could not be reached"), "{said}");
+        assert!(said.contains(&address), "{said}");
         assert!(said.contains("connect_failed"), "{said}");
     }
     // Somebody else is there.
     let folder = Folder::new("other");
     let a = run(&folder.file("a.toml", "nid = \"a\"\nbind = [\"127.0.0.1:0\"]\n"));
-    let args = ["ping", "b", "--at", &a.address, "--timeout", "300ms"];
-    let (code, _, said) = code_and_texts(&node(&args));
-    assert!(
-        code == 2 && said.contains("b could not be reached"),
-        "{code}: {said}"
-    );
+    let said = unreached(&["ping", "b", "--at", &a.address], "another name is there");
+    assert!(said.contains("b could not be reached"), "{said}");
+    // Something else is there.
+    let echo = Echo::start(&[]);
+    unreached(&["ping", "b", "--at", &echo.address], "is no node");
+}
+
+/// What `proscenium node ARGS` says of a node that it does not reach: `why`, once it has had the
+/// time to find that out.
+#[track_caller]
+fn unreached(args: &[&str], why: &str) -> String {
+    let mut said = String::new();
+    for timeout in ["200ms", "2s", "20s"] {
+        let code;
+        (code, _, said) = code_and_texts(&node(&[args, &["--timeout", timeout]].concat()));
+        assert_eq!(code, 2, "{args:?}: {said}");
+        if said.contains(why) {
+            return said;
+        }
+    }
+    panic!("{args:?}: not {why}, but {said}");
 }
 
 #[test]
@@ -261,6 +271,15 @@ fn what_is_wrong_in_a_file_or_on_the_command_line_is_named() {
     runs.terminate();
 }
 
+/// A port where nobody listens, and nobody else can.
+fn bound() -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(&any.into()).expect("a free port");
+    socket
+}
+
 struct Running(Child);
 
 impl Drop for Running {
@@ -296,9 +315,10 @@ fn a_node_of_whose_errors_nobody_reads_goes_on() {
 
 #[test]
 fn passwords_of_redis_are_not_shown() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("its address");
-    drop(free);
+    // Bound and not listening: refused, and nobody else's.
+    let socket = bound();
+    let address = socket.local_addr().expect("its address");
+    let address = address.as_socket().expect("of TCP");
     let directory = format!("redis://:hidden@{address}");
     let (code, text, said) = code_and_texts(&node(&["status", "--directory", &directory]));
     assert_eq!(code, 1, "{text}{said}");

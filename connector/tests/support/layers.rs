@@ -174,6 +174,8 @@ impl<S: Read + Write> Read for Messages<S> {
                 Ok(Message::Text(text)) => panic!("text: {text}"),
                 Ok(_) => {}
                 Err(tungstenite::Error::ConnectionClosed) => return Ok(0),
+                // Among them that a read was interrupted.
+                Err(tungstenite::Error::Io(error)) => return Err(error),
                 Err(error) => return Err(io::Error::other(error)),
             }
         }

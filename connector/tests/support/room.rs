@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use proscenium_connector::Transport;
 use proscenium_engine::{Address, Identity, Listener, TlsServer, WebSocketServer};
 use proscenium_play::{
-    Actor, ActorCx, Failure, LateReply, Member, Packet, PlayListener, PlayServer, PlayStage,
-    Result, StageCx, StageKind, Verdict,
+    Actor, ActorCx, Failure, LateReply, Member, Packet, PlayListener, PlayServer,
+    PlayServerBuilder, PlayStage, Result, StageCx, StageKind, Verdict,
 };
 
 use crate::layers;
+use crate::support::PATIENCE;
 
 /// Lets everybody in whose credentials are not `wrong`, as the account that they say.
 #[derive(Default)]
@@ -76,8 +77,7 @@ pub(crate) fn start(identity: &layers::Identity) -> PlayServer {
             _ => listener,
         })
     };
-    let rooms = StageKind::new("room", |_id| Room::default(), Player::default);
-    let mut server = PlayServer::builder().stage(rooms).default_stage("room");
+    let mut server = builder();
     for transport in layers::TRANSPORTS {
         server = server.listen(listener(transport).compress());
     }
@@ -95,9 +95,19 @@ pub(crate) fn address(server: &PlayServer, transport: usize) -> SocketAddr {
     }
 }
 
+/// Patient: nobody is forgotten or given up, however long a machine has other things to do.
+fn builder() -> PlayServerBuilder {
+    let rooms = StageKind::new("room", |_id| Room::default(), Player::default);
+    let rooms = rooms.keep_disconnected(PATIENCE * 60);
+    PlayServer::builder()
+        .stage(rooms)
+        .default_stage("room")
+        .authentication_deadline(PATIENCE)
+        .request_deadline(PATIENCE)
+        .limits(|limits| limits.handshake_timeout(PATIENCE))
+}
+
 /// A server with one listener for TCP.
 pub(crate) fn start_plain(address: &str) -> std::io::Result<PlayServer> {
-    let rooms = StageKind::new("room", |_id| Room::default(), Player::default);
-    let server = PlayServer::builder().stage(rooms).default_stage("room");
-    server.listen(PlayListener::tcp(address)?).start()
+    builder().listen(PlayListener::tcp(address)?).start()
 }

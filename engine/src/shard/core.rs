@@ -14,9 +14,10 @@ use proscenium_framing::{ByteOrder, LengthPrefix};
 use rustc_hash::FxHashMap;
 
 use super::envelope::Envelope;
+use super::left::Rest;
 use super::outgoing::Outgoing;
 use crate::accept_rate::AcceptRate;
-use crate::body::{Chunk, Message};
+use crate::body::Chunk;
 use crate::connection::{Connection, Connections, NONE, Pause, State};
 use crate::error::{CloseReason, SendError};
 use crate::handle::Shared;
@@ -33,9 +34,6 @@ use crate::wire::{HEADER, Wire};
 
 /// Free buffers that a shard keeps, in bytes, of each kind.
 const FREE_BYTES_MAX: usize = 8 << 20;
-
-/// Shorter messages are cheaper to copy than to forward: 36 against 43 ns of the whole at 64 B.
-const FORWARD_MIN: usize = 256;
 
 /// What a shard's timer wheel holds.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +101,8 @@ pub(crate) struct Core<P> {
     /// A queue that holds no more than this is below its high watermark, and none of its bodies
     /// is over the frame limit: the smaller of the two.
     pub(crate) send_within: usize,
+    /// What the handler leaves of the message that it is being told of.
+    pub(crate) rest: Rest,
     pub(crate) timers: TimerWheel<Timer>,
     pub(crate) ops: Vec<Op>,
     /// The slot whose messages are being dispatched, and whether to stop doing so.
@@ -149,6 +149,7 @@ impl<P> Core<P> {
             queued: 0,
             unqueued: 0,
             send_within: limits.send_high.min(limits.frame_max),
+            rest: Rest::default(),
             timers: TimerWheel::new(now.as_nanos()),
             ops: Vec::new(),
             current: NONE,
@@ -198,41 +199,10 @@ impl<P> Core<P> {
         self.send_first(to, body)
     }
 
-    /// Sends a received message on, without copying it if that is possible and pays.
-    #[inline]
-    pub(crate) fn forward(&mut self, to: RouterId, message: &Message<'_>) -> Result<(), SendError> {
-        #[cfg(feature = "ws")]
-        if message.is_text() {
-            return self.send_text(to, message);
-        }
-        if message.len() < FORWARD_MIN {
-            return self.send(to, message);
-        }
-        let room = self
-            .limits
-            .send_bytes_max
-            .saturating_sub(self.send_memory());
-        if let Some((slot, connection)) = self.connections.find_mut(to)
-            && let Some(frame) = connection.frame_of(message)
-            && frame.len() <= room
-        {
-            let bytes = frame.len();
-            if connection.relay(message.chunk(), frame, self.send_within) {
-                if !(connection.dirty | connection.blocked) {
-                    connection.dirty = true;
-                    self.add_dirty(slot);
-                }
-                self.book(bytes);
-                return Ok(());
-            }
-        }
-        self.send(to, message)
-    }
-
     /// Out of the hot path: once per connection and slice.
     #[cold]
     #[inline(never)]
-    fn add_dirty(&mut self, slot: u32) {
+    pub(super) fn add_dirty(&mut self, slot: u32) {
         self.dirty.push(slot);
     }
 
@@ -632,10 +602,7 @@ impl<P> Core<P> {
             .held
             .take()
             .map_or(0, |mut held| held.clear(&mut self.buffers));
-        let relayed = connection
-            .relay
-            .take()
-            .map_or(0, |relay| relay.bytes().len());
+        let relayed = connection.relay.take().map_or(0, |relay| relay.len());
         let queued = relayed + connection.out.clear(&mut self.buffers) + held;
         let announced = connection.announced;
         self.unqueued = self.unqueued.wrapping_add(queued);

@@ -107,15 +107,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(relay) = &connection.relay else {
             return true;
         };
-        let bytes = relay.bytes();
-        let offered = bytes.len();
-        let parts = [IoSlice::new(bytes), IoSlice::new(behind)];
-        let parts = if behind.is_empty() {
-            &parts[..1]
-        } else {
-            &parts[..]
+        let offered = relay.len();
+        let submitted = match (relay.single(), behind) {
+            (Some(one), []) => self.driver.send(slot, &[IoSlice::new(one)]),
+            (Some(one), _) => {
+                let parts = [IoSlice::new(one), IoSlice::new(behind)];
+                self.driver.send(slot, &parts)
+            }
+            (None, _) => {
+                let mut parts = [IoSlice::new(&[]); PARTS_MAX];
+                let count = relay.parts(&mut parts);
+                parts[count] = IoSlice::new(behind); // empty or not
+                self.driver.send(slot, &parts[..=count])
+            }
         };
-        let taken = match self.driver.send(slot, parts) {
+        let taken = match submitted {
             Submitted::Taken(taken) => taken,
             Submitted::Pending => 0,
             Submitted::Failed(error) => {

@@ -13,7 +13,9 @@ mod broadcast;
 pub(crate) mod core;
 pub(crate) mod envelope;
 mod flush;
+mod forward;
 mod layered;
+pub(crate) mod left;
 mod lifecycle;
 mod mail;
 pub(crate) mod outgoing;
@@ -74,6 +76,8 @@ pub(crate) struct Shard<D, H: Handler> {
     chunk: Rc<Chunk>,
     /// How messages in the chunk may be kept.
     lease: Lease,
+    /// What stands in the chunk and goes on with the next read.
+    left: Option<left::Left>,
     listening: Vec<Listening>,
     /// The shard that gets the next connection of a listener that deals.
     next_deal: usize,
@@ -115,6 +119,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             chunks,
             chunk,
             lease: Lease::Copy, // until the first look at the pool
+            left: None,
             listening,
             next_deal: number,
             fences: Vec::new(),
@@ -283,10 +288,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 break;
             }
             self.renew_chunk();
+            let from = self.read_at();
             let Some(chunk) = Rc::get_mut(&mut self.chunk) else {
                 unreachable!("the chunk was just renewed");
             };
-            let Some(completion) = self.driver.next(chunk.bytes_mut()) else {
+            let to = chunk.len().min(from + self.core.limits.receive_max);
+            let Some(completion) = self.driver.next(&mut chunk.bytes_mut()[from..to]) else {
                 round_over = true;
                 let sources = self.core.connections.len() + self.listening.len();
                 let part = self.driver.brought_a_part();
@@ -312,6 +319,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Makes sure that nobody else holds the chunk, and knows how it may be leased.
     fn renew_chunk(&mut self) {
         let leased = Rc::strong_count(&self.chunk) > 1;
+        if self.left.is_some() {
+            self.make_room_behind_left();
+        }
         if leased {
             self.chunks.replace(&mut self.chunk);
         }

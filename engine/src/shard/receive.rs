@@ -12,6 +12,7 @@ use proscenium_framing::{Decoded, FrameError, LengthPrefix};
 
 use super::Shard;
 use super::core::Core;
+use super::left::Rest;
 use crate::body::{Chunk, Lease, Message};
 use crate::connection::{NONE, State, Tail};
 use crate::context::Context;
@@ -55,8 +56,9 @@ fn dispatch<H: Handler>(
 }
 
 impl<D: Driver, H: Handler> Shard<D, H> {
-    /// `len` bytes of `slot` are at the front of the chunk.
+    /// `len` bytes of `slot` were received.
     pub(super) fn received(&mut self, slot: u32, len: usize) {
+        let range = self.place_received(slot, len);
         let core = &mut self.core;
         let Some(connection) = core.connections.get_mut(slot) else {
             return;
@@ -79,11 +81,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let watched = &core.shared.stats[core.shard].dispatching;
         watched.store(id.to_u64(), Ordering::Relaxed);
         match core.codec(framing) {
+            // What was left there had to make room.
+            None if has_tail => {
+                core.keep(slot, &self.chunk.bytes()[range]);
+                self.dispatch_raw_tail(slot, id);
+            }
             None => {
                 core.stats.messages_in += 1;
-                let message = Message::new(&self.chunk, 0..len, self.lease);
+                core.rest = Rest::Allowed;
+                let message = Message::new(&self.chunk, range.clone(), self.lease);
                 self.handler
                     .on_message(&mut Context::new(core), id, message);
+                self.note_left(slot, id, &range);
             }
             Some(codec) => {
                 let at = if has_tail {

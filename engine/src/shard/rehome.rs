@@ -76,6 +76,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     fn depart(&mut self, id: RouterId, to: usize, then: Option<usize>) {
+        self.keep_left();
         let core = &mut self.core;
         let Some(slot) = core.connections.find(id) else {
             return;

@@ -408,7 +408,7 @@ impl<P> Core<P> {
         if connection.state == State::Dead {
             return;
         }
-        let relayed = connection.relay.take().map_or(0, |r| r.bytes().len());
+        let relayed = connection.relay.take().map_or(0, |r| r.len());
         let lost = relayed + connection.out.clear(&mut self.buffers);
         self.unqueued = self.unqueued.wrapping_add(lost);
         self.stats.bytes_lost += lost as u64;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,14 +23,18 @@ use crate::messages::{self, API, Board, PLAY, Place, Player, Seat, Travel};
 #[derive(Clone, Default)]
 struct Matches {
     places: Arc<Mutex<BTreeMap<i64, String>>>,
+    /// The last number that was given to one.
+    last: Arc<AtomicI64>,
 }
 
 impl Matches {
-    fn add(&self, server: &str) -> i64 {
+    fn number(&self) -> i64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn add(&self, id: i64, server: &str) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = places.len() as i64 + 1;
         places.insert(id, server.to_owned());
-        id
     }
 
     fn find(&self, id: i64) -> Result<String, ErrorCode> {
@@ -72,10 +77,15 @@ async fn create(
     Extension(matches): Extension<Matches>,
 ) -> Result<Json<Value>, HttpError> {
     let server = sender.choose(PLAY, Policy::RoundRobin)?;
-    let id = matches.add(&server);
-    sender
-        .create_stage(&server, "match", id, Content::default())
-        .await?;
+    let id = matches.number();
+    let created = sender.create_stage(&server, "match", id, Content::default());
+    if let Err(code) = created.await {
+        // Nobody knows whether it is there: an answer may be late, or lost. No match of that number
+        // was ever told of, so it may go as well.
+        let _ = sender.destroy_stage(&server, id).await;
+        Err(code)?;
+    }
+    matches.add(id, &server);
     Ok(Json(json!({ "match": id, "server": server.as_str() })))
 }
 

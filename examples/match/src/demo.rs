@@ -111,8 +111,8 @@ fn start_servers(folder: &Path) -> Result<Servers> {
     let at = api.wait_for("http ")?;
     wait_until_ok(&at, "/ready")?;
     for (_, server) in &play {
-        server.wait_for("reaches ")?; // the API server,
-        server.wait_for("reaches ")?; // and the other Play server
+        server.wait_for("reaches ")?; // API servers,
+        server.wait_for("reaches ")?; // and Play servers other than itself
     }
     println!("all are linked; HTTP at {at}");
     Ok((api, at, play))

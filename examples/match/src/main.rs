@@ -14,7 +14,6 @@ mod messages;
 mod play;
 mod processes;
 
-use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,16 +78,13 @@ fn directory(server: &Server) -> FileDirectory {
 fn run_play(options: &Server) -> Result<(), Box<dyn Error>> {
     // Before anybody knows of the server and asks it to end.
     let signals = Signals::new([SIGTERM, SIGINT])?;
-    let server = play::start(&options.nid)?;
+    let server = play::start(&options.nid, directory(options))?;
     let handle = server.handle();
     let node = handle.node().ok_or("it is a node")?;
     let (at, kind) = (server.node_addrs()[0].clone(), ServerType::Play);
     let info = ServerInfo::new(node.nid().clone(), at, kind, messages::PLAY);
     println!("server {info}");
-    let ttl = Duration::from_secs(15);
-    let membership = node.join(directory(options), info, ttl)?;
-    run_until_signal(node, options, signals);
-    println!("{}", membership.leave(DRAIN));
+    run_until_signal(node, signals);
     let report = server.shutdown(DRAIN);
     println!("{report}");
     report
@@ -105,7 +101,7 @@ fn run_api(options: &Server) -> Result<(), Box<dyn Error>> {
     println!("server {info}");
     let http = server.http_addrs().ok_or("it serves HTTP")?;
     println!("http {}", http.routes);
-    run_until_signal(&server.node().handle(), options, signals);
+    run_until_signal(&server.node().handle(), signals);
     let report = server.shutdown(DRAIN);
     println!("{}", report.links);
     report
@@ -114,18 +110,18 @@ fn run_api(options: &Server) -> Result<(), Box<dyn Error>> {
         .ok_or_else(|| "something was lost".into())
 }
 
-/// Says which servers can be reached by their service, until a signal comes. A link alone is not
-/// enough: another server may have made it before this one has read of it in the directory.
-fn run_until_signal(node: &NodeHandle, options: &Server, mut signals: Signals) {
-    let mut reached = BTreeSet::new();
-    while signals.pending().next().is_none() {
-        for server in directory(options).read().unwrap_or_default() {
-            let candidates = node.candidates(server.service_id);
-            let is_known = candidates.iter().any(|known| known.nid == server.nid);
-            if is_known && reached.insert(server.nid.clone()) {
-                println!("reaches {}", server.nid);
+/// Says when other servers of a service can be chosen, until a signal comes.
+fn run_until_signal(node: &NodeHandle, mut signals: Signals) {
+    for (service, name) in [
+        (messages::PLAY, "Play servers"),
+        (messages::API, "API servers"),
+    ] {
+        let node = node.clone();
+        thread::spawn(move || {
+            if node.wait_candidates(service, 1, Duration::MAX) {
+                println!("reaches {name}");
             }
-        }
-        thread::sleep(Duration::from_millis(50));
+        });
     }
+    signals.forever().next();
 }

@@ -4,26 +4,33 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use proscenium::nodelink::directory::FileDirectory;
 use proscenium::nodelink::{Nid, Node, NodeOptions};
 use proscenium::play::{
     Actor, ActorCx, ActorId, ErrorCode, Failure, Leave, Member, Packet, PlayServer, PlayStage,
     Proto, Result, StageCx, StageKind, To, Verdict,
 };
-use proscenium::{Address, Listener};
+use proscenium::{Address, Listener, Time};
 
-use crate::messages::{self, API, Board, Join, Player, Seat, Travel};
+use crate::messages::{self, API, Board, Join, PLAY, Player, Seat, Travel};
 
-/// So many players may be on their way into a match.
+/// So many players may be on their way into a match,
 const EXPECTED_MAX: usize = 100;
+/// each for so long: then its ticket is good for nothing.
+const TICKET_LIFE: Duration = Duration::from_secs(60);
 /// The code for a match that expects too many.
 const CROWDED: ErrorCode = ErrorCode(1000);
 
 /// Where clients reach this server: known once it listens.
 type Here = Arc<OnceLock<String>>;
 
-/// Starts the server.
-pub(crate) fn start(nid: &str) -> std::result::Result<PlayServer, Box<dyn Error>> {
+/// Starts the server; it finds the others in the directory.
+pub(crate) fn start(
+    nid: &str,
+    directory: FileDirectory,
+) -> std::result::Result<PlayServer, Box<dyn Error>> {
     let any: SocketAddr = ([127, 0, 0, 1], 0).into();
     let here = Here::default();
     let there = Arc::clone(&here);
@@ -32,7 +39,7 @@ pub(crate) fn start(nid: &str) -> std::result::Result<PlayServer, Box<dyn Error>
         move |id| Match {
             id,
             here: Arc::clone(&there),
-            expected: BTreeMap::new(),
+            expected: Expected::default(),
             players: BTreeMap::new(),
         },
         Guest::default,
@@ -42,6 +49,8 @@ pub(crate) fn start(nid: &str) -> std::result::Result<PlayServer, Box<dyn Error>
         .authentication(messages::JOIN)
         .listen(Listener::at(any))
         .node(Node::builder(NodeOptions::new(Nid::new(nid)?)).bind(any))
+        .directory(directory, Duration::from_secs(15))
+        .service(PLAY)
         .start()?;
     if let Address::Tcp(address) = &server.local_addrs()[0] {
         let _ = here.set(address.to_string()); // nobody else does
@@ -75,9 +84,31 @@ impl Actor for Guest {
 struct Match {
     id: i64,
     here: Here,
-    /// Who is on the way, by ticket.
-    expected: BTreeMap<u64, Player>,
+    expected: Expected,
     players: BTreeMap<ActorId, Player>,
+}
+
+/// Who is on the way, by ticket, and until when that is good.
+#[derive(Default)]
+struct Expected(BTreeMap<u64, (Player, Time)>);
+
+impl Expected {
+    /// The ticket of one more, if there is room.
+    fn add(&mut self, player: Player, now: Time) -> Option<u64> {
+        self.0.retain(|_, (_, until)| *until > now);
+        if self.0.len() >= EXPECTED_MAX {
+            return None;
+        }
+        let ticket = messages::ticket();
+        self.0.insert(ticket, (player, now + TICKET_LIFE));
+        Some(ticket)
+    }
+
+    /// Whose ticket that is. It is good once.
+    fn take(&mut self, ticket: u64, now: Time) -> Option<Player> {
+        let (player, until) = self.0.remove(&ticket)?;
+        (until > now).then_some(player)
+    }
 }
 
 impl PlayStage for Match {
@@ -85,10 +116,10 @@ impl PlayStage for Match {
 
     async fn on_join(
         &mut self,
-        _cx: &mut StageCx<'_, Self>,
+        cx: &mut StageCx<'_, Self>,
         guest: &mut Member<'_, Guest>,
     ) -> Result<Verdict> {
-        match self.expected.remove(&guest.ticket) {
+        match self.expected.take(guest.ticket, cx.now()) {
             Some(player) if player.name == guest.name => {
                 self.players.insert(guest.id(), player);
                 Ok(Verdict::accept())
@@ -158,11 +189,8 @@ impl PlayStage for Match {
     ) -> Result {
         match packet.msg_id() {
             messages::EXPECT => {
-                if self.expected.len() >= EXPECTED_MAX {
-                    return Err(Failure::code(CROWDED));
-                }
-                let ticket = messages::ticket();
-                self.expected.insert(ticket, packet.decode()?);
+                let ticket = self.expected.add(packet.decode()?, cx.now());
+                let ticket = ticket.ok_or_else(|| Failure::code(CROWDED))?;
                 let seat = Seat {
                     address: self.here.get().cloned().unwrap_or_default(),
                     match_id: self.id,
@@ -177,5 +205,38 @@ impl PlayStage for Match {
             _ => Err(ErrorCode::HANDLER_NOT_FOUND)?,
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ann() -> Player {
+        let (name, points) = ("ann".to_owned(), 1);
+        Player { name, points }
+    }
+
+    #[test]
+    fn a_ticket_is_good_once_and_not_for_ever() {
+        let mut expected = Expected::default();
+        let now = Time::ZERO;
+        let ticket = expected.add(ann(), now).unwrap();
+        assert_eq!(expected.take(ticket, now), Some(ann()));
+        assert_eq!(expected.take(ticket, now), None);
+        let late = expected.add(ann(), now).unwrap();
+        assert_eq!(expected.take(late, now + TICKET_LIFE), None);
+    }
+
+    #[test]
+    fn who_does_not_come_makes_room_for_others() {
+        let mut expected = Expected::default();
+        let now = Time::ZERO;
+        for _ in 0..EXPECTED_MAX {
+            expected.add(ann(), now).unwrap();
+        }
+        assert_eq!(expected.add(ann(), now), None);
+        assert!(expected.add(ann(), now + TICKET_LIFE).is_some());
+        assert_eq!(expected.0.len(), 1);
     }
 }

@@ -120,6 +120,18 @@ pub struct GetOrCreateStageRes {
     pub payload: Vec<u8>,
 }
 
+impl From<CreateStageRes> for GetOrCreateStageRes {
+    /// What was created anew is new.
+    fn from(answer: CreateStageRes) -> Self {
+        Self {
+            result: answer.result,
+            is_created: answer.result,
+            payload_id: answer.payload_id,
+            payload: answer.payload,
+        }
+    }
+}
+
 /// Asks for a stage to be destroyed.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct DestroyStageReq {}

@@ -1,6 +1,6 @@
 //! A peer whose every byte the test decides.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::Sender;
 
@@ -62,7 +62,13 @@ impl RawPeer {
             stream.write_all(&out).unwrap();
             out.clear();
             let mut chunk = [0; 4096];
-            let read = stream.read(&mut chunk).unwrap();
+            let read = loop {
+                match stream.read(&mut chunk) {
+                    // It was stopped for a moment.
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    read => break read.unwrap(),
+                }
+            };
             assert!(read > 0, "the node closed in the handshake");
             unread.extend_from_slice(&chunk[..read]);
             let (used, step) = handshake.receive(&unread, &mut out).unwrap();
@@ -150,9 +156,11 @@ impl RawPeer {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Got::Closed,
                 Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
                     return Got::Closed;
                 }
+                // It was stopped for a moment.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("{error}"),
             }
         }

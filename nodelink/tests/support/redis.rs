@@ -49,6 +49,8 @@ impl Redis {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("proscenium-redis-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
+        // Of a process of that number that was killed.
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
         Some(Self {
             folder,

@@ -32,14 +32,16 @@
 //! | `/ready` | 200 if it takes work: no shutdown has begun, and [`Http::ready_when`] agrees; else 503 with the reason |
 //! | `/metrics` | the numbers of handlers, HTTP, peers and engine, in the text format of OpenMetrics |
 //!
-//! A peer that is slow to send its request is closed at a deadline, a request that takes too long
-//! is answered 504, and so many connections and no more are served at a time; what reads its answer
-//! slowly keeps its connection. Connections are not upgraded: WebSocket is what Play servers speak.
-//! To the public internet, put a reverse proxy before it.
+//! A peer that is slow to send its request is closed at a deadline, as is one that reads nothing of
+//! its answer; a request that takes too long is answered 504, and so many connections and no more
+//! are served at a time; what reads its answer slowly keeps its connection. Connections are not
+//! upgraded: WebSocket is what Play servers speak. To the public internet, put a reverse proxy
+//! before it.
 
 mod error;
 mod metrics;
 mod serve;
+mod write;
 
 use std::fmt;
 use std::io;
@@ -79,6 +81,7 @@ struct Bounds {
     connections: usize,
     header_deadline: Duration,
     request_deadline: Duration,
+    write_deadline: Duration,
 }
 
 impl Http {
@@ -94,6 +97,7 @@ impl Http {
                 connections: 1024,
                 header_deadline: Duration::from_secs(10),
                 request_deadline: Duration::from_secs(60),
+                write_deadline: Duration::from_secs(30),
             },
         }
     }
@@ -131,6 +135,13 @@ impl Http {
     /// Default 60 s.
     pub fn request_deadline(mut self, deadline: Duration) -> Self {
         self.bounds.request_deadline = deadline;
+        self
+    }
+
+    /// Sets how long a peer may read nothing of an answer that waits for it; then its connection is
+    /// closed. Default 30 s.
+    pub fn write_deadline(mut self, deadline: Duration) -> Self {
+        self.bounds.write_deadline = deadline;
         self
     }
 }

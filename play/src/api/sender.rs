@@ -13,7 +13,7 @@ use proscenium_nodelink::{
 };
 use prost::Message;
 
-use super::target::Policies;
+use super::policies::Policies;
 use crate::error::DeliverError;
 use crate::handle::Created;
 use crate::packet::{Content, Payload, Proto};
@@ -35,6 +35,9 @@ use crate::target::{Policy, To};
 /// be reached (or no server of the service), 11 for a message id that is none, or an answer that is
 /// not what was expected, 14 if the payload is too long or there is no room. A
 /// [`Failure`](crate::Failure) that is made of one keeps it, so `?` in a handler passes it on.
+///
+/// It sends to others: the server's own name is error 2, and its services are the other servers of
+/// them. What a server wants of itself is a call of the function that is its handler.
 #[derive(Clone)]
 pub struct ApiSender {
     node: NodeHandle,
@@ -128,14 +131,7 @@ impl ApiSender {
             payload_id: content.msg_id.into_owned(),
             payload: content.payload.into(),
         };
-        self.ask_system(nid, id, &ask, |reply| {
-            let CreateStageRes {
-                result,
-                payload_id,
-                payload,
-            } = decode(reply)?;
-            created(result, true, payload_id, payload)
-        })
+        self.ask_system(nid, id, &ask, created::<CreateStageRes>)
     }
 
     /// The same, but a stage of that id and type that is there is as good.
@@ -154,15 +150,7 @@ impl ApiSender {
             create_payload_id: content.msg_id.into_owned(),
             create_payload: content.payload.into(),
         };
-        self.ask_system(nid, id, &ask, |reply| {
-            let GetOrCreateStageRes {
-                result,
-                is_created,
-                payload_id,
-                payload,
-            } = decode(reply)?;
-            created(result, is_created, payload_id, payload)
-        })
+        self.ask_system(nid, id, &ask, created::<GetOrCreateStageRes>)
     }
 
     /// Has a stage end after what is in its backlog; true if there was one.
@@ -416,12 +404,16 @@ fn decode<M: Message + Default>(reply: &Reply) -> Result<M, ErrorCode> {
     M::decode(&reply.payload[..]).map_err(|_| ErrorCode::INVALID_MESSAGE)
 }
 
-fn created(
-    result: bool,
-    is_new: bool,
-    payload_id: String,
-    payload: Vec<u8>,
-) -> Result<Created, ErrorCode> {
+fn created<M>(reply: &Reply) -> Result<Created, ErrorCode>
+where
+    M: Message + Default + Into<GetOrCreateStageRes>,
+{
+    let GetOrCreateStageRes {
+        result,
+        is_created,
+        payload_id,
+        payload,
+    } = decode::<M>(reply)?.into();
     if !result {
         return Err(ErrorCode::STAGE_CREATION_FAILED);
     }
@@ -430,7 +422,10 @@ fn created(
         msg_id: payload_id.into(),
         payload: payload.into(),
     });
-    Ok(Created { is_new, content })
+    Ok(Created {
+        is_new: is_created,
+        content,
+    })
 }
 
 /// An answer of another server that is to come: await it on any executor, or

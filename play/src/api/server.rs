@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use proscenium_engine::{Address, DrainReport};
 use proscenium_framing::packet::ErrorCode;
-use proscenium_nodelink::directory::{Directory, ServerInfo, ServerType, Watch};
-use proscenium_nodelink::{Endpoint, Membership, Nid, Node, NodeBuilder, NodeOptions};
+use proscenium_nodelink::directory::{Directory, ServerType};
+use proscenium_nodelink::{Endpoint, Nid, Node, NodeBuilder, NodeOptions};
 
 #[cfg(feature = "http")]
 use super::http::{Http, HttpAddrs, Serving};
@@ -24,6 +24,7 @@ use super::running::{Bounds, Running};
 use super::sender::ApiSender;
 use super::stats::ApiStats;
 use super::status::Status;
+use crate::announce::{Announcement, Place};
 use crate::error::{DeliverError, Failure, Result};
 use crate::packet::Content;
 use crate::shared::MapErrors;
@@ -37,7 +38,7 @@ const ANSWERS: u64 = 1;
 #[must_use = "dropping a server shuts it down"]
 pub struct ApiServer {
     /// First: others are told before the links end.
-    membership: Option<Membership>,
+    place: Place,
     node: Node,
     sender: ApiSender,
     status: Arc<Status>,
@@ -47,7 +48,6 @@ pub struct ApiServer {
     http: Option<Serving>,
     // Kept, in this order: each ends when it is dropped.
     _abort: AbortOnDrop,
-    _watch: Option<Box<dyn Watch>>,
     _executor: Option<Arc<Executor>>,
     _deadlines: Deadlines,
 }
@@ -106,13 +106,13 @@ impl ApiServer {
         self.http.as_ref().map(Serving::addrs)
     }
 
-    /// Shuts down, all within `deadline`. `/ready` says so at once;
-    /// a delay (`drain_delay`) later, when balancers have seen it, HTTP
-    /// takes no further requests and finishes those under way. The server leaves the directory
-    /// ([`Membership::leave`]): others do not choose it any more, and what they have sent until
-    /// they know of it is answered. From then on messages are refused with error 2. Handlers that
-    /// are still under way at three quarters of the time are ended, their requests answered 14; at
-    /// last the links are flushed and closed.
+    /// Shuts down, all within `deadline`. `/ready` says so at once; a delay (`drain_delay`) later,
+    /// when balancers have seen it, HTTP takes no further requests and finishes those under way.
+    /// The server leaves the directory
+    /// ([`Membership::leave`](proscenium_nodelink::Membership::leave)): others do not choose it any
+    /// more, and what they have sent until they know of it is answered. From then on messages are
+    /// refused with error 2. Handlers that are still under way at three quarters of the time are
+    /// ended, their requests answered 14; at last the links are flushed and closed.
     pub fn shutdown(mut self, deadline: Duration) -> ApiReport {
         let began = Instant::now();
         let eighths = |eighths| began + deadline / 8 * eighths;
@@ -124,10 +124,7 @@ impl ApiServer {
             std::thread::sleep(self.drain_delay.min(deadline / 4));
             http.shutdown(eighths(4), eighths(5));
         }
-        if let Some(membership) = self.membership.take() {
-            // What is left is waited for below, and reported.
-            let _ = membership.leave(left(eighths(6)));
-        }
+        self.place.leave(eighths(6)); // what is left is waited for below, and reported
         let running = &self.status.running;
         running.refuse();
         let mut abandoned = 0;
@@ -165,10 +162,7 @@ pub struct ApiServerBuilder {
     node: NodeBuilder,
     nid: Nid,
     reply_max: usize,
-    service_id: u16,
-    weight: u32,
-    advertise: Option<Address>,
-    directory: Option<(Arc<dyn Directory>, Duration)>,
+    announcement: Announcement,
     #[cfg(feature = "http")]
     drain_delay: Duration,
     handlers: Handlers,
@@ -188,7 +182,7 @@ impl fmt::Debug for ApiServerBuilder {
         let ids: Vec<_> = self.handlers.ids().collect();
         f.debug_struct("ApiServerBuilder")
             .field("nid", &self.nid)
-            .field("service_id", &self.service_id)
+            .field("service_id", &self.announcement.service_id)
             .field("handlers", &ids)
             .finish_non_exhaustive()
     }
@@ -202,10 +196,7 @@ impl ApiServerBuilder {
             nid: options.nid.clone(),
             reply_max: options.payload_max(),
             node: Node::builder(options),
-            service_id: 2,
-            weight: 100,
-            advertise: None,
-            directory: None,
+            announcement: Announcement::new(ServerType::Api, 2),
             #[cfg(feature = "http")]
             drain_delay: Duration::from_secs(1),
             handlers: Handlers::default(),
@@ -371,26 +362,26 @@ impl ApiServerBuilder {
 
     /// Sets the number of the service that it belongs to; default 2.
     pub fn service(mut self, service_id: u16) -> Self {
-        self.service_id = service_id;
+        self.announcement.service_id = service_id;
         self
     }
 
     /// Sets its share of the service's work, in comparison to the others; default 100.
     pub fn weight(mut self, weight: u32) -> Self {
-        self.weight = weight;
+        self.announcement.weight = weight;
         self
     }
 
     /// Links it to all servers of a directory, and announces it there (if it listens anywhere), to
     /// be forgotten `ttl` after the process has ended without a word; 15 s are a good choice.
     pub fn directory(mut self, directory: impl Directory + 'static, ttl: Duration) -> Self {
-        self.directory = Some((Arc::new(directory), ttl));
+        self.announcement.directory = Some((Arc::new(directory), ttl));
         self
     }
 
     /// Sets the address that is announced; default: the first that it listens at.
     pub fn advertise(mut self, address: impl Into<Address>) -> Self {
-        self.advertise = Some(address.into());
+        self.announcement.advertise = Some(address.into());
         self
     }
 }
@@ -446,10 +437,10 @@ impl ApiServerBuilder {
         if let Some(wrong) = &self.wrong {
             return Err(invalid(wrong));
         }
-        let no_ttl = matches!(&self.directory, Some((_, ttl)) if ttl.is_zero());
-        if self.running_max == 0 || self.handler_deadline.is_zero() || no_ttl {
-            return Err(invalid("a deadline, TTL or number of handlers is zero"));
+        if self.running_max == 0 || self.handler_deadline.is_zero() {
+            return Err(invalid("a deadline or number of handlers is zero"));
         }
+        self.announcement.check().map_err(invalid)?;
         let name = format!("api {}", self.nid);
         let (spawn, executor) = match self.spawn {
             Some(spawn) => (spawn, None),
@@ -466,7 +457,8 @@ impl ApiServerBuilder {
             deadline: self.handler_deadline,
             reply: self.reply_max,
         };
-        let (handlers, map_errors, service_id) = (self.handlers, self.map_errors, self.service_id);
+        let (handlers, map_errors) = (self.handlers, self.map_errors);
+        let service_id = self.announcement.service_id;
         let mut parts = None;
         let node = self.node.start_with(|node| {
             let sender = ApiSender::new(node);
@@ -486,17 +478,8 @@ impl ApiServerBuilder {
             running.start(waker);
         }
         let deadlines = Deadlines::start(&name, &running)?;
-        let address = self.advertise.or(node.local_addrs().first().cloned());
-        let (mut watch, mut membership) = (None, None);
-        if let Some((directory, ttl)) = self.directory {
-            if let Some(address) = address {
-                let server = ServerInfo::new(self.nid, address, ServerType::Api, service_id);
-                let server = server.weight(self.weight);
-                membership = Some(sender.node().join(directory, server, ttl)?);
-            } else {
-                watch = Some(sender.node().follow(&*directory)?);
-            }
-        }
+        let listens_at = node.local_addrs().first();
+        let place = self.announcement.join(sender.node(), listens_at)?;
         let (handle, engine) = (node.handle(), node.engine().handle());
         let abort = AbortOnDrop(Arc::clone(&running));
         let status = Arc::new(Status::new(running, handle, engine));
@@ -506,7 +489,7 @@ impl ApiServerBuilder {
             None => None,
         };
         Ok(ApiServer {
-            membership,
+            place,
             node,
             sender,
             status,
@@ -515,7 +498,6 @@ impl ApiServerBuilder {
             #[cfg(feature = "http")]
             http,
             _abort: abort,
-            _watch: watch,
             _executor: executor,
             _deadlines: deadlines,
         })

@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use proscenium_nodelink::routing::{Candidate, RoundRobin, Weighted, by_key, least_pending};
+use proscenium_nodelink::routing::Candidate;
 use proscenium_nodelink::{Nid, NodeHandle, PeerGauge, PeerId};
 use rustc_hash::FxHashMap;
 
+use crate::policies::Turns;
 use crate::target::{Policy, To};
 
 /// A server that can be reached.
@@ -21,8 +22,7 @@ struct Servers {
     /// Of the node's list, and of this shard's peers.
     as_of: (u64, u64),
     candidates: Vec<Candidate>,
-    turns: RoundRobin,
-    weighted: Weighted,
+    turns: Turns,
 }
 
 /// See the module's page. Names come from outside.
@@ -95,29 +95,23 @@ impl Routes {
         let servers = services.entry(service).or_insert_with(|| Servers {
             as_of: (u64::MAX, u64::MAX),
             candidates: Vec::new(),
-            turns: RoundRobin::default(),
-            weighted: Weighted::default(),
+            turns: Turns::default(),
         });
         let as_of = (node.changes(), self.changes.get());
         if servers.as_of != as_of {
             servers.as_of = as_of;
             servers.candidates = self.candidates(node, service);
         }
-        let candidates = &mut servers.candidates;
-        let chosen = match policy {
-            Policy::RoundRobin => servers.turns.pick(candidates),
-            Policy::Weighted => servers.weighted.pick(candidates),
-            Policy::ByKey(key) => by_key(candidates, key),
-            Policy::LeastPending => {
-                let peers = self.peers.borrow();
-                for one in candidates.iter_mut() {
-                    // What this server asks of itself is not counted: it is the nearest.
-                    let peer = peers.get(&one.nid);
-                    one.pending = peer.map_or(0, |peer| peer.gauge.pending());
-                }
-                least_pending(candidates, self.draw())
+        if policy == Policy::LeastPending {
+            let peers = self.peers.borrow();
+            for one in &mut servers.candidates {
+                // What this server asks of itself is not counted: it is the nearest.
+                let peer = peers.get(&one.nid);
+                one.pending = peer.map_or(0, |peer| peer.gauge.pending());
             }
-        };
+        }
+        let random = self.draw();
+        let chosen = servers.turns.pick(&servers.candidates, policy, random);
         chosen.map(|one| one.nid.clone())
     }
 

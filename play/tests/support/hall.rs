@@ -8,7 +8,7 @@ use proscenium_play::{
     PlayServerBuilder, PlayStage, Result, StageCx, StageKind, Tick, TimerId, Verdict,
 };
 
-use super::eventually;
+use super::{PATIENCE, eventually};
 
 /// What happened, in order, over all stages.
 #[derive(Clone, Default)]
@@ -425,6 +425,8 @@ pub fn server_of(
     let builder = PlayServer::builder()
         .stage(kind(halls("hall", &journal)))
         .default_stage("hall")
+        .authentication_deadline(PATIENCE)
+        .request_deadline(PATIENCE)
         .listen(listener);
     (change(builder).start().unwrap(), journal)
 }

@@ -238,8 +238,12 @@ pub fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+/// Patient: nothing ends by itself, however long a machine has other things to do.
 pub fn options(nid: &str) -> NodeOptions {
     NodeOptions::new(Nid::new(nid).unwrap())
+        .handshake_deadline(PATIENCE)
+        .dead_after(PATIENCE)
+        .request_deadline(PATIENCE)
 }
 
 pub fn posts(board: &Board) -> StageKind<Post> {
@@ -264,6 +268,8 @@ pub fn server_at(
         node = node.connect(Endpoint::new(other.node_addrs()[0].clone()));
     }
     let builder = PlayServer::builder().stage(posts(&board)).node(node);
+    let builder = builder.authentication_deadline(PATIENCE);
+    let builder = builder.request_deadline(PATIENCE);
     (change(builder).start().unwrap(), board)
 }
 
@@ -281,7 +287,7 @@ pub fn node_of(server: &PlayServer) -> NodeHandle {
 
 #[track_caller]
 pub fn linked(node: &NodeHandle, to: &str) {
-    eventually("a link", || node.is_routable(to).then_some(()));
+    assert!(node.wait_routable(to, PATIENCE), "no link to {to}");
 }
 
 /// Servers `play-1` to `play-N`, each linked to all others; server N has the stages N0 to N9.

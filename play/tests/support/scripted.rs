@@ -23,8 +23,12 @@ pub fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+/// Patient: nothing ends by itself, however long a machine has other things to do.
 pub fn options(nid: &str) -> NodeOptions {
     NodeOptions::new(Nid::new(nid).unwrap())
+        .handshake_deadline(PATIENCE)
+        .dead_after(PATIENCE)
+        .request_deadline(PATIENCE)
 }
 
 /// An API server that listens.
@@ -43,8 +47,8 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 #[track_caller]
 pub fn wait_routable(from: &NodeHandle, to: &str) {
-    let what = format!("{} reaches {to}", from.nid());
-    wait_until(&what, || from.is_routable(to));
+    let reached = from.wait_routable(to, PATIENCE);
+    assert!(reached, "{} does not reach {to}", from.nid());
 }
 
 /// A message as the scripted server saw it.

@@ -69,6 +69,11 @@ pub(super) fn run(args: &EchoArgs, listeners: Vec<Listener>, limits: Limits) -> 
                 .to_owned(),
         );
     }
+    let of_nodes = NodeLink::limits();
+    let limits = limits
+        .receive_chunk(of_nodes.receive_chunk)
+        .receive_max(of_nodes.receive_max)
+        .receive_chunks_max(of_nodes.receive_chunks_max);
     let nid = Nid::new(SERVER_NID).map_err(|error| error.to_string())?;
     let options = NodeOptions::new(nid).queue_bytes_max(QUEUE_BYTES_MAX);
     let listeners: Vec<Listener> = listeners

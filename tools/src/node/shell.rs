@@ -198,9 +198,24 @@ impl Shell {
         } else {
             format!(" ({})", happened.join(", "))
         };
+        let likely = [
+            (LinkEnd::ConnectFailed, ": nobody listens there"),
+            (LinkEnd::Refused, ": a node of another name is there"),
+            (
+                LinkEnd::Closed,
+                ": what listens there is no node, or lets nobody in from here",
+            ),
+            (
+                LinkEnd::HandshakeTimeout,
+                ": what listens there does not speak as nodes do",
+            ),
+        ];
+        let likely = likely.into_iter().find(|(end, _)| stats.ended(*end) > 0);
         format!(
-            "{who} could not be reached at {} within {:?}{happened}",
-            target.address, self.timeout
+            "{who} could not be reached at {} within {:?}{happened}{}",
+            target.address,
+            self.timeout,
+            likely.map_or("", |(_, why)| why)
         )
     }
 

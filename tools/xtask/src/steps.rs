@@ -1,6 +1,6 @@
 //! Running the parts of a test run, and counting what they say.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -235,6 +235,10 @@ fn lines(output: impl Read, mut each: impl FnMut(&str)) -> io::Result<()> {
 
 /// Runs a command, showing its output line by line and counting.
 fn show(command: &mut Command) -> io::Result<(Shown, ExitStatus)> {
+    if io::stderr().is_terminal() {
+        // Cargo does not see that somebody is looking.
+        command.env("CARGO_TERM_COLOR", "always");
+    }
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower_service::Service;
 
 use super::Bounds;
+use super::write::Written;
 use crate::api::status::Status;
 
 /// When to end, once that is known.
@@ -125,6 +126,7 @@ fn connect(
     connections: &GracefulShutdown,
 ) {
     let _ = stream.set_nodelay(true); // small answers; without it they are only slower
+    let stream = Written::within(bounds.write_deadline, TokioIo::new(stream));
     let status = Arc::clone(status);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
@@ -134,7 +136,7 @@ fn connect(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.header_deadline)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(stream, service);
     let served = connections.watch(connection);
     tokio::spawn(async move {
         if let Err(error) = served.await {

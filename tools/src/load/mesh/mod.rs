@@ -7,7 +7,7 @@ mod caller;
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use proscenium_engine::Address;
@@ -61,8 +61,6 @@ pub(crate) struct MeshArgs {
     run: RunOptions,
 }
 
-/// How often it is looked whether the other server can be reached.
-const LOOK: Duration = Duration::from_millis(1);
 /// The stage of this server that asks for marks.
 const MARKER: i64 = -1;
 
@@ -111,17 +109,12 @@ fn start(args: &MeshArgs) -> Result<(PlayServer, Arc<Tally>), String> {
 /// Connects, has the stages ask, looks at both sides at the ends of the window, judges.
 fn measure(args: &MeshArgs, play: &PlayHandle, tally: &Tally) -> Result<NodeRecord, String> {
     let node = play.node().ok_or("the server is no node")?;
-    let begin = Instant::now();
-    while !node.is_routable(SERVER_NID) {
-        let within = args.run.connect_timeout;
-        if begin.elapsed() > within {
-            let target = &args.target;
-            return Err(format!(
-                "no server could be reached at {target} within {within:?}: it has to be that of \
-                 `proscenium echo --mode mesh`"
-            ));
-        }
-        thread::sleep(LOOK);
+    let (target, within) = (&args.target, args.run.connect_timeout);
+    if !node.wait_routable(SERVER_NID, within) {
+        return Err(format!(
+            "no server could be reached at {target} within {within:?}: it has to be that of \
+             `proscenium echo --mode mesh`"
+        ));
     }
     let mark = || {
         let asked = play.request_stage(MARKER, "Mark", ()).wait(SPARE);

@@ -4,34 +4,25 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use proscenium_nodelink::routing::{RoundRobin, Weighted, by_key, least_pending};
 use proscenium_nodelink::{Nid, NodeHandle};
 
+use crate::policies::Turns;
 use crate::target::Policy;
 
 /// What the policies of a server remember of each service.
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
-    turns: Mutex<HashMap<u16, (RoundRobin, Weighted)>>,
+    turns: Mutex<HashMap<u16, Turns>>,
     drawn: AtomicU64,
 }
 
 impl Policies {
     /// A server of that service; `None` if none can be reached.
     pub(crate) fn choose(&self, node: &NodeHandle, service: u16, by: Policy<'_>) -> Option<Nid> {
-        let candidates = node.candidates(service);
-        let chosen = match by {
-            Policy::LeastPending => least_pending(&candidates, self.draw()),
-            Policy::ByKey(key) => by_key(&candidates, key),
-            Policy::RoundRobin | Policy::Weighted => {
-                let mut turns = self.turns.lock();
-                let (round_robin, weighted) = turns.entry(service).or_default();
-                match by {
-                    Policy::Weighted => weighted.pick(&candidates),
-                    _ => round_robin.pick(&candidates),
-                }
-            }
-        };
+        let (candidates, random) = (node.candidates(service), self.draw());
+        let mut turns = self.turns.lock();
+        let turns = turns.entry(service).or_default();
+        let chosen = turns.pick(&candidates, by, random);
         chosen.map(|one| one.nid.clone())
     }
 
