@@ -103,7 +103,7 @@ pub struct NodeContext<'n, 'c, P> {
     node: &'n mut NodeLink,
     cx: &'n mut Context<'c, P>,
     /// What the call brought.
-    received: Option<Received<'n>>,
+    received: Option<&'n Received<'n>>,
 }
 
 impl<'n, 'c, P> NodeContext<'n, 'c, P> {
@@ -114,9 +114,12 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
 
     /// For a call that brings a part of `received`.
     #[inline]
-    pub(crate) fn bringing(self, received: Option<&Received<'n>>) -> Self {
-        let received = received.copied();
-        Self { received, ..self }
+    pub(crate) fn bringing(
+        node: &'n mut NodeLink,
+        cx: &'n mut Context<'c, P>,
+        received: Option<&'n Received<'n>>,
+    ) -> Self {
+        Self { node, cx, received }
     }
 
     /// As a part of what was received, if it is one that is long enough for that to matter.
@@ -126,7 +129,7 @@ impl<'n, 'c, P> NodeContext<'n, 'c, P> {
         'n: 'p,
     {
         if bytes.len() >= LONG
-            && let Some(received) = &self.received
+            && let Some(received) = self.received
             && let Some(part) = part_of(received, bytes)
         {
             return Payload::Received(part);

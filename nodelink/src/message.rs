@@ -28,7 +28,7 @@ pub struct NodeMessage<'a> {
     /// Where the answer goes, if one is wanted.
     pub reply_to: Option<ReplyTo>,
     /// What the payload was received in, if it stands there in one piece.
-    pub(crate) received: Option<Received<'a>>,
+    pub(crate) received: Option<&'a Received<'a>>,
 }
 
 /// What one read brought.
@@ -46,7 +46,7 @@ impl NodeMessage<'_> {
     /// Keeps the payload beyond the call: by a lease on the shard's receive memory if it stands
     /// there in one piece and is long enough for that to pay (1 KiB), else as a copy.
     pub fn lease(&self) -> Body {
-        if let Some(received) = &self.received
+        if let Some(received) = self.received
             && self.payload.len() >= LEASE_MIN
             && let Some(part) = part_of(received, self.payload)
         {

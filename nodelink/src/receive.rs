@@ -311,10 +311,9 @@ impl NodeLink {
             header,
             payload,
             reply_to,
-            received: received.copied(),
+            received,
         };
-        let mut cx = NodeContext::new(self, cx).bringing(received);
-        handler.on_message(&mut cx, message);
+        handler.on_message(&mut NodeContext::bringing(self, cx, received), message);
         Ok(())
     }
 
