@@ -61,6 +61,7 @@
 mod length;
 pub mod packet;
 pub mod route;
+mod text;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 pub mod zmtp;

@@ -39,6 +39,8 @@ use std::fmt;
 
 pub use code::ErrorCode;
 
+use crate::text::text;
+
 /// The greatest length of a message id, in bytes.
 pub const ID_MAX: usize = 128;
 
@@ -101,7 +103,7 @@ impl<'a> ClientPacket<'a> {
         let (seq, rest) = rest.split_first_chunk().ok_or_else(short)?;
         let (stage_id, payload) = rest.split_first_chunk().ok_or_else(short)?;
         Ok(Self {
-            msg_id: text(msg_id)?,
+            msg_id: id_text(msg_id)?,
             seq: u16::from_le_bytes(*seq),
             stage_id: i64::from_le_bytes(*stage_id),
             payload,
@@ -176,7 +178,7 @@ impl<'a> ServerPacket<'a> {
             return Err(PacketError::OriginalSize { original_size });
         }
         Ok(Self {
-            msg_id: text(msg_id)?,
+            msg_id: id_text(msg_id)?,
             seq: u16::from_le_bytes(*seq),
             stage_id: i64::from_le_bytes(*stage_id),
             error: ErrorCode(u16::from_le_bytes(*error)),
@@ -231,8 +233,8 @@ fn split_id(body: &[u8], fixed: usize) -> Result<(&[u8], &[u8]), PacketError> {
 }
 
 #[inline]
-fn text(id: &[u8]) -> Result<&str, PacketError> {
-    std::str::from_utf8(id).map_err(|error| PacketError::IdNotUtf8 {
+fn id_text(id: &[u8]) -> Result<&str, PacketError> {
+    text(id).map_err(|error| PacketError::IdNotUtf8 {
         valid_up_to: error.valid_up_to(),
     })
 }

@@ -155,7 +155,7 @@ impl<'a> RouteHeader<'a> {
 }
 
 fn text(field: u32, bytes: &[u8]) -> Result<&str, RouteError> {
-    std::str::from_utf8(bytes).map_err(|_| RouteError::NotUtf8 { field })
+    crate::text::text(bytes).map_err(|_| RouteError::NotUtf8 { field })
 }
 
 /// Why bytes are no [`RouteHeader`].

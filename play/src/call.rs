@@ -188,30 +188,43 @@ impl<'a> Call<'a> {
             State::Asked => {}
             State::Answered => return Err(DeliverError::AnsweredAlready),
         }
+        let Asker::Client {
+            to,
+            lz4,
+            seq,
+            msg_id: asked,
+        } = &self.asker
+        else {
+            return self.answer_server(error, msg_id, payload);
+        };
+        let head = Head {
+            msg_id: if msg_id.is_empty() { asked } else { msg_id },
+            seq: *seq,
+            stage_id: self.stage_id,
+            error,
+        };
+        let sent = wire::send(&self.local, (*to, *lz4), head, payload);
+        if let Err(DeliverError::TooLong { .. } | DeliverError::MessageId { .. }) = sent {
+            return sent; // another answer is possible
+        }
+        self.state.set(State::Answered);
+        if let Err(DeliverError::Full) = sent {
+            Gate::mute(&self.local, *to);
+        }
+        sent
+    }
+
+    /// [`answer`](Self::answer), where it is no client that waits. Apart, so that handlers of
+    /// clients have no code of it among their own.
+    #[inline(never)]
+    fn answer_server(
+        &self,
+        error: ErrorCode,
+        msg_id: &str,
+        payload: &(impl Payload + ?Sized),
+    ) -> Result<(), DeliverError> {
         match &self.asker {
-            Asker::Nobody | Asker::Creator(_) => Ok(()),
-            Asker::Client {
-                to,
-                lz4,
-                seq,
-                msg_id: asked,
-            } => {
-                let head = Head {
-                    msg_id: if msg_id.is_empty() { asked } else { msg_id },
-                    seq: *seq,
-                    stage_id: self.stage_id,
-                    error,
-                };
-                let sent = wire::send(&self.local, (*to, *lz4), head, payload);
-                if let Err(DeliverError::TooLong { .. } | DeliverError::MessageId { .. }) = sent {
-                    return sent; // another answer is possible
-                }
-                self.state.set(State::Answered);
-                if let Err(DeliverError::Full) = sent {
-                    Gate::mute(&self.local, *to);
-                }
-                sent
-            }
+            Asker::Nobody | Asker::Creator(_) | Asker::Client { .. } => Ok(()),
             Asker::Remote {
                 reply,
                 msg_id: asked,

@@ -24,7 +24,6 @@ use crate::packet::{Content, Packet};
 use crate::seats::{ActorId, Leave, Member, Seats, Session};
 use crate::shared::{Leftover, Shared};
 use crate::stage::PlayStage;
-use crate::stats::Counts;
 use crate::wire::{self, Head};
 
 /// Awaits a future, and catches its panic: `Result<Output, Box<dyn Any + Send>>`.
@@ -283,7 +282,7 @@ impl<S: PlayStage> Stage for Room<S> {
                 } else {
                     // The stage system catches the panic. Catching it here would cost each message
                     // a call; the drop of `stage_cx` answers.
-                    let panics = Panics(house.shared.counts(cx.shard()));
+                    let panics = Panics(&house.shared, cx.shard());
                     let result = stage.on_dispatch(&mut stage_cx, &mut member, packet).await;
                     std::mem::forget(panics);
                     stage_cx.call().finish(result);
@@ -345,14 +344,14 @@ impl<S: PlayStage> Stage for Room<S> {
 }
 
 /// Counts a panic that goes by.
-struct Panics<'a>(&'a Counts);
+struct Panics<'a>(&'a Shared, usize);
 
 impl Drop for Panics<'_> {
     #[cold]
     fn drop(&mut self) {
         // If not, the handler was cancelled.
         if std::thread::panicking() {
-            self.0.panics.add(1);
+            self.0.counts(self.1).panics.add(1);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! [`Member`], which puts it back when it is dropped: so a handler has its actor, the stage and all
 //! the other actors at hand at the same time. No borrow is held while code of others runs.
 
+mod rows;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +16,8 @@ use std::rc::Rc;
 use proscenium_engine::RouterId;
 use proscenium_stages::TimerId;
 use rustc_hash::FxHashMap;
-use slab::Slab;
+
+use self::rows::Rows;
 
 /// Names an actor within its stage; no other one of that stage ever has the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,7 +70,7 @@ struct Seat<A> {
 }
 
 struct Table<A> {
-    seats: Slab<Seat<A>>,
+    seats: Rows<Seat<A>>,
     by_session: FxHashMap<RouterId, u32>,
     /// Accounts are chosen by strangers.
     by_account: HashMap<Rc<str>, u32>,
@@ -88,7 +91,7 @@ impl<A> Seats<A> {
     pub(crate) fn new() -> Self {
         Self {
             table: RefCell::new(Table {
-                seats: Slab::new(),
+                seats: Rows::new(),
                 by_session: FxHashMap::default(),
                 by_account: HashMap::new(),
                 last: 0,
@@ -120,7 +123,7 @@ impl<A> Seats<A> {
             session: Some(session),
             joined: false,
             keep: None,
-        }) as u32;
+        });
         ActorId { slot, number }
     }
 
@@ -142,7 +145,7 @@ impl<A> Seats<A> {
     pub(crate) fn remove(&self, id: ActorId) -> Option<Removed<A>> {
         let table = &mut *self.table.borrow_mut();
         table.seat(id)?;
-        let seat = table.seats.remove(id.slot as usize);
+        let seat = table.seats.remove(id.slot)?;
         if seat.joined {
             table.joined -= 1;
             table.by_account.remove(&seat.account);
@@ -165,7 +168,7 @@ impl<A> Seats<A> {
     pub(crate) fn speaker(&self, from: RouterId) -> Option<(Member<'_, A>, bool)> {
         let table = &mut *self.table.borrow_mut();
         let hint = self.hint.get();
-        if let Some(seat) = table.seats.get_mut(hint as usize)
+        if let Some(seat) = table.seats.get_mut(hint)
             && let Some(session) = &seat.session
             && session.id == from
             && seat.joined
@@ -174,7 +177,7 @@ impl<A> Seats<A> {
         }
         let slot = *table.by_session.get(&from)?;
         self.hint.set(slot);
-        self.taken(slot, table.seats.get_mut(slot as usize)?)
+        self.taken(slot, table.seats.get_mut(slot)?)
     }
 
     #[inline]
@@ -209,7 +212,7 @@ impl<A> Seats<A> {
     pub(crate) fn find(&self, account: &str) -> Option<ActorId> {
         let table = self.table.borrow();
         let slot = *table.by_account.get(account)?;
-        let number = table.seats.get(slot as usize)?.number;
+        let number = table.seats.get(slot)?.number;
         Some(ActorId { slot, number })
     }
 
@@ -219,7 +222,7 @@ impl<A> Seats<A> {
         let joined = table.seats.iter().filter(|(_, seat)| seat.joined);
         joined
             .map(|(slot, seat)| ActorId {
-                slot: slot as u32,
+                slot,
                 number: seat.number,
             })
             .collect()
@@ -238,10 +241,9 @@ impl<A> Seats<A> {
 
     /// Calls `call` with the connection of every actor that has one.
     pub(crate) fn each_session(&self, mut call: impl FnMut(ActorId, &Session)) {
-        for (slot, seat) in &self.table.borrow().seats {
+        for (slot, seat) in self.table.borrow().seats.iter() {
             if let (true, Some(session)) = (seat.joined, &seat.session) {
                 let number = seat.number;
-                let slot = slot as u32;
                 call(ActorId { slot, number }, session);
             }
         }
@@ -268,7 +270,7 @@ impl<A> Seats<A> {
     pub(crate) fn disconnect(&self, session: RouterId) -> Option<ActorId> {
         let table = &mut *self.table.borrow_mut();
         let slot = table.by_session.remove(&session)?;
-        let seat = table.seats.get_mut(slot as usize)?;
+        let seat = table.seats.get_mut(slot)?;
         seat.session = None;
         let number = seat.number;
         Some(ActorId { slot, number })
@@ -326,7 +328,7 @@ impl<A> Seats<A> {
 impl<A> Table<A> {
     #[inline]
     fn seat(&mut self, id: ActorId) -> Option<&mut Seat<A>> {
-        let seat = self.seats.get_mut(id.slot as usize)?;
+        let seat = self.seats.get_mut(id.slot)?;
         (seat.number == id.number).then_some(seat)
     }
 }
