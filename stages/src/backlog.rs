@@ -37,7 +37,7 @@ impl<M, O> Backlogs<M, O> {
         }
     }
 
-    /// Appends a message to the backlog of `head`.
+    /// Appends a message to the backlog of `head`, whose `len` has counted it.
     #[inline(always)] // so that the message is made where it will lie
     pub(crate) fn push(&self, head: &Head, message: M, queued: Stamp) {
         self.append(head, queued, |node| {
@@ -68,11 +68,11 @@ impl<M, O> Backlogs<M, O> {
         free.next = NONE;
         free.queued = queued;
         match nodes.get_mut(head.last.get() as usize) {
-            Some(last) if head.len.get() > 0 => last.next = index,
+            Some(last) if head.listed.get() > 0 => last.next = index,
             _ => head.first.set(index),
         }
         head.last.set(index);
-        head.len.set(head.len.get() + 1);
+        head.listed.set(head.listed.get() + 1);
     }
 
     /// Makes twice as many nodes.
@@ -116,7 +116,7 @@ impl<M, O> Backlogs<M, O> {
         head: &Head,
         take: impl FnOnce(&mut Node<M>) -> Option<T>,
     ) -> Option<(T, Stamp)> {
-        if head.len.get() == 0 {
+        if head.listed.get() == 0 {
             return None;
         }
         let mut nodes = self.nodes.borrow_mut();
@@ -132,8 +132,9 @@ impl<M, O> Backlogs<M, O> {
 
     #[inline(always)]
     fn unlink(&self, head: &Head, nodes: &mut Vec<Node<M>>) {
-        let left = head.len.get() - 1;
-        head.len.set(left);
+        let left = head.listed.get() - 1;
+        head.listed.set(left);
+        head.len.set(head.len.get() - 1);
         if left == 0 {
             head.last.set(NONE);
         }
@@ -164,6 +165,7 @@ mod tests {
         let (a, b) = (Head::new(0), Head::new(0));
         for n in 0..10 {
             let head = if n % 3 == 0 { &a } else { &b };
+            head.len.set(head.len.get() + 1);
             if n == 6 {
                 backlogs.push_other(head, "six", Stamp::default());
             } else {
@@ -180,6 +182,7 @@ mod tests {
             std::iter::from_fn(pop).collect::<Vec<String>>()
         };
         assert_eq!(all(&a), ["0", "3", "six", "9"]);
+        a.len.set(1);
         backlogs.push(&a, 10, Stamp::default());
         assert_eq!(all(&b), ["1", "2", "4", "5", "7", "8"]);
         assert_eq!(all(&a), ["10"]);

@@ -1,15 +1,16 @@
 //! The scheduler of one shard: what is ready, what was woken, and how much of it a turn runs.
 //!
 //! ```text
-//! run:  what was woken before this call ─► what is to be destroyed ─► ready stages, in order,
-//!       at most `BATCH` messages of each at a time ─► until messages or time are spent
+//! run:  what was woken before this call ─► what is to be destroyed ─► by turns, until messages or
+//!       time are spent: what has arrived, in order · ready stages, at most `BATCH` messages of
+//!       the backlog of each at a time
 //! ```
 //!
 //! Everything is `Cell` and `RefCell`, only shared references to a core exist, and no borrow is
 //! held while user code runs (`slot`, rule 4).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +66,10 @@ pub(crate) struct Core {
     /// That of `front`, at hand; nothing if there is none.
     pub(crate) interest: Option<Interest>,
     types: Vec<Box<dyn AnyStages>>,
+    /// Types for whose stages something has arrived.
+    arrived: RefCell<VecDeque<u8>>,
+    /// The last run ended with them: the next one begins with the round.
+    arrivals_last: Cell<bool>,
     /// Stages that became ready since the round began, by type and slot.
     ready: RefCell<Vec<(u8, u32)>>,
     /// The round under way: stages in the order in which they became ready, and how many of them
@@ -105,6 +110,8 @@ impl Core {
             interest: front.as_ref().map(|front| front.interest()),
             front,
             types,
+            arrived: RefCell::default(),
+            arrivals_last: Cell::new(false),
             ready: RefCell::default(),
             round: RefCell::default(),
             round_at: Cell::new(0),
@@ -183,7 +190,13 @@ impl Core {
             .map(|stages| &**stages)
     }
 
-    /// Notes that a stage has something to do.
+    /// Notes that something has arrived for stages of that type.
+    #[inline(never)]
+    pub(crate) fn announce(&self, stage_type: u8) {
+        self.arrived.borrow_mut().push_back(stage_type);
+    }
+
+    /// Notes that a stage has something in its backlog to do.
     #[inline]
     pub(crate) fn ready(&self, stage_type: u8, slot: u32) {
         self.ready.borrow_mut().push((stage_type, slot));
@@ -275,7 +288,7 @@ impl Core {
         for key in std::mem::take(&mut *self.doomed.borrow_mut()) {
             self.stages(key.stage_type()).destroy(self, key);
         }
-        self.run_ready(&mut budget);
+        self.run_stages(&mut budget);
         self.counters.publish(self);
         if self.frames.woken() > 0 || self.is_ready() || !self.doomed.borrow().is_empty() {
             Run::Ready
@@ -285,28 +298,85 @@ impl Core {
     }
 
     fn is_ready(&self) -> bool {
-        self.round_at.get() < self.round.borrow().len() || !self.ready.borrow().is_empty()
+        !self.arrived.borrow().is_empty()
+            || self.round_at.get() < self.round.borrow().len()
+            || !self.ready.borrow().is_empty()
     }
 
-    /// Gives ready stages their turns, round by round: at least one turn, however long the
-    /// continuations took, and after a whole round what was woken meanwhile comes first.
-    fn run_ready(&self, budget: &mut Budget<'_>) {
-        let mut round = std::mem::take(&mut *self.round.borrow_mut());
-        let mut at = self.round_at.replace(0);
+    /// Has stages handle what has arrived and what is in their backlogs, by turns: one at least,
+    /// however long the continuations took, and what was woken meanwhile does not wait for a second
+    /// one of the same.
+    fn run_stages(&self, budget: &mut Budget<'_>) {
+        let mut arrivals = !self.arrivals_last.get();
         let mut is_first = true;
         loop {
-            if at == round.len() {
-                at = 0;
-                round.clear();
-                if !is_first && (self.frames.woken() > 0 || budget.is_spent()) {
-                    break;
-                }
-                std::mem::swap(&mut round, &mut *self.ready.borrow_mut());
-                is_first = false;
-                if round.is_empty() {
-                    break;
-                }
+            let ran = if arrivals {
+                self.run_arrived(budget)
+            } else {
+                self.run_round(budget)
+            };
+            self.arrivals_last.set(arrivals);
+            let over = budget.is_spent() && ran || !self.is_ready();
+            if over || !is_first && self.frames.woken() > 0 {
+                break;
             }
+            is_first = is_first && !ran;
+            arrivals = !arrivals;
+        }
+        self.watch_nothing();
+        if budget.late {
+            // More has come than can be handled soon: from here on each stage has its share.
+            let types = self.arrived.borrow().len();
+            for _ in 0..types {
+                self.leave_first_arrived(true);
+            }
+        }
+    }
+
+    /// Handles what has arrived, of each type some; false if there was nothing.
+    fn run_arrived(&self, budget: &mut Budget<'_>) -> bool {
+        let types = self.arrived.borrow().len();
+        for _ in 0..types {
+            let first = self.arrived.borrow().front().copied();
+            let Some(stages) = first.map(|first| self.stages(first)) else {
+                break;
+            };
+            // Around all of it: a panic ends it, and the next run goes on.
+            let run = catch_unwind(AssertUnwindSafe(|| stages.run_arrived(self, budget)));
+            if let Err(payload) = run {
+                stages.panicked_in(self, payload);
+                budget.spend(CLOCK_POLLS); // a panic is dear
+            }
+            self.leave_first_arrived(false);
+            if budget.is_spent() {
+                break;
+            }
+        }
+        types > 0
+    }
+
+    /// The first type of which something had arrived comes last, if there is still something.
+    fn leave_first_arrived(&self, to_backlogs: bool) {
+        let first = self.arrived.borrow_mut().pop_front();
+        if let Some(first) = first
+            && self.stages(first).leave_arrived(self, to_backlogs)
+        {
+            self.arrived.borrow_mut().push_back(first);
+        }
+    }
+
+    /// Gives ready stages their turns, one each, at most to the end of the round; false if there
+    /// was none.
+    fn run_round(&self, budget: &mut Budget<'_>) -> bool {
+        let mut round = std::mem::take(&mut *self.round.borrow_mut());
+        let mut at = self.round_at.replace(0);
+        if at == round.len() {
+            at = 0;
+            round.clear();
+            std::mem::swap(&mut round, &mut *self.ready.borrow_mut());
+        }
+        let began = at;
+        loop {
             // Around the round, not each stage: a panic ends it, and the next one goes on.
             let turns = catch_unwind(AssertUnwindSafe(|| {
                 while let Some(&(stage_type, slot)) = round.get(at) {
@@ -314,27 +384,23 @@ impl Core {
                     let done = self.stages(stage_type).run(self, slot, BATCH);
                     budget.spend(done.max(1));
                     if budget.is_spent() {
-                        return true;
+                        return;
                     }
                 }
-                false
             }));
-            match turns {
-                Ok(false) => {}
-                Ok(true) => break,
-                Err(payload) => {
-                    let (stage_type, slot) = round[at - 1];
-                    self.stages(stage_type).panicked_in(self, slot, payload);
-                    budget.spend(CLOCK_POLLS); // a panic is dear
-                    if budget.is_spent() {
-                        break;
-                    }
-                }
+            let Err(payload) = turns else {
+                break;
+            };
+            self.stages(round[at - 1].0).panicked_in(self, payload);
+            budget.spend(CLOCK_POLLS); // a panic is dear
+            if budget.is_spent() {
+                break;
             }
         }
-        self.watch_nothing();
+        let ran = at > began;
         *self.round.borrow_mut() = round;
         self.round_at.set(at);
+        ran
     }
 
     /// Goes on with what was woken, at most `count` of it.
@@ -362,7 +428,8 @@ impl Core {
             return self.live();
         }
         let left = self.round.borrow().len() - self.round_at.get();
-        left + self.ready.borrow().len() + self.frames.woken()
+        let arrived: usize = self.types.iter().map(|stages| stages.arrived()).sum();
+        left + self.ready.borrow().len() + arrived + self.frames.woken()
     }
 
     pub(crate) fn live(&self) -> usize {
@@ -389,7 +456,7 @@ impl Core {
 }
 
 /// What one run may do.
-struct Budget<'a> {
+pub(crate) struct Budget<'a> {
     core: &'a Core,
     messages: u32,
     until_clock: u32,
@@ -408,8 +475,14 @@ impl<'a> Budget<'a> {
         }
     }
 
+    /// Messages before the next look at the clock.
     #[inline]
-    fn spend(&mut self, messages: u32) {
+    pub(crate) fn until_clock(&self) -> u32 {
+        self.until_clock
+    }
+
+    #[inline]
+    pub(crate) fn spend(&mut self, messages: u32) {
         self.messages = self.messages.saturating_sub(messages);
         self.until_clock = self.until_clock.saturating_sub(messages);
         if self.until_clock == 0 {
@@ -418,7 +491,8 @@ impl<'a> Budget<'a> {
         }
     }
 
-    fn is_spent(&self) -> bool {
+    #[inline]
+    pub(crate) fn is_spent(&self) -> bool {
         self.messages == 0 || self.late
     }
 }

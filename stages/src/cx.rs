@@ -58,10 +58,17 @@ impl<'a, S> Cx<'a, S> {
         }
     }
 
-    /// It has made requests.
+    /// It has made requests since this was called last.
     #[inline]
-    pub(crate) fn has_asked(&self) -> bool {
-        self.asked.get()
+    pub(crate) fn take_asked(&self) -> bool {
+        self.asked.get() && self.asked.replace(false)
+    }
+
+    /// It is another stage's of the same type from here on.
+    #[inline]
+    pub(crate) fn pass_to(&mut self, slot: u32, generation: u32) {
+        self.slot = slot;
+        self.generation = generation;
     }
 }
 
@@ -145,6 +152,7 @@ impl<'a, S: Stage> Cx<'a, S> {
             && at.head().ending.get() == Ending::No
         {
             at.head().ending.set(Ending::Wanted);
+            self.stages().line_up(self.core(), at); // for when this handler is done
         }
     }
 

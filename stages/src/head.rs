@@ -29,10 +29,12 @@ pub(crate) struct Head {
     pub(crate) generation: Cell<u32>,
     /// The next free cell, while this one is free.
     pub(crate) link: Cell<u32>,
+    /// What waits: the backlog, and what has arrived and was not looked at.
+    pub(crate) len: Cell<u32>,
     /// The backlog: a list of nodes of the type's shared pool.
     pub(crate) first: Cell<u32>,
     pub(crate) last: Cell<u32>,
-    pub(crate) len: Cell<u32>,
+    pub(crate) listed: Cell<u32>,
     /// Of `len`: timers, ends of connections and the like, which need no room.
     pub(crate) unlimited: Cell<u32>,
     /// Of these: ends of connections.
@@ -108,6 +110,7 @@ impl Head {
             first: Cell::new(NONE),
             last: Cell::new(NONE),
             len: Cell::new(0),
+            listed: Cell::new(0),
             unlimited: Cell::new(0),
             ends: Cell::new(0),
             started: Cell::new(0),
@@ -149,6 +152,13 @@ impl Head {
     /// The sequence number of the item queued last.
     pub(crate) fn enqueued(&self) -> u32 {
         self.started.get().wrapping_add(self.len.get())
+    }
+
+    /// What was counted of an item that waits no more.
+    pub(crate) fn uncount(&self, limited: bool, end: bool) {
+        self.unlimited
+            .set(self.unlimited.get() - u32::from(!limited));
+        self.ends.set(self.ends.get() - u32::from(end));
     }
 
     pub(crate) fn with_extras<R>(&self, call: impl FnOnce(&mut Extras) -> R) -> R {

@@ -7,19 +7,23 @@ use std::task::Poll;
 use proscenium_engine::{Body, CloseReason, Message, Messages, RouterId, Time};
 
 use crate::chain::Call;
-use crate::core::{CLOCK_POLLS, Core, SLICE_TIME};
+use crate::core::{Budget, CLOCK_POLLS, Core, SLICE_TIME};
 use crate::cx::Cx;
 use crate::detach::TaskId;
 use crate::frames::Owner;
 use crate::head::Ending;
 use crate::local::Local;
+use crate::samples::Stamp;
 use crate::slot::{At, FramePool, Phase};
 use crate::stage::Stage;
 use crate::timers::{Tick, TimerId};
 use crate::type_shard::TypeShard;
 use crate::watch::Method;
 
-/// What waits in a backlog, besides messages.
+/// So much of what has arrived is handled before the stages of other types have their turns.
+const ARRIVALS: u32 = 256;
+
+/// What waits for a stage, besides messages.
 pub(crate) enum Item<S: Stage> {
     Create,
     Call(S::Msg, Arc<Call>),
@@ -90,8 +94,15 @@ impl Turn {
 impl<S: Stage> TypeShard<S> {
     #[inline]
     pub(crate) fn make_ready(&self, core: &Core, at: At<'_, S>) {
-        if at.phase() == Phase::Idle && !at.head().queued.replace(true) {
-            core.ready(self.number, at.slot);
+        if at.phase() == Phase::Idle {
+            self.line_up(core, at);
+        }
+    }
+
+    /// It has a turn, in which nothing happens if it is busy then.
+    pub(crate) fn line_up(&self, core: &Core, at: At<'_, S>) {
+        if !at.head().queued.replace(true) {
+            core.ready(self.number, at.slot());
         }
     }
 
@@ -112,15 +123,15 @@ impl<S: Stage> TypeShard<S> {
         let number = self.number;
         if method != Method::Message {
             // Of messages it is said once for all of a run.
-            core.watch(number, method, at.slot, at.head().id.get());
+            core.watch(number, method, at.slot(), at.head().id.get());
         }
         let generation = at.head().generation.get();
         let owner = Owner::Stage {
             stage_type: number,
-            slot: at.slot,
+            slot: at.slot(),
         };
         let ptr = core.ptr();
-        let slot = at.slot;
+        let slot = at.slot();
         let context = move |frame| Cx::new(ptr, (number, slot, generation), frame, call);
         let sampled = core.sample_poll();
         let polled = at.begin(core, &self.pool, owner, context, handler, argument);
@@ -197,10 +208,11 @@ impl<S: Stage> TypeShard<S> {
     ) {
         let head = at.head();
         head.active.set(core.now_coarse());
-        core.watch(self.number, Method::Packet, at.slot, head.id.get());
+        core.watch(self.number, Method::Packet, at.slot(), head.id.get());
         let next = || {
             loop {
                 let in_place = head.len.get() == 0
+                    && at.phase() == Phase::Idle
                     && head.ending.get() == Ending::No
                     && !core.rebound.get()
                     && core.take_in_place();
@@ -212,30 +224,153 @@ impl<S: Stage> TypeShard<S> {
                     continue;
                 }
                 head.started.set(head.started.get().wrapping_add(1));
-                return Some(message);
+                return Some((at, message));
             }
         };
-        let (owner, context) = self.invocation(core, at);
         // Leased where the future takes it, not moved there.
         let handler =
             |stage, cx, message: Message<'_>| S::on_packet(stage, cx, from, message.lease());
-        let _ = at.begin_each(core, &self.pool, owner, context, next, handler);
+        let _ = At::begin_each(core, &self.pool, self.number, next, |_| {}, handler);
     }
 
-    /// Whose the frame is, and how its `Cx` is made.
+    /// A stage is entered for messages.
     #[inline]
-    fn invocation(
-        &self,
-        core: &Core,
-        at: At<'_, S>,
-    ) -> (Owner, impl FnOnce(u32) -> Cx<'static, S> + use<S>) {
-        let of = (self.number, at.slot, at.head().generation.get());
-        let ptr = core.ptr();
-        let owner = Owner::Stage {
-            stage_type: self.number,
-            slot: at.slot,
+    pub(crate) fn enter(&self, core: &Core, now: u32, at: At<'_, S>) {
+        self.entered.set(at.slot());
+        at.head().active.set(now);
+        core.watch(self.number, Method::Message, at.slot(), at.head().id.get());
+    }
+
+    /// Handles what has arrived: in place what is for a stage at rest, while the rest goes to the
+    /// backlogs.
+    pub(crate) fn handle_arrived(&self, core: &Core, budget: &mut Budget<'_>) {
+        let mut left = ARRIVALS;
+        loop {
+            let most = budget.until_clock().min(left);
+            let done = self.handle_some(core, most);
+            budget.spend(done);
+            left -= done;
+            if left == 0 || budget.is_spent() || self.arena.arrived() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Handles at most `most` of what has arrived; returns how many it did.
+    fn handle_some(&self, core: &Core, most: u32) -> u32 {
+        let now = core.now_coarse();
+        let begun = self.arena.taken();
+        let end = begun.wrapping_add(most);
+        while self.arena.taken() != end {
+            let polled = self.messages_arrived(core, now, end);
+            if polled.is_ready() && !self.other_arrived(core, now, end) {
+                break;
+            }
+        }
+        self.arena.taken().wrapping_sub(begun)
+    }
+
+    /// Handles messages, until something else has arrived before them or one of them has to wait.
+    #[inline(always)]
+    fn messages_arrived(&self, core: &Core, now: u32, end: u32) -> Poll<()> {
+        let next = || {
+            while self.arena.taken() != end {
+                let (at, true) = self.arena.first_arrival()? else {
+                    return None;
+                };
+                if !self.is_at_rest(at) {
+                    self.set_aside(core);
+                    continue;
+                }
+                let (message, queued) = self.arena.take_message()?;
+                self.begins(core, at, queued);
+                return Some((at, message));
+            }
+            None
         };
-        (owner, move |frame| Cx::new(ptr, of, frame, None))
+        let enter = |at| self.enter(core, now, at);
+        let handler = |stage, cx, message| S::on_message(stage, cx, message);
+        At::begin_each(core, &self.pool, self.number, next, enter, handler)
+    }
+
+    /// Handles one of what has arrived that is no message; false if there is none.
+    #[inline(never)]
+    fn other_arrived(&self, core: &Core, now: u32, end: u32) -> bool {
+        let Some((at, false)) = self.arena.first_arrival() else {
+            return false;
+        };
+        if self.arena.taken() == end {
+            return false;
+        }
+        if !self.is_at_rest(at) {
+            return self.set_aside(core);
+        }
+        let Some((item, queued)) = self.arena.take_other() else {
+            return false;
+        };
+        self.begins(core, at, queued);
+        at.head().uncount(item.is_limited(), item.is_end());
+        self.enter(core, now, at);
+        let _ = self.start(core, at, item);
+        self.settle(core, at);
+        true
+    }
+
+    /// It may handle in place what comes next.
+    #[inline]
+    fn is_at_rest(&self, at: At<'_, S>) -> bool {
+        let head = at.head();
+        at.phase() == Phase::Idle && head.listed.get() == 0 && head.ending.get() == Ending::No
+    }
+
+    /// What a stage at rest was given is handled.
+    #[inline(always)]
+    fn begins(&self, core: &Core, at: At<'_, S>, queued: Stamp) {
+        let head = at.head();
+        head.len.set(head.len.get() - 1);
+        head.started.set(head.started.get().wrapping_add(1));
+        core.counters.messages.add(1);
+        core.waited(queued);
+        if head.crowded.get() {
+            self.thins_out(core, at);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn thins_out(&self, core: &Core, at: At<'_, S>) {
+        self.settle(core, at);
+    }
+
+    /// Puts the first that has arrived into the backlog of its stage, or drops it if that has
+    /// ended. False if there is none.
+    #[inline(never)]
+    pub(crate) fn set_aside(&self, core: &Core) -> bool {
+        let Some((at, _)) = self.arena.first_arrival() else {
+            return false;
+        };
+        let gone = at.phase() == Phase::Free;
+        if gone {
+            self.arena.arrived_late(at);
+        }
+        if let Some((message, queued)) = self.arena.take_message() {
+            if gone {
+                core.counters.dropped.add(1);
+                core.contained("the drop of a message", || drop(message));
+            } else {
+                self.backlogs.push(at.head(), message, queued);
+            }
+        } else if let Some((item, queued)) = self.arena.take_other() {
+            if gone {
+                self.drop_item(core, item);
+            } else {
+                self.backlogs.push_other(at.head(), item, queued);
+            }
+        }
+        if !gone {
+            self.make_ready(core, at);
+        }
+        true
     }
 
     /// Runs messages, until the stage is busy, something else is next, or the turn is over.
@@ -243,18 +378,18 @@ impl<S: Stage> TypeShard<S> {
     fn run_messages(&self, core: &Core, at: At<'_, S>, turn: &mut Turn) {
         let head = at.head();
         let next = || {
-            if head.ending.get() == Ending::Wanted || turn.is_over(core) {
+            let may = at.phase() == Phase::Idle && head.ending.get() != Ending::Wanted;
+            if !may || turn.is_over(core) {
                 return None;
             }
             let (message, queued) = self.backlogs.pop_message(head)?;
             turn.done += 1;
             head.started.set(head.started.get().wrapping_add(1));
             core.waited(queued);
-            Some(message)
+            Some((at, message))
         };
-        let (owner, context) = self.invocation(core, at);
         let handler = |stage, cx, message| S::on_message(stage, cx, message);
-        let _ = at.begin_each(core, &self.pool, owner, context, next, handler);
+        let _ = At::begin_each(core, &self.pool, self.number, next, |_| {}, handler);
     }
 
     /// Nothing happens if the timer was cancelled, or set before a restart.
@@ -351,12 +486,10 @@ impl<S: Stage> TypeShard<S> {
             };
             turn.done += 1;
             head.started.set(head.started.get().wrapping_add(1));
-            head.unlimited
-                .set(head.unlimited.get() - u32::from(!item.is_limited()));
-            head.ends.set(head.ends.get() - u32::from(item.is_end()));
+            head.uncount(item.is_limited(), item.is_end());
             core.waited(queued);
             let polled = self.start(core, at, item);
-            core.watch(self.number, Method::Message, at.slot, head.id.get());
+            core.watch(self.number, Method::Message, at.slot(), head.id.get());
             if polled.is_pending() {
                 return;
             }
@@ -386,8 +519,8 @@ impl<S: Stage> TypeShard<S> {
     #[inline]
     pub(crate) fn settle(&self, core: &Core, at: At<'_, S>) {
         let head = at.head();
-        if at.phase() == Phase::Idle && (head.len.get() > 0 || head.ending.get() == Ending::Wanted)
-        {
+        let has_more = head.listed.get() > 0 || head.ending.get() == Ending::Wanted;
+        if at.phase() == Phase::Idle && has_more {
             self.make_ready(core, at);
         }
         if head.crowded.get() && head.waiting() <= self.info.options.backlog / 2 {

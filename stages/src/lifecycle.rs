@@ -72,7 +72,7 @@ impl<S: Stage> TypeShard<S> {
         let (mut messages, mut others) = (Vec::new(), Vec::new());
         head.unlimited.set(0);
         head.ends.set(0);
-        while head.len.get() > 0 {
+        while head.listed.get() > 0 {
             messages.extend(self.backlogs.pop_message(head).map(|(message, _)| message));
             others.extend(self.backlogs.pop_other(head).map(|(item, _)| item));
         }
@@ -83,17 +83,22 @@ impl<S: Stage> TypeShard<S> {
             core.contained("the drop of a message", || drop(message));
         }
         for item in others {
-            let own = matches!(item, Item::Create | Item::ReadClosed(_) | Item::Stop);
-            core.counters.dropped.add(u64::from(!own));
-            if let Item::Packet(packet) = item {
-                self.packets.borrow_mut().try_remove(packet as usize);
-            }
-            core.contained("the drop of a message", || drop(item));
+            self.drop_item(core, item);
         }
         core.counters.ended.add(1);
         if let Some(id) = id {
             core.is_free(self.info.number, id);
         }
+    }
+
+    /// Drops what waited for a stage that has ended.
+    pub(crate) fn drop_item(&self, core: &Core, item: Item<S>) {
+        let own = matches!(item, Item::Create | Item::ReadClosed(_) | Item::Stop);
+        core.counters.dropped.add(u64::from(!own));
+        if let Item::Packet(packet) = item {
+            self.packets.borrow_mut().try_remove(packet as usize);
+        }
+        core.contained("the drop of a message", || drop(item));
     }
 
     /// Closes its connections, cancels its timers and tasks, tells who waits for room.

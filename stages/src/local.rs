@@ -458,12 +458,22 @@ impl Core {
         message: S::Msg,
     ) -> Result<(), TellError<S::Msg>> {
         if to.system != self.system_number {
-            return crate::registry::tell(to, message);
+            return crate::registry::tell_from_afar(to, message);
         }
         if to.key.shard() == self.shard {
             let stages: &TypeShard<S> = downcast_stages(self.stages(to.key.stage_type()));
             return stages.tell(self, to.key, message);
         }
+        self.tell_across(to, message)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn tell_across<S: Stage>(
+        &self,
+        to: StageRef<S>,
+        message: S::Msg,
+    ) -> Result<(), TellError<S::Msg>> {
         let post = StagePost::new(Tell::<S> {
             to: to.key,
             message: Some(message),

@@ -67,17 +67,20 @@ pub(crate) fn wake(key: WakeKey) {
 }
 
 /// Tells a stage from wherever this thread is.
-#[inline]
+#[inline(always)]
 pub(crate) fn tell<S: Stage>(to: StageRef<S>, message: S::Msg) -> Result<(), TellError<S::Msg>> {
-    let told = with_current(|core| match core {
-        Some(core) if core.system_number == to.system => Ok(core.tell(to, message)),
-        _ => Err(message),
-    });
-    told.unwrap_or_else(|message| tell_from_afar(to, message))
+    with_current(|core| match core {
+        Some(core) if core.system_number == to.system => core.tell(to, message),
+        _ => tell_from_afar(to, message),
+    })
 }
 
 #[cold]
-fn tell_from_afar<S: Stage>(to: StageRef<S>, message: S::Msg) -> Result<(), TellError<S::Msg>> {
+#[inline(never)]
+pub(crate) fn tell_from_afar<S: Stage>(
+    to: StageRef<S>,
+    message: S::Msg,
+) -> Result<(), TellError<S::Msg>> {
     match find(to.system) {
         Some(system) => system.tell(to, message),
         None => Err(TellError::Gone(message)),

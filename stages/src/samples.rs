@@ -34,7 +34,6 @@ impl Default for Countdown {
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
     polls: Countdown,
-    queued: Countdown,
 }
 
 /// Written by the shard, read by all.
@@ -71,14 +70,10 @@ impl Core {
         self.shared_samples().poll_time.record(nanos);
     }
 
-    /// Something is queued.
-    #[inline]
+    /// Something arrives whose wait is to be measured.
+    #[cold]
     pub(crate) fn stamp(&self) -> Stamp {
-        if self.samples.queued.hit() {
-            Stamp::of(self.clock())
-        } else {
-            Stamp::default()
-        }
+        Stamp::of(self.clock())
     }
 
     /// It is taken out of the backlog.

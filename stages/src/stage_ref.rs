@@ -23,18 +23,22 @@ impl StageKey {
         )
     }
 
+    #[inline]
     pub(crate) fn shard(self) -> usize {
         (self.0 >> 56) as usize
     }
 
+    #[inline]
     pub(crate) fn stage_type(self) -> u8 {
         (self.0 >> 48) as u8
     }
 
+    #[inline]
     pub(crate) fn slot(self) -> u32 {
         (self.0 >> 24) as u32 & 0xff_ffff
     }
 
+    #[inline]
     pub(crate) fn generation(self) -> u32 {
         self.0 as u32 & 0xff_ffff
     }
@@ -94,6 +98,7 @@ impl<S: Stage> StageRef<S> {
     /// [`TellError`], with the message. A stage of another shard that is found gone, or whose
     /// backlog is found full, only there, does not get it, and that is counted
     /// ([`StageStats`](crate::StageStats)); who has to know makes a request.
+    #[inline]
     pub fn tell(self, message: S::Msg) -> Result<(), TellError<S::Msg>> {
         registry::tell(self, message)
     }

@@ -1,7 +1,7 @@
 //! All stages of one type on one shard: their cells, frames and backlogs, and what happens to them.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use proscenium_engine::{Body, CloseReason, Message, Messages, RouterId};
@@ -9,10 +9,10 @@ use slab::Slab;
 
 use crate::backlog::Backlogs;
 use crate::chain::Call;
-use crate::core::Core;
+use crate::core::{Budget, Core};
 use crate::detach::TaskId;
 use crate::error::{CreateError, RequestError, TellError};
-use crate::head::Ending;
+use crate::head::{Ending, NONE};
 use crate::invocation::{Item, Turn, admit_all};
 use crate::options::TypeInfo;
 use crate::request::Reply;
@@ -31,10 +31,17 @@ pub(crate) trait AnyStages: Any {
     fn as_any(&self) -> &dyn Any;
     /// Stages that live.
     fn live(&self) -> usize;
-    /// Runs at most `quota` items of the stage in `slot`; returns how many it ran.
+    /// Things that have arrived and were not looked at.
+    fn arrived(&self) -> usize;
+    /// Handles what has arrived, in that order, as long as it may.
+    fn run_arrived(&self, core: &Core, budget: &mut Budget<'_>);
+    /// Puts what has arrived into the backlogs. True if anything is still to be looked at; else
+    /// what arrives next is announced to the core.
+    fn leave_arrived(&self, core: &Core, to_backlogs: bool) -> bool;
+    /// Runs at most `quota` items of the backlog of the stage in `slot`; returns how many it ran.
     fn run(&self, core: &Core, slot: u32, quota: u32) -> u32;
-    /// The stage in `slot` panicked in its turn.
-    fn panicked_in(&self, core: &Core, slot: u32, payload: Box<dyn Any + Send>);
+    /// The stage that was entered last panicked in its turn.
+    fn panicked_in(&self, core: &Core, payload: Box<dyn Any + Send>);
     /// Polls the suspended invocation of the stage in `slot`.
     fn resume(&self, core: &Core, slot: u32, frame: u32);
     /// A message of a connection that is bound to a stage: handles it in place if it may. False if
@@ -100,6 +107,10 @@ pub(crate) struct TypeShard<S: Stage> {
     backlog: u32,
     /// That of `info`, at hand.
     pub(crate) number: u8,
+    /// The core knows that something has arrived.
+    announced: Cell<bool>,
+    /// The slot of the stage that was entered last.
+    pub(crate) entered: Cell<u32>,
 }
 
 /// Makes a stage for an id.
@@ -118,19 +129,21 @@ impl<S: Stage> TypeShard<S> {
             backlogs: Backlogs::new(),
             packets: RefCell::default(),
             factory,
+            announced: Cell::new(false),
+            entered: Cell::new(NONE),
         }
     }
 
     pub(crate) fn key(&self, core: &Core, at: At<'_, S>) -> StageKey {
         let generation = at.head().generation.get();
-        StageKey::new(core.shard, self.info.number, at.slot, generation)
+        StageKey::new(core.shard, self.info.number, at.slot(), generation)
     }
 
     pub(crate) fn find(&self, key: StageKey) -> Option<At<'_, S>> {
         self.arena.find(key.slot(), key.generation())
     }
 
-    /// Puts a message into the backlog.
+    /// A message arrives.
     #[inline]
     pub(crate) fn tell(
         &self,
@@ -138,10 +151,29 @@ impl<S: Stage> TypeShard<S> {
         key: StageKey,
         message: S::Msg,
     ) -> Result<(), TellError<S::Msg>> {
+        if let Some(at) = self.arena.find_open(key.slot(), key.generation())
+            && at.head().len.get() < self.backlog
+        {
+            self.arena.arrive(at, message, || core.stamp());
+            self.announce(core);
+            return Ok(());
+        }
+        self.tell_closely(core, key, message)
+    }
+
+    /// The same, looking more closely whether there is room.
+    #[cold]
+    #[inline(never)]
+    fn tell_closely(
+        &self,
+        core: &Core,
+        key: StageKey,
+        message: S::Msg,
+    ) -> Result<(), TellError<S::Msg>> {
         match self.room(core, key) {
             Ok(at) => {
-                self.backlogs.push(at.head(), message, core.stamp());
-                self.make_ready(core, at);
+                self.arena.arrive(at, message, || core.stamp());
+                self.announce(core);
                 Ok(())
             }
             Err(false) => Err(TellError::Gone(message)),
@@ -149,7 +181,15 @@ impl<S: Stage> TypeShard<S> {
         }
     }
 
-    /// Puts a request into the backlog, unless that closes a cycle.
+    /// Something has arrived.
+    #[inline]
+    fn announce(&self, core: &Core) {
+        if !self.announced.replace(true) {
+            core.announce(self.number);
+        }
+    }
+
+    /// A request arrives, unless it closes a cycle.
     pub(crate) fn call(&self, core: &Core, key: StageKey, message: S::Msg, call: Arc<Call>) {
         match self.room(core, key) {
             Ok(at) => {
@@ -184,14 +224,14 @@ impl<S: Stage> TypeShard<S> {
         Ok(at)
     }
 
-    /// Appends anything but a message to the backlog, whether it is full or not.
+    /// Anything but a message arrives, whether there is room or not.
     pub(crate) fn queue(&self, core: &Core, at: At<'_, S>, item: Item<S>) {
         let head = at.head();
         head.unlimited
             .set(head.unlimited.get() + u32::from(!item.is_limited()));
         head.ends.set(head.ends.get() + u32::from(item.is_end()));
-        self.backlogs.push_other(head, item, core.stamp());
-        self.make_ready(core, at);
+        self.arena.arrive_other(at, item, || core.stamp());
+        self.announce(core);
     }
 
     /// Has `waiter` told when there is room in the backlog: at once, or once when half of it is
@@ -224,6 +264,22 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         self.arena.live() as usize
     }
 
+    fn arrived(&self) -> usize {
+        self.arena.arrived()
+    }
+
+    fn run_arrived(&self, core: &Core, budget: &mut Budget<'_>) {
+        self.handle_arrived(core, budget);
+    }
+
+    fn leave_arrived(&self, core: &Core, to_backlogs: bool) -> bool {
+        while to_backlogs && self.set_aside(core) {}
+        self.arena.shrink();
+        let left = self.arena.arrived() > 0;
+        self.announced.set(left);
+        left
+    }
+
     fn run(&self, core: &Core, slot: u32, quota: u32) -> u32 {
         let Some(at) = self.arena.at(slot) else {
             return 0;
@@ -232,18 +288,17 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         if at.phase() != Phase::Idle {
             return 0;
         }
-        at.head().active.set(core.now_coarse());
-        core.watch(self.number, Method::Message, slot, at.head().id.get());
+        self.enter(core, core.now_coarse(), at);
         // What comes meanwhile, perhaps from itself, waits for its next turn.
-        let mut turn = Turn::new(quota.min(at.head().len.get()));
+        let mut turn = Turn::new(quota.min(at.head().listed.get()));
         self.run_items(core, at, &mut turn);
         self.settle(core, at);
         core.counters.messages.add(u64::from(turn.done));
         turn.done
     }
 
-    fn panicked_in(&self, core: &Core, slot: u32, payload: Box<dyn Any + Send>) {
-        if let Some(at) = self.arena.at(slot) {
+    fn panicked_in(&self, core: &Core, payload: Box<dyn Any + Send>) {
+        if let Some(at) = self.arena.at(self.entered.get()) {
             self.panicked(core, at, payload);
             self.settle(core, at);
         }
@@ -460,6 +515,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
                 self.end(core, at);
             }
         }
+        while self.set_aside(core) {} // dropped: nobody lives
     }
 
     fn make(&self, core: &Core, id: u64) -> Result<StageKey, CreateError> {

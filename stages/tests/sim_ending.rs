@@ -123,6 +123,28 @@ fn check_successors(
 }
 
 #[test]
+fn a_stage_that_stops_itself_at_once_ends_and_drops_what_has_arrived() {
+    let mut sim = sim();
+    let old = sim.node(1);
+    sim.run(MS);
+    let before = sim.stages.total();
+    let stop = script(|_, cx| {
+        cx.stop_self();
+        Box::pin(async {})
+    });
+    old.tell(stop).unwrap();
+    for _ in 0..3 {
+        old.tell(nothing()).unwrap();
+    }
+    sim.run(MS);
+    let total = sim.stages.total();
+    assert_eq!(total.ended, before.ended + 1);
+    assert_eq!(total.dropped, before.dropped + 3);
+    let found = sim.stages.get::<Node>(1);
+    assert_eq!(sim.wait(found), Ok(None));
+}
+
+#[test]
 fn a_stage_that_is_destroyed_gives_its_id_to_the_next() {
     let mut sim = sim();
     let old = sim.node(1);

@@ -3,16 +3,20 @@
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::task::{Context, Poll};
 
+use super::arrivals::Arrivals;
 use super::frame::{FramePool, FramePtr};
 use super::waker::waker;
 use crate::core::Core;
 use crate::cx::Cx;
 use crate::frames::Owner;
-use crate::head::Head;
+use crate::head::{Ending, Head};
+use crate::invocation::Item;
 use crate::panics::discard;
+use crate::samples::Stamp;
+use crate::stage::Stage;
 
 /// Cells per chunk of an arena.
 const CHUNK: u32 = 32;
@@ -42,6 +46,8 @@ pub(crate) enum Phase {
 struct StageCell<S: 'static> {
     head: Head,
     phase: Cell<Phase>,
+    /// Its number in the arena.
+    slot: u32,
     frame: Cell<Option<FramePtr<S>>>,
     state: UnsafeCell<MaybeUninit<S>>,
 }
@@ -52,20 +58,21 @@ impl<S> StageCell<S> {
     }
 }
 
-/// The stages of one type on one shard.
-pub(crate) struct Arena<S: 'static> {
+/// The stages of one type on one shard, and what has arrived for them.
+pub(crate) struct Arena<S: Stage> {
     /// Each points to `CHUNK` cells.
     chunks: UnsafeCell<Vec<NonNull<StageCell<S>>>>,
     cells: Cell<u32>,
     /// A list through `Head::link`.
     free: Cell<u32>,
     live: Cell<u32>,
+    /// Its targets are cells of `chunks`.
+    arrivals: Arrivals<StageCell<S>, S::Msg, Item<S>>,
 }
 
 /// A cell that exists.
 pub(crate) struct At<'a, S: 'static> {
     cell: &'a StageCell<S>,
-    pub(crate) slot: u32,
 }
 
 impl<S> Clone for At<'_, S> {
@@ -76,7 +83,7 @@ impl<S> Clone for At<'_, S> {
 
 impl<S> Copy for At<'_, S> {}
 
-impl<S> Arena<S> {
+impl<S: Stage> Arena<S> {
     pub(crate) const SLOTS_MAX: u32 = 1 << 24;
 
     pub(crate) fn new() -> Self {
@@ -85,6 +92,7 @@ impl<S> Arena<S> {
             cells: Cell::new(0),
             free: Cell::new(NONE),
             live: Cell::new(0),
+            arrivals: Arrivals::new(),
         }
     }
 
@@ -127,6 +135,7 @@ impl<S> Arena<S> {
                     slot + 1
                 }),
                 phase: Cell::new(Phase::Free),
+                slot,
                 frame: Cell::new(None),
                 state: UnsafeCell::new(MaybeUninit::uninit()),
             })
@@ -147,7 +156,7 @@ impl<S> Arena<S> {
         // SAFETY: rule 1: chunks have `CHUNK` cells and are freed by `drop` only; only shared
         // references to cells are ever made.
         let cell = unsafe { chunk.add((slot % CHUNK) as usize).as_ref() };
-        At { cell, slot }
+        At { cell }
     }
 
     /// The cell of that number, if it was ever made.
@@ -163,8 +172,21 @@ impl<S> Arena<S> {
         let chunk = *unsafe { &*self.chunks.get() }.get((slot / CHUNK) as usize)?;
         // SAFETY: as in `cell`.
         let cell = unsafe { chunk.add((slot % CHUNK) as usize).as_ref() };
-        let at = At { cell, slot };
+        let at = At { cell };
         (at.head().generation.get() == generation && at.phase() != Phase::Free).then_some(at)
+    }
+
+    /// The stage of that name, if it lives and is not about to end.
+    #[inline(always)]
+    pub(crate) fn find_open(&self, slot: u32, generation: u32) -> Option<At<'_, S>> {
+        // A free cell has a generation that nobody has been told yet.
+        // SAFETY: as in `grow`.
+        let chunk = *unsafe { &*self.chunks.get() }.get((slot / CHUNK) as usize)?;
+        // SAFETY: as in `cell`.
+        let cell = unsafe { chunk.add((slot % CHUNK) as usize).as_ref() };
+        let head = &cell.head;
+        let open = head.generation.get() == generation && head.ending.get() == Ending::No;
+        open.then_some(At { cell })
     }
 
     /// Ends an idle or broken stage: drops its state and frees its cell.
@@ -191,12 +213,77 @@ impl<S> Arena<S> {
         let head = at.head();
         at.cell.phase.set(Phase::Free);
         self.live.set(self.live.get() - 1);
-        let generation = head.generation.get() + 1;
-        head.generation.set(generation);
-        if generation < GENERATION_MAX {
+        head.generation.set(head.generation.get() + 1);
+        self.offer(at);
+    }
+
+    /// Puts a free cell on the list of those that are used again, unless something has yet to
+    /// arrive there.
+    fn offer(&self, at: At<'_, S>) {
+        let head = at.head();
+        if head.len.get() == 0 && head.generation.get() < GENERATION_MAX {
             head.link.set(self.free.get());
-            self.free.set(at.slot);
+            self.free.set(at.slot());
         }
+    }
+
+    /// Things that have arrived.
+    #[inline]
+    pub(crate) fn arrived(&self) -> usize {
+        self.arrivals.len() as usize
+    }
+
+    /// A message arrives for a stage of this arena.
+    #[inline(always)]
+    pub(crate) fn arrive(&self, at: At<'_, S>, message: S::Msg, stamp: impl FnOnce() -> Stamp) {
+        at.head().len.set(at.head().len.get() + 1);
+        self.arrivals.push(NonNull::from(at.cell), message, stamp);
+    }
+
+    /// Anything else does.
+    pub(crate) fn arrive_other(&self, at: At<'_, S>, item: Item<S>, stamp: impl FnOnce() -> Stamp) {
+        at.head().len.set(at.head().len.get() + 1);
+        self.arrivals
+            .push_other(NonNull::from(at.cell), item, stamp);
+    }
+
+    /// Counts what has arrived and was taken; wraps.
+    #[inline]
+    pub(crate) fn taken(&self) -> u32 {
+        self.arrivals.passed()
+    }
+
+    /// For whom the first is that has arrived, and whether it is a message.
+    #[inline(always)]
+    pub(crate) fn first_arrival(&self) -> Option<(At<'_, S>, bool)> {
+        let (cell, is_message) = self.arrivals.peek()?;
+        // SAFETY: as in `cell`: only cells of this arena are put in.
+        let cell = unsafe { cell.as_ref() };
+        Some((At { cell }, is_message))
+    }
+
+    /// Takes the first that has arrived, if it is a message.
+    #[inline(always)]
+    pub(crate) fn take_message(&self) -> Option<(S::Msg, Stamp)> {
+        self.arrivals.pop_message()
+    }
+
+    /// Takes the first that has arrived, if it is anything else.
+    pub(crate) fn take_other(&self) -> Option<(Item<S>, Stamp)> {
+        self.arrivals.pop_other()
+    }
+
+    /// What was taken came for a stage that has ended.
+    pub(crate) fn arrived_late(&self, at: At<'_, S>) {
+        debug_assert_eq!(at.phase(), Phase::Free);
+        at.head().len.set(at.head().len.get() - 1);
+        self.offer(at);
+    }
+
+    /// Gives memory back after a burst.
+    #[inline]
+    pub(crate) fn shrink(&self) {
+        self.arrivals.shrink();
     }
 
     /// Gives a broken stage a new state.
@@ -212,6 +299,12 @@ impl<'a, S> At<'a, S> {
     #[inline]
     pub(crate) fn head(self) -> &'a Head {
         &self.cell.head
+    }
+
+    /// Its number in its arena.
+    #[inline]
+    pub(crate) fn slot(self) -> u32 {
+        self.cell.slot
     }
 
     #[inline]
@@ -253,6 +346,7 @@ impl<'a, S> At<'a, S> {
         // which is dropped before both (`finish`, `clear`).
         unsafe {
             frame.cx().write(context(frame.index()));
+            frame.prepare::<F>();
             cell.frame.set(Some(frame));
             frame.put(call(&mut *cell.state(), &mut *frame.cx(), argument));
             cell.phase.set(Phase::Running);
@@ -263,46 +357,55 @@ impl<'a, S> At<'a, S> {
                 self.give_back(core, pool, frame);
             } else {
                 cell.phase.set(Phase::Suspended);
-                frame.keep::<F>();
                 core.frames.suspend(frame.index(), owner);
             }
             polled
         }
     }
 
-    /// Runs invocations of an idle stage one after the other, in one frame and with one `Cx`, as
-    /// long as `next` has an argument and each is ready at its first poll. Pending: the last one
-    /// is not. A panic of user code passes through; [`clear`](Self::clear) is due then.
+    /// Runs invocations one after the other, each of the idle stage that `next` names, in one frame
+    /// and with one `Cx`, as long as there is one and each is ready at its first poll. Pending: the
+    /// last one is not. `enter` is told of each stage before its first. A panic of user code passes
+    /// through; [`clear`](Self::clear) of the stage entered last is due then.
     ///
-    /// `next` does not look at this stage. What it runs of others' code (a [`Front`](crate::Front))
-    /// has no way to the state: that goes by frames only.
+    /// `next` does not touch the states. What it runs of others' code (a [`Front`](crate::Front))
+    /// has no way to them: that goes by frames only.
     #[inline(always)]
     pub(crate) fn begin_each<A, F>(
-        self,
         core: &Core,
         pool: &FramePool<S>,
-        owner: Owner,
-        context: impl FnOnce(u32) -> Cx<'static, S>,
-        mut next: impl FnMut() -> Option<A>,
+        stage_type: u8,
+        mut next: impl FnMut() -> Option<(Self, A)>,
+        mut enter: impl FnMut(Self),
         call: impl Fn(&'static mut S, &'static mut Cx<'static, S>, A) -> F,
     ) -> Poll<()>
     where
         F: Future<Output = ()> + 'static,
     {
-        let cell = self.cell;
-        assert!(cell.phase.get() == Phase::Idle, "one invocation at a time");
-        cell.phase.set(Phase::Starting);
         let frame = pool.take(|| core.number_frame());
         let waker = waker(frame.key());
         let mut task = Context::from_waker(&waker);
-        let mut sampled = core.sample_poll();
+        let mut sampled = None;
+        let mut entered = ptr::null();
         // SAFETY: as in `begin`, for each of the futures: one is dropped before the next one is
-        // made, and between the two nobody but this loop refers to the state or the `Cx`.
+        // made, and between the two nobody but this loop refers to a state or to the `Cx`. The
+        // frame is a cell's from `Starting` on, so that it is found after a panic.
         unsafe {
-            frame.cx().write(context(frame.index()));
-            cell.frame.set(Some(frame));
+            let cx = Cx::new(core.ptr(), (stage_type, 0, 0), frame.index(), None);
+            frame.cx().write(cx);
+            frame.prepare::<F>();
             // `next` is called in one place, so that it becomes a part of the loop.
-            while let Some(argument) = next() {
+            while let Some((at, argument)) = next() {
+                let cell = at.cell;
+                assert!(cell.phase.get() == Phase::Idle, "one invocation at a time");
+                if !ptr::eq(entered, cell) {
+                    entered = cell;
+                    (*frame.cx()).pass_to(cell.slot, cell.head.generation.get());
+                    enter(at);
+                    sampled = core.sample_poll();
+                }
+                cell.phase.set(Phase::Starting);
+                cell.frame.set(Some(frame));
                 frame.put(call(&mut *cell.state(), &mut *frame.cx(), argument));
                 cell.phase.set(Phase::Running);
                 let polled = frame.poll_known::<F>(&mut task);
@@ -311,14 +414,23 @@ impl<'a, S> At<'a, S> {
                 }
                 if polled.is_pending() {
                     cell.phase.set(Phase::Suspended);
-                    frame.keep::<F>();
-                    core.frames.suspend(frame.index(), owner);
+                    let slot = cell.slot;
+                    core.frames
+                        .suspend(frame.index(), Owner::Stage { stage_type, slot });
                     return Poll::Pending;
                 }
                 cell.phase.set(Phase::Starting);
                 frame.end_known::<F>();
+                if (*frame.cx()).take_asked() {
+                    core.waits.forget(&core.frames, frame.index());
+                }
+                cell.frame.set(None);
+                cell.phase.set(Phase::Idle);
             }
-            self.give_back(core, pool, frame);
+            frame.cx().drop_in_place();
+            if let Some(index) = pool.give(frame) {
+                core.frames.forget(index);
+            }
         }
         Poll::Ready(())
     }
@@ -363,7 +475,7 @@ impl<'a, S> At<'a, S> {
         self.cell.frame.set(None);
         self.cell.phase.set(Phase::Idle);
         // SAFETY: the `Cx` exists, and the future that referred to it does not.
-        if unsafe { &*frame.cx() }.has_asked() {
+        if unsafe { &*frame.cx() }.take_asked() {
             core.waits.forget(&core.frames, frame.index());
         }
         // SAFETY: by the contract; the `Cx` has existed since `begin`, its drop runs no user code.
@@ -412,7 +524,7 @@ fn quietly(drop: impl FnOnce()) -> bool {
         .is_ok()
 }
 
-impl<S> Drop for Arena<S> {
+impl<S: Stage> Drop for Arena<S> {
     fn drop(&mut self) {
         for slot in 0..self.cells.get() {
             let at = self.cell(slot);

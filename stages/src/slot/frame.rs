@@ -70,21 +70,22 @@ impl<S> FramePtr<S> {
         unsafe { self.0.as_ptr().byte_add(offset).cast() }
     }
 
+    /// Notes how to poll and to drop futures of type `F`, for when they are met without their type:
+    /// suspended, or after a panic.
+    #[inline]
+    pub(super) fn prepare<F: Future<Output = ()>>(self) {
+        self.head().poll.set(Some(poll_as::<S, F>));
+        self.head().end.set(Some(end_as::<S, F>));
+    }
+
     /// Puts the future into the frame.
     ///
     /// # Safety
-    /// There is none in it, and the pool was told of `F` by `admit`.
+    /// There is none in it, the pool was told of `F` by `admit`, and the frame by `prepare`.
     #[inline]
     pub(super) unsafe fn put<F: Future<Output = ()>>(self, future: F) {
         // SAFETY: in bounds and aligned by the pool's layout.
         unsafe { self.future::<F>().write(future) };
-        self.head().end.set(Some(end_as::<S, F>)); // also if its first poll panics
-    }
-
-    /// Notes how to poll the future that `put` put into the frame, once it has to be kept.
-    #[inline]
-    pub(super) fn keep<F: Future<Output = ()>>(self) {
-        self.head().poll.set(Some(poll_as::<S, F>));
     }
 
     /// Polls the future, whose type the caller knows.
@@ -107,7 +108,7 @@ impl<S> FramePtr<S> {
     #[inline]
     pub(super) unsafe fn poll(self, cx: &mut Context<'_>) -> Poll<()> {
         match self.head().poll.get() {
-            // SAFETY: `put` stored the function of the type that is in the frame.
+            // SAFETY: `prepare` stored the function of the type that is in the frame.
             Some(poll) => unsafe { poll(self, cx) },
             None => Poll::Ready(()),
         }
@@ -130,7 +131,7 @@ impl<S> FramePtr<S> {
     /// As for `end_known`.
     pub(super) unsafe fn end(self) {
         if let Some(end) = self.head().end.take() {
-            // SAFETY: `put` stored the function of the type that is in the frame.
+            // SAFETY: `prepare` stored the function of the type that is in the frame.
             unsafe { end(self) };
         }
     }

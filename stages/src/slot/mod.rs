@@ -18,6 +18,7 @@
 #![allow(unsafe_code, reason = "the only module of the crate that may")]
 
 mod arena;
+mod arrivals;
 mod entered;
 mod frame;
 mod waker;

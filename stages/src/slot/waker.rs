@@ -76,6 +76,7 @@ thread_local! {
 }
 
 /// Calls `call` with the core inside of whose turn this thread is, if any.
+#[inline(always)]
 pub(crate) fn with_current<R>(call: impl FnOnce(Option<&Core>) -> R) -> R {
     // SAFETY: `CURRENT` is set only while the core is entered on this thread, so it lives.
     call(CURRENT.get().map(|core| unsafe { core.as_ref() }))
