@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use proscenium::{Context, Framing, Limits, Message, RouterId};
-use support::{Behaviour, Job, Server, loopback};
+use proscenium::{Context, Engine, Framing, Limits, Message, RouterId};
+use support::{Behaviour, Job, Seen, Server, loopback};
 
 const KIB: usize = 1024;
 /// Bytes before each body: its length.
@@ -199,4 +199,30 @@ fn what_a_connection_left_ends_with_it() {
             .unwrap();
     }
     server.end_clean();
+}
+
+/// What a connection has left goes with it to another shard; where that is more than may be kept,
+/// it ends, rather than going on without these bytes.
+#[test]
+fn what_is_left_is_too_much_for_a_connection_that_moves() {
+    let limits = Limits::default()
+        .frame_max(4 * KIB)
+        .reassembly_bytes_max(8 * KIB);
+    let builder = Engine::builder().shards(2).limits(limits);
+    let behaviour = Behaviour::on_message(|cx, from, message| {
+        if message.len() >= 20 * KIB {
+            assert!(cx.leave(from, message.len(), 60 * KIB));
+            cx.rehome(from, 1 - cx.shard()).unwrap();
+        } else {
+            cx.leave(from, message.len(), 60 * KIB);
+        }
+    });
+    let server = Server::start(builder.listen(loopback().framing(Framing::Raw)), behaviour);
+    let (mut stream, id) = server.accept();
+    stream.write_all(&vec![0; 20 * KIB]).unwrap();
+    let (reason, _) = server.log.until_closed(id);
+    assert_eq!(reason, "reassembly_pressure");
+    let moved = |seen: &Seen| matches!(seen, Seen::Adopted { .. } | Seen::Departed { .. });
+    assert_eq!(server.log.count(moved), 0);
+    server.shutdown();
 }

@@ -132,6 +132,9 @@ pub(crate) enum Lease {
 /// Messages shorter than this are copied rather than relayed out of a [`Lease::Tail`].
 const TAIL_RELAY_MIN: usize = 64 * 1024;
 
+/// A part of what is in a [`Lease::Tail`] holds at most so many times its length.
+const SMALL_PART: usize = 8;
+
 impl<'a> Message<'a> {
     #[inline]
     pub(crate) fn new(chunk: &'a Rc<Chunk>, range: Range<usize>, lease: Lease) -> Self {
@@ -198,14 +201,23 @@ impl<'a> Message<'a> {
         self.text
     }
 
-    /// A part of the message, which can be leased by itself: for framings of an embedder's own.
+    /// A part of the message, which can be leased by itself: for framings of an embedder's own. A
+    /// small part of what was put together in memory of its own is copied then: receive chunks are
+    /// few, but that memory is not, and the part would hold all of it.
     ///
     /// # Panics
     /// If `range` is not within the message.
     #[inline]
     pub fn slice(&self, range: Range<usize>) -> Message<'a> {
+        let bytes = &self.bytes[range];
+        let is_small = bytes.len() < self.chunk.len() / SMALL_PART;
+        let lease = match self.lease {
+            Lease::Tail if is_small => Lease::Copy,
+            lease => lease,
+        };
         Self {
-            bytes: &self.bytes[range],
+            bytes,
+            lease,
             ..*self
         }
     }
@@ -443,6 +455,21 @@ mod tests {
         assert_eq!((part.bytes(), &body[..]), (&b"body"[..], &b"body"[..]));
         pool.replace(&mut chunk);
         assert_eq!(&*body.into_bytes(), b"body");
+    }
+
+    #[test]
+    fn a_small_part_does_not_keep_all_that_was_put_together() {
+        let tail = Chunk::of(vec![7; 512 * 1024].into());
+        let message = Message::new(&tail, 0..300_000, Lease::Tail);
+        let small = message.slice(1000..2024);
+        assert!(!small.lease().is_leased());
+        assert_eq!((&small.lease()[..], small.len()), (&[7; 1024][..], 1024));
+        let eighth = message.slice(0..64 * 1024);
+        assert!(eighth.lease().is_leased());
+        assert!(!eighth.slice(0..64 * 1024 - 1).lease().is_leased());
+        // Receive chunks are few, and counted: there a part is as good as the whole.
+        let part = Message::new(&tail, 0..300_000, Lease::Chunk).slice(0..1024);
+        assert!(part.lease().is_leased());
     }
 
     #[test]

@@ -94,8 +94,9 @@ impl Target for &Nid {
 
 /// A node together with the engine's context, for the time of one call.
 ///
-/// The payload of the message that a call brought can be sent on or back as it is: from 16 KiB on
-/// it is not copied then, as long as the peer keeps up.
+/// The payload of the message that a call brought can be sent on or back as it is: if the message
+/// is longer than 32 KiB and stands in one piece in the engine's receive memory, it is not copied
+/// then, as long as the peer keeps up.
 ///
 /// Of the headers that are given here, `msg_seq`, `from`, `is_reply` and `payload_size` are filled
 /// in, whatever they are.

@@ -20,6 +20,7 @@ use crate::handle::NodeHandle;
 use crate::link::LinkKey;
 use crate::node_link::NodeLink;
 use crate::peer::PeerId;
+use crate::wait::deadline_in;
 
 /// The context of the PING of a node that leaves.
 const LEAVE: &[u8] = b"leave";
@@ -169,7 +170,7 @@ impl Membership {
     ///
     /// Blocks for that time, and for what the directory takes; not for threads of shards.
     pub fn leave(mut self, deadline: Duration) -> Departure {
-        let until = Instant::now() + deadline;
+        let until = deadline_in(deadline);
         let disabled = self.set_state(ServerState::Disabled);
         let mut departure = Departure::default();
         loop {

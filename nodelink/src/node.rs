@@ -13,6 +13,7 @@ use crate::dial::Endpoint;
 use crate::directory::{Directory, ServerInfo};
 use crate::handle::NodeHandle;
 use crate::node_link::NodeLink;
+use crate::wait::deadline_in;
 use crate::{Membership, Nid, NodeOptions};
 
 /// A [`NodeLink`] and the handler of its messages, as the handler of an engine.
@@ -342,10 +343,10 @@ impl Node {
     /// # Panics
     /// If the handler panicked.
     pub fn shutdown(mut self, deadline: Duration) -> DrainReport {
-        let until = Instant::now() + deadline;
+        let until = deadline_in(deadline);
         if let Some(membership) = self.membership.take() {
             // What was left is logged, and the report below says what was lost.
-            let _ = membership.leave(deadline * 3 / 4);
+            let _ = membership.leave(deadline / 4 * 3);
         }
         let rest = until.saturating_duration_since(Instant::now());
         self.engine.shutdown(rest)

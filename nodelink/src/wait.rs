@@ -31,15 +31,13 @@ impl Changes {
     /// Blocks until `holds` answers something, looking after each change; `None` if that takes
     /// longer than `timeout`.
     fn wait<T>(&self, timeout: Duration, mut holds: impl FnMut() -> Option<T>) -> Option<T> {
-        let until = Instant::now().checked_add(timeout);
+        let until = deadline_in(timeout);
         let mut looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(held) = holds() {
                 return Some(held);
             }
-            let left = until.map_or(timeout, |until| {
-                until.saturating_duration_since(Instant::now())
-            });
+            let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;
             }
@@ -47,6 +45,12 @@ impl Changes {
             looking = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// In `timeout` from now; a time out of reach if that is longer than the clock can say.
+pub(crate) fn deadline_in(timeout: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + timeout.min(CENTURY)
 }
 
 /// # Waiting

@@ -9,6 +9,9 @@ use proscenium_engine::Address;
 use proscenium_nodelink::directory::{Directory, ServerInfo, ServerType, Watch};
 use proscenium_nodelink::{Membership, NodeHandle};
 
+/// A longer time for leaving is as good as for ever, and the clock might not be able to say it.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// See the module's page.
 pub(crate) struct Announcement {
     server_type: ServerType,

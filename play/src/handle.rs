@@ -160,11 +160,11 @@ impl PlayHandle {
         if self.shared.place.lock().is_none() {
             return self.stages.shutdown(deadline);
         }
-        let until = Instant::now() + deadline;
+        let began = Instant::now();
         let (shared, stages) = (Arc::clone(&self.shared), self.stages.clone());
         let leave = move || {
             shared.leave_directory(deadline / 2);
-            stages.shutdown(until.saturating_duration_since(Instant::now()));
+            stages.shutdown(deadline.saturating_sub(began.elapsed()));
         };
         let thread = std::thread::Builder::new().name("play leaves".to_owned());
         if thread.spawn(leave).is_err() {

@@ -68,10 +68,10 @@ impl PlayServer {
     /// more connections are accepted, every stage handles what is in its backlog and runs its
     /// `on_destroy`, its connections are flushed and closed.
     pub fn shutdown(self, deadline: Duration) -> DrainReport {
-        let until = Instant::now() + deadline;
+        let began = Instant::now();
         self.place.0.leave_directory(deadline / 2);
         self.engine
-            .shutdown(until.saturating_duration_since(Instant::now()))
+            .shutdown(deadline.saturating_sub(began.elapsed()))
     }
 
     /// Waits until the server was shut down by somebody else, for example by

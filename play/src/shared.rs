@@ -10,7 +10,7 @@ use proscenium_framing::packet::ErrorCode;
 use proscenium_nodelink::ReplyTo;
 use proscenium_stages::{Local, jump_hash};
 
-use crate::announce::Place;
+use crate::announce::{LONGEST, Place};
 use crate::call::LateAsker;
 use crate::error::Failure;
 use crate::kind::AnyKind;
@@ -126,7 +126,7 @@ impl Shared {
     pub(crate) fn leave_directory(&self, deadline: Duration) {
         let place = self.place.lock().take();
         if let Some(mut place) = place {
-            place.leave(Instant::now() + deadline);
+            place.leave(Instant::now() + deadline.min(LONGEST));
         }
     }
 

@@ -191,6 +191,13 @@ fn shutdown_runs_on_destroy_of_every_stage_and_actor() {
     assert_eq!(destroyed.err(), Some(ErrorCode::SYSTEM_ERROR));
 }
 
+#[test]
+fn a_shutdown_may_take_as_long_as_it_likes() {
+    let (server, _) = server(|builder| builder);
+    let report = server.shutdown(Duration::MAX);
+    assert_eq!((report.bytes_lost, report.work_lost), (0, 0), "{report}");
+}
+
 /// Stages that only the program and other servers talk to.
 struct Till(u32);
 

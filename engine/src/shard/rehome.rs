@@ -78,7 +78,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn depart(&mut self, id: RouterId, to: usize, then: Option<usize>) {
         self.keep_left();
         let core = &mut self.core;
-        let Some(slot) = core.connections.find(id) else {
+        // What was left may have been too much to keep: then the connection has ended.
+        let Some((slot, _)) = core.open_mut(id) else {
             return;
         };
         let Some(socket) = self.driver.detach(slot) else {

@@ -22,6 +22,8 @@ const EXPECTED_MAX: usize = 100;
 const TICKET_LIFE: Duration = Duration::from_secs(60);
 /// The code for a match that expects too many.
 const CROWDED: ErrorCode = ErrorCode(1000);
+/// The code for a server that has just begun.
+const NOT_YET: ErrorCode = ErrorCode(1001);
 
 /// Where clients reach this server: known once it listens.
 type Here = Arc<OnceLock<String>>;
@@ -189,10 +191,13 @@ impl PlayStage for Match {
     ) -> Result {
         match packet.msg_id() {
             messages::EXPECT => {
+                // Others may ask before this server knows where it listens for clients.
+                let address = self.here.get().cloned();
+                let address = address.ok_or_else(|| Failure::code(NOT_YET))?;
                 let ticket = self.expected.add(packet.decode()?, cx.now());
                 let ticket = ticket.ok_or_else(|| Failure::code(CROWDED))?;
                 let seat = Seat {
-                    address: self.here.get().cloned().unwrap_or_default(),
+                    address,
                     match_id: self.id,
                     ticket,
                 };

@@ -24,7 +24,7 @@ use super::running::{Bounds, Running};
 use super::sender::ApiSender;
 use super::stats::ApiStats;
 use super::status::Status;
-use crate::announce::{Announcement, Place};
+use crate::announce::{Announcement, LONGEST, Place};
 use crate::error::{DeliverError, Failure, Result};
 use crate::packet::Content;
 use crate::shared::MapErrors;
@@ -114,7 +114,7 @@ impl ApiServer {
     /// refused with error 2. Handlers that are still under way at three quarters of the time are
     /// ended, their requests answered 14; at last the links are flushed and closed.
     pub fn shutdown(mut self, deadline: Duration) -> ApiReport {
-        let began = Instant::now();
+        let (began, deadline) = (Instant::now(), deadline.min(LONGEST));
         let eighths = |eighths| began + deadline / 8 * eighths;
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         self.status.end();
