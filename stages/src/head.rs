@@ -129,6 +129,9 @@ impl Head {
     /// ready list stays there.
     pub(crate) fn reset(&self) {
         debug_assert_eq!(self.len.get(), 0, "the backlog was emptied");
+        // What arrived late was counted when it came, but not when it was dropped.
+        self.unlimited.set(0);
+        self.ends.set(0);
         self.link.set(NONE);
         self.created.set(false);
         self.ending.set(Ending::No);

@@ -308,8 +308,9 @@ impl<S: Stage> TypeShard<S> {
         let Some((item, queued)) = self.arena.take_other() else {
             return false;
         };
-        self.begins(core, at, queued);
+        // Before `len` is less, of which it is a part.
         at.head().uncount(item.is_limited(), item.is_end());
+        self.begins(core, at, queued);
         self.enter(core, now, at);
         let _ = self.start(core, at, item);
         self.settle(core, at);

@@ -6,7 +6,7 @@ mod scripted;
 
 use proscenium_engine::Limits;
 use proscenium_engine::sim::{Faults, SimNet};
-use proscenium_stages::{StageRef, Stages, TellError};
+use proscenium_stages::{Cx, Stage, StageRef, StageType, Stages, TellError};
 use scripted::{Log, MS, Node, SECOND, Script, Sim, either, nodes, script};
 
 const BACKLOG: u32 = 8;
@@ -175,4 +175,37 @@ fn what_must_arrive_waits_for_room_in_a_mailbox_and_keeps_its_order() {
         ends.collect::<Vec<_>>(),
         expected.iter().collect::<Vec<_>>()
     );
+}
+
+/// Comes to be slowly.
+struct Late;
+
+impl Stage for Late {
+    type Msg = ();
+
+    async fn on_create(&mut self, cx: &mut Cx<'_, Self>) {
+        cx.sleep(10 * MS).await;
+    }
+
+    async fn on_message(&mut self, _cx: &mut Cx<'_, Self>, (): ()) {}
+}
+
+#[test]
+fn what_needs_no_room_makes_none_when_it_is_handled() {
+    let log = Log::default();
+    let late = StageType::<Late>::new("late").backlog(1);
+    let builder = Stages::builder().register(nodes(&log)).register(late);
+    let mut sim = Sim::build(SimNet::new(1, Faults::none()), 1, log, builder, |e| e);
+    let asker = sim.node(1);
+    let told = sim.does(asker, |_, cx| {
+        Box::pin(async move {
+            let late = cx.spawn(Late).unwrap();
+            // Behind `on_create`, for which there is always room.
+            cx.tell(late, ()).unwrap();
+            assert!(matches!(cx.tell(late, ()), Err(TellError::Full(()))));
+            assert!(cx.room(late).await);
+            cx.tell(late, ()).is_ok()
+        })
+    });
+    assert_eq!(told, Some(true));
 }

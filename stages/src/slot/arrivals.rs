@@ -85,8 +85,8 @@ impl<T, M, O> Arrivals<T, M, O> {
 
     /// Appends anything else.
     pub(super) fn push_other(&self, target: NonNull<T>, other: O, stamp: impl FnOnce() -> Stamp) {
+        let next = self.vacant(stamp); // may panic
         self.others.borrow_mut().push_back(other);
-        let next = self.vacant(stamp);
         let target = target.map_addr(|address| address | OTHER);
         // SAFETY: as in `push`.
         unsafe { (&raw mut (*self.place(next)).target).write(target) };
@@ -109,12 +109,12 @@ impl<T, M, O> Arrivals<T, M, O> {
     #[inline(never)]
     fn pause(&self, stamp: impl FnOnce() -> Stamp) {
         let next = self.next.get();
+        if self.len() == self.capacity() {
+            self.grow(); // may panic
+        }
         let due = next % ONE_IN == ONE_IN - 1;
         if due {
             self.stamps.borrow_mut().push_back(stamp());
-        }
-        if self.len() == self.capacity() {
-            self.grow();
         }
         let stamp = (next | (ONE_IN - 1)).wrapping_add(if due { ONE_IN } else { 0 });
         let room = self.capacity() - self.len();
@@ -215,6 +215,9 @@ impl<T, M, O> Arrivals<T, M, O> {
         self.pause.set(self.next.get());
         // SAFETY: as in `grow`; it is empty.
         unsafe { Self::free(old, capacity) };
+        // They are empty, too.
+        self.others.take();
+        self.stamps.take();
     }
 
     fn layout(capacity: u32) -> Layout {
@@ -293,15 +296,42 @@ mod tests {
 
     #[test]
     fn a_large_ring_is_given_up_when_it_is_empty() {
-        let ring = Arrivals::<u64, (), ()>::new();
+        let ring = Arrivals::<u64, (), u8>::new();
         let target = NonNull::from(&0);
         for _ in 0..=KEPT {
-            ring.push(target, (), Stamp::default);
+            ring.push_other(target, 1, Stamp::default);
         }
-        while ring.pop_message().is_some() {
+        while ring.pop_other().is_some() {
             ring.shrink();
         }
         assert_eq!(ring.capacity(), FEW);
         assert_eq!(ring.peek(), None);
+        let others = ring.others.borrow().capacity();
+        assert_eq!((others, ring.stamps.borrow().capacity()), (0, 0));
+    }
+
+    #[test]
+    fn counts_wrap_around() {
+        let ring = Arrivals::<u64, Box<u32>, u32>::new();
+        let before = u32::MAX - 1000;
+        for count in [&ring.first, &ring.next, &ring.pause] {
+            count.set(before);
+        }
+        let target = NonNull::from(&0);
+        let mut seen = 0;
+        for number in 0..3000 {
+            ring.push(target, Box::new(number), Stamp::default);
+            ring.push_other(target, number, Stamp::default);
+            if number % 3 > 0 {
+                let (message, _) = ring.pop_message().unwrap();
+                assert_eq!((*message, ring.pop_other().unwrap().0), (seen, seen));
+                seen += 1;
+            }
+        }
+        assert!(ring.passed() < before, "it has wrapped");
+        assert_eq!(ring.len(), 2 * (3000 - seen));
+        // Those of entries that have passed are gone.
+        let all = (before.wrapping_add(6000) / ONE_IN).wrapping_sub(ring.passed() / ONE_IN);
+        assert_eq!(ring.stamps.borrow().len(), all as usize);
     }
 }
