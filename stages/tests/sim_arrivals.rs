@@ -4,6 +4,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use proscenium_engine::Engine;
@@ -321,4 +323,67 @@ fn whatever_stages_do_to_each_other_all_is_in_order_and_is_dropped_once() {
     for seed in 1..=seeds {
         play(seed, seed % 2 == 0);
     }
+}
+
+/// Takes all that it is told.
+struct Sink;
+
+impl Stage for Sink {
+    type Msg = ();
+
+    async fn on_message(&mut self, _cx: &mut Cx<'_, Self>, (): ()) {}
+}
+
+/// Tells a sink so many at a time, and goes on in the next run of its shard.
+struct Source(StageRef<Sink>);
+
+impl Stage for Source {
+    type Msg = (u32, u32);
+
+    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, (times, messages): (u32, u32)) {
+        for _ in 0..times {
+            for _ in 0..messages {
+                let _ = cx.tell(self.0, ());
+            }
+            next_run().await;
+        }
+    }
+}
+
+async fn next_run() {
+    let mut is_next = false;
+    poll_fn(|cx| {
+        if is_next {
+            return Poll::Ready(());
+        }
+        is_next = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[test]
+fn who_is_told_many_per_run_catches_up_while_continuations_are_woken() {
+    let stages = Stages::builder()
+        .register(StageType::<Sink>::new("sink").backlog(1024))
+        .register(StageType::<Source>::new("source"))
+        .simulated()
+        .build();
+    let mut world = SimWorld::new(&SimNet::new(1, Faults::none()), Vec::new());
+    let engine = Engine::builder()
+        .shards(1)
+        .simulate(&mut world, stages.shards())
+        .expect("a simulated engine");
+    stages.attach(&engine.handle());
+    stages
+        .run_on(0, |local| {
+            let sink = local.spawn(Sink).unwrap();
+            let source = local.spawn(Source(sink)).unwrap();
+            local.tell(source, (200, 500)).unwrap();
+        })
+        .unwrap();
+    world.run_for(Duration::from_secs(1));
+    let total = stages.total();
+    assert_eq!((total.full, total.messages), (0, 200 * 500 + 3));
 }
