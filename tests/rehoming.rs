@@ -405,7 +405,8 @@ fn peers_that_close_while_they_are_moved_end_once() {
             0 => drop(client),
             1 => reset(client),
             _ => {
-                let _ = server.handle.close(id);
+                // The mover keeps mailboxes full.
+                server.handle.close_timeout(id, PATIENCE).unwrap();
                 let mut byte = [0; 64];
                 while matches!(std::io::Read::read(&mut client, &mut byte), Ok(n) if n > 0) {}
             }

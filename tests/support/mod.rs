@@ -330,8 +330,10 @@ impl Server {
     /// A client of the first listener, and what the engine calls it.
     #[track_caller]
     pub fn accept(&self) -> (TcpStream, RouterId) {
+        // An earlier client may have had the same port.
+        let before = self.log.0.lock().unwrap().len();
         let stream = self.connect();
-        let id = self.id_of(&stream);
+        let id = self.id_since(before, &stream);
         (stream, id)
     }
 
@@ -343,12 +345,19 @@ impl Server {
         })
     }
 
-    /// What the engine calls the other end of `stream`.
+    /// What the engine calls the other end of `stream`, where clients do not come and go.
     #[track_caller]
     pub fn id_of(&self, stream: &TcpStream) -> RouterId {
+        self.id_since(0, stream)
+    }
+
+    /// The same, from what was seen after so much else.
+    #[track_caller]
+    fn id_since(&self, before: usize, stream: &TcpStream) -> RouterId {
         let local = stream.local_addr().unwrap();
         eventually("on_connect", || {
-            self.log.find(|seen| match seen {
+            let log = self.log.0.lock().unwrap();
+            log[before..].iter().find_map(|seen| match seen {
                 Seen::Connected { id, peer, .. }
                     if peer.address == Some(local)
                         && matches!(peer.origin, Origin::Accepted { .. }) =>
