@@ -76,6 +76,7 @@ public:
 
 private:
     struct Nothing {};
+    using Socket = uWS::WebSocket<false, true, Nothing>;
 
     void run(const peer_options& options, std::promise<void>& listening) {
         uWS::App app;
@@ -85,17 +86,20 @@ private:
             .compression = uWS::DISABLED,
             .maxPayloadLength = PEER_FRAME_MAX,
             .idleTimeout = 0,
+            // Its own closeOnBackpressureLimit only shuts the reading side down, and what comes is
+            // then still read until nothing is there: from one that sends fast enough, for ever.
             .maxBackpressure = queued_bytes_max,
-            .closeOnBackpressureLimit = true,
             .sendPingsAutomatically = false,
             .open = [this](auto*) { counters_.accepted++; },
             .message =
                 [this](auto* ws, std::string_view message, uWS::OpCode code) {
                     counters_.messages++;
                     counters_.bytes += message.size();
-                    ws->send(message, code);
+                    if (ws->send(message, code) == Socket::DROPPED) {
+                        counters_.slow++;
+                        ws->close();
+                    }
                 },
-            .dropped = [this](auto*, std::string_view, uWS::OpCode) { counters_.slow++; },
         });
         const Address at = address_of(options);
         const int how = options.shards > 1 ? LIBUS_LISTEN_DEFAULT : LIBUS_LISTEN_EXCLUSIVE_PORT;
