@@ -166,6 +166,17 @@ impl Connection {
 }
 
 impl Connection {
+    /// Whether something queued puts it on the shard's list of connections to flush: not if it is
+    /// there, or waits for the driver.
+    #[inline]
+    pub(crate) fn becomes_dirty(&mut self) -> bool {
+        if self.dirty || self.blocked {
+            return false;
+        }
+        self.dirty = true;
+        true
+    }
+
     /// Whether `need` more bytes, for a body of `body` bytes, may be queued without a further
     /// look: it is open, in order, and below every bound.
     #[inline]

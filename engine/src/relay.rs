@@ -235,6 +235,14 @@ mod tests {
     use crate::limits::Overflow;
     use crate::router_id::RouterId;
 
+    fn connection(wire: Wire) -> Connection {
+        let peer = Peer {
+            address: None,
+            origin: Origin::Accepted { listener: 0 },
+        };
+        Connection::new(RouterId::NONE, wire, Overflow::default(), peer)
+    }
+
     fn behind(
         connection: &mut Connection,
         head: &[u8],
@@ -247,11 +255,7 @@ mod tests {
 
     #[test]
     fn what_follows_is_relayed_too_and_nothing_else() {
-        let peer = Peer {
-            address: None,
-            origin: Origin::Accepted { listener: 0 },
-        };
-        let mut connection = Connection::new(RouterId::NONE, Wire::Be32, Overflow::default(), peer);
+        let mut connection = connection(Wire::Be32);
         let chunk = Chunk::of(b"\0\0\0\x02ab\0\0\0\x02cd".to_vec().into());
         for (start, relayed) in [(4, 6), (10, 12)] {
             let message = Message::new(&chunk, start..start + 2, Lease::Chunk);
@@ -271,16 +275,11 @@ mod tests {
     /// What a relay would write, and what it puts into the queue if `written` bytes have gone.
     #[test]
     fn pieces_leave_in_order_behind_their_heads_however_much_is_taken() {
-        let peer = || Peer {
-            address: None,
-            origin: Origin::Accepted { listener: 0 },
-        };
         let first = Chunk::of(b"0123456789".as_slice().into());
         let second = Chunk::of(b"abcdef".as_slice().into());
         let whole = b"<1>0123<22>6789abcdef";
         for written in 0..whole.len() {
-            let (id, overflow) = (RouterId::NONE, Overflow::default());
-            let mut connection = Connection::new(id, Wire::Raw, overflow, peer());
+            let mut connection = connection(Wire::Raw);
             let mut pool = BufferPool::new(1 << 20);
             assert!(behind(&mut connection, b"<1>", &first, 0..4, 100));
             assert!(
@@ -322,11 +321,7 @@ mod tests {
 
     #[test]
     fn pieces_are_as_many_as_one_write_takes() {
-        let peer = Peer {
-            address: None,
-            origin: Origin::Accepted { listener: 0 },
-        };
-        let mut connection = Connection::new(RouterId::NONE, Wire::Raw, Overflow::default(), peer);
+        let mut connection = connection(Wire::Raw);
         let chunk = Chunk::of(b"body".as_slice().into());
         let taken = (0..100).take_while(|_| behind(&mut connection, b"head", &chunk, 0..4, 10_000));
         assert_eq!(taken.count(), usize::from(PIECES_MAX));

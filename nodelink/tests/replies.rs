@@ -72,6 +72,19 @@ fn counters(node: &NodeHandle) -> PeerCounters {
 
 const REPLY: usize = 1000;
 
+/// As many requests as were asked.
+fn requests_of(requests: &Receiver<ReplyTo>, numbers: std::ops::Range<u32>) -> Vec<ReplyTo> {
+    numbers
+        .map(|_| requests.recv_timeout(PATIENCE).unwrap())
+        .collect()
+}
+
+fn reply_to_all(handle: &NodeHandle, requests: Vec<ReplyTo>) {
+    for to in requests {
+        handle.reply(to, &header("Reply"), vec![1; REPLY]).unwrap();
+    }
+}
+
 /// A node for [`Held`]: it takes 4 KiB of sends, then 12 KiB of replies, then 4 KiB of excuses.
 fn held() -> (Node, Held, Receiver<ReplyTo>) {
     let (hand, requests) = channel();
@@ -88,10 +101,7 @@ fn replies_need_no_room_among_what_is_sent() {
     let sent = peer.fill(&handle);
     assert!(sent > 10, "{sent} messages fill 4 KiB");
     peer.ask(1..4);
-    for _ in 1..4 {
-        let to = requests.recv_timeout(PATIENCE).unwrap();
-        handle.reply(to, &header("Reply"), vec![1; REPLY]).unwrap();
-    }
+    reply_to_all(&handle, requests_of(&requests, 1..4));
     let full = handle.send("peer", &header("x"), vec![0; 100]);
     assert_eq!(
         full,
@@ -110,13 +120,9 @@ fn who_asks_is_told_that_there_is_no_room_for_its_reply() {
     let (node, mut peer, requests) = held();
     let handle = node.handle();
     peer.ask(1..31);
-    let accepted: Vec<_> = (1..31)
-        .map(|_| requests.recv_timeout(PATIENCE).unwrap())
-        .collect();
+    let accepted = requests_of(&requests, 1..31);
     peer.fill(&handle);
-    for to in accepted {
-        handle.reply(to, &header("Reply"), vec![1; REPLY]).unwrap();
-    }
+    reply_to_all(&handle, accepted);
     wait_until("they are begun", || counters(&handle).replies_replaced > 0);
     // What comes now is not accepted.
     peer.ask(31..41);
@@ -144,8 +150,7 @@ fn who_asks_is_told_that_there_is_no_room_for_its_reply() {
     );
     // All is as before.
     peer.ask(50..51);
-    let to = requests.recv_timeout(PATIENCE).unwrap();
-    handle.reply(to, &header("Reply"), vec![1; REPLY]).unwrap();
+    reply_to_all(&handle, requests_of(&requests, 50..51));
     assert_eq!(peer.reply(), (50, 0, REPLY));
 }
 
@@ -155,13 +160,9 @@ fn a_peer_that_asks_on_and_reads_nothing_loses_the_link_it_asks_by() {
     let (node, mut peer, requests) = held();
     let handle = node.handle();
     peer.ask(1..21);
-    let accepted: Vec<_> = (1..21)
-        .map(|_| requests.recv_timeout(PATIENCE).unwrap())
-        .collect();
+    let accepted = requests_of(&requests, 1..21);
     peer.fill(&handle);
-    for to in accepted {
-        handle.reply(to, &header("Reply"), vec![1; REPLY]).unwrap();
-    }
+    reply_to_all(&handle, accepted);
     wait_until("it is full", || counters(&handle).replies_replaced > 0);
     // 4 KiB of refusals are fewer than these.
     let mut bytes = Vec::new();

@@ -11,26 +11,11 @@ use serde_json::Value;
 fn a_small_comparison_measures_skips_and_writes_its_files() {
     let (empty, out) = (Folder::new("no-peers"), Folder::new("results"));
     let peers = empty.0.to_str().expect("a name in text");
-    let shape = [
-        "--ccu",
-        "20",
-        "--size",
-        "64",
-        "--inflight",
-        "4",
-        "--rate",
-        "2000",
-    ];
-    let times = ["--warmup", "100ms", "--measure", "200ms"];
-    let stacks = [
-        "--stacks",
-        "proscenium,raw",
-        "--runs",
-        "2",
-        "--peers-dir",
-        peers,
-    ];
-    let (printed, told, json) = compare(&[&shape[..], &times, &stacks].concat(), &out);
+    let what = "--ccu 20 --size 64 --inflight 4 --rate 2000 --warmup 100ms --measure 200ms \
+                --stacks proscenium,raw --runs 2 --peers-dir";
+    let mut what: Vec<_> = what.split(' ').collect();
+    what.push(peers);
+    let (printed, told, json) = compare(&what, &out);
     assert!(
         printed.contains("skipped: peer-raw-epoll not found"),
         "{printed}"
@@ -121,21 +106,11 @@ fn a_server_that_does_not_start_fails_its_row_only() {
     let broken = peers.file("peer-tokio", "#!/bin/sh\necho out of order >&2\nexit 7\n");
     fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).expect("it is ours");
     let folder = peers.0.to_str().expect("a name in text");
-    let what = [
-        "--stacks",
-        "tokio,proscenium",
-        "--shapes",
-        "s2",
-        "--runs",
-        "3",
-        "--ccu",
-        "5",
-    ];
-    let times = ["--warmup", "50ms", "--measure", "100ms", "--quota", "0"];
-    let (printed, _, json) = compare(
-        &[&what[..], &times, &["--peers-dir", folder]].concat(),
-        &out,
-    );
+    let what = "--stacks tokio,proscenium --shapes s2 --runs 3 --ccu 5 --quota 0 \
+                --warmup 50ms --measure 100ms --peers-dir";
+    let mut what: Vec<_> = what.split(' ').collect();
+    what.push(folder);
+    let (printed, _, json) = compare(&what, &out);
     let row = printed
         .lines()
         .find(|line| line.trim_start().starts_with("tokio"));

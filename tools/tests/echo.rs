@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Echo, Folder, assert_explained, load, proscenium, read_frame, write_frame};
+use common::{
+    Echo, Folder, assert_explained, load, proscenium, read_frame, send_signal, write_frame,
+};
 use serde_json::Value;
 
 /// The answer to one scrape.
@@ -268,14 +270,7 @@ fn the_document_has_standard_output_to_itself() {
     let mut line = String::new();
     errors.read_line(&mut line).unwrap();
     assert!(line.starts_with("listening on 127.0.0.1:"), "{line}");
-    let kill = format!("kill -TERM {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
+    send_signal(child.id(), "TERM");
     let mut text = String::new();
     child
         .stdout

@@ -4,11 +4,11 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{assert_explained, load, proscenium, read_frame, server, write_frame};
+use common::{assert_explained, load, proscenium, read_frame, send_signal, server, write_frame};
 
 /// Echoes frames after changing them.
 fn changed(change: fn(&mut Vec<u8>)) -> String {
@@ -202,14 +202,7 @@ fn a_run_that_is_interrupted_still_reports() {
         .spawn()
         .unwrap();
     first.recv().unwrap();
-    let kill = format!("kill -INT {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
+    send_signal(child.id(), "INT");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

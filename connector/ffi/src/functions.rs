@@ -311,10 +311,7 @@ pub unsafe extern "C" fn psc_send(
     // SAFETY: the caller's promises.
     unsafe {
         say(
-            connector,
-            msg_id,
-            payload,
-            payload_len,
+            (connector, msg_id, payload, payload_len),
             |connector, msg_id, payload| connector.send(stage_id, msg_id, payload),
         )
     }
@@ -340,10 +337,7 @@ pub unsafe extern "C" fn psc_request(
     // SAFETY: the caller's promises.
     unsafe {
         say(
-            connector,
-            msg_id,
-            payload,
-            payload_len,
+            (connector, msg_id, payload, payload_len),
             |connector, msg_id, payload| connector.request_with(stage_id, msg_id, payload, called),
         )
     }
@@ -370,10 +364,7 @@ pub unsafe extern "C" fn psc_request_within(
     // SAFETY: the caller's promises.
     unsafe {
         say(
-            connector,
-            msg_id,
-            payload,
-            payload_len,
+            (connector, msg_id, payload, payload_len),
             |connector, msg_id, payload| {
                 connector.request_within_with(timeout, stage_id, msg_id, payload, called)
             },
@@ -401,10 +392,7 @@ pub unsafe extern "C" fn psc_authenticate(
     // SAFETY: the caller's promises.
     unsafe {
         say(
-            connector,
-            msg_id,
-            payload,
-            payload_len,
+            (connector, msg_id, payload, payload_len),
             |connector, msg_id, payload| {
                 connector.authenticate_with(stage_id, msg_id, payload, called)
             },
@@ -469,15 +457,15 @@ pub unsafe extern "C" fn psc_request_wait_within(
     }
 }
 
+/// By whom a message is sent, its id, its payload and how long that is.
+type Said = (*const PscConnector, *const c_char, *const u8, usize);
+
 /// Hands a message over as `say` does.
 ///
 /// # Safety
 /// As for psc_send.
 unsafe fn say(
-    connector: *const PscConnector,
-    msg_id: *const c_char,
-    payload: *const u8,
-    payload_len: usize,
+    (connector, msg_id, payload, payload_len): Said,
     say: impl FnOnce(&Connector, &str, &[u8]) -> Result<(), SendError>,
 ) -> PscStatus {
     with_status(|| {
@@ -502,12 +490,7 @@ fn called(
 /// # Safety
 /// As for psc_request_wait.
 unsafe fn say_and_wait(
-    (connector, msg_id, payload, payload_len): (
-        *const PscConnector,
-        *const c_char,
-        *const u8,
-        usize,
-    ),
+    (connector, msg_id, payload, payload_len): Said,
     (code, response): (*mut u16, *mut *mut PscResponse),
     ask: impl FnOnce(&Connector, &str, &[u8]) -> Pending<Result<Packet, RequestError>>,
 ) -> PscStatus {

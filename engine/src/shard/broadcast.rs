@@ -70,12 +70,10 @@ impl<P> Core<P> {
                 && let Some(frame) = frames.of(connection.wire)
                 && connection.relay_frame(frame)
             {
-                let (bytes, dirty) = (frame.len(), connection.dirty);
-                connection.dirty = true;
-                if !dirty {
+                if connection.becomes_dirty() {
                     self.dirty.push(slot);
                 }
-                self.book(bytes);
+                self.book(frame.len());
                 continue;
             }
             refused += usize::from(self.send_shared_within(id, body).is_err());

@@ -188,8 +188,7 @@ impl<P> Core<P> {
         if let Some((slot, connection)) = self.connections.find_mut(to) {
             let queued = connection.push_within(body, self.send_within);
             if queued > 0 {
-                if !(connection.dirty | connection.blocked) {
-                    connection.dirty = true;
+                if connection.becomes_dirty() {
                     self.add_dirty(slot);
                 }
                 self.book(queued);
@@ -219,8 +218,7 @@ impl<P> Core<P> {
             return self.send_slowly(slot, body);
         }
         let queued = connection.push(body, &mut self.buffers);
-        if !connection.dirty && !connection.blocked {
-            connection.dirty = true;
+        if connection.becomes_dirty() {
             self.dirty.push(slot);
         }
         self.book(queued);
@@ -251,8 +249,7 @@ impl<P> Core<P> {
         if let Some((slot, connection)) = self.connections.find_mut(to) {
             match connection.push_with_within(max, encode, self.send_within) {
                 Ok(length) => {
-                    if !(connection.dirty | connection.blocked) {
-                        connection.dirty = true;
+                    if connection.becomes_dirty() {
                         self.add_dirty(slot);
                     }
                     self.book(HEADER + length);
@@ -459,13 +456,10 @@ impl<P> Core<P> {
         self.stats.messages_out += 1;
     }
 
-    #[inline]
     pub(crate) fn mark_dirty(&mut self, slot: u32) {
         if let Some(connection) = self.connections.get_mut(slot)
-            && !connection.dirty
-            && !connection.blocked
+            && connection.becomes_dirty()
         {
-            connection.dirty = true;
             self.dirty.push(slot);
         }
     }

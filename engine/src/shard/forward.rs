@@ -30,8 +30,7 @@ impl<P> Core<P> {
         {
             let bytes = frame.len();
             if connection.relay(message.chunk(), frame, self.send_within) {
-                if !(connection.dirty | connection.blocked) {
-                    connection.dirty = true;
+                if connection.becomes_dirty() {
                     self.add_dirty(slot);
                 }
                 self.book(bytes);

@@ -467,25 +467,9 @@ mod tests {
 
     #[test]
     fn options_change_every_shape_and_leave_shapes_out() {
-        let options = [
-            "--ccu",
-            "20",
-            "--size",
-            "64",
-            "--inflight",
-            "4",
-            "--runs",
-            "2",
-            "--measure",
-            "200ms",
-            "--rate",
-            "0",
-            "--quota",
-            "0",
-            "--stacks",
-            "tokio,tokio",
-            "--interface",
-        ];
+        let options = "--ccu 20 --size 64 --inflight 4 --runs 2 --measure 200ms --rate 0 \
+                       --quota 0 --stacks tokio,tokio --interface";
+        let options: Vec<_> = options.split(' ').collect();
         let shapes = shapes(&args(&options), Ok(())).unwrap();
         assert_eq!(ids(&shapes), ["s0", "s1", "s2"]);
         let s2 = &shapes[2];

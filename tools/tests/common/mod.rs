@@ -15,6 +15,13 @@ pub(crate) fn proscenium() -> Command {
     Command::new(env!("CARGO_BIN_EXE_proscenium"))
 }
 
+/// Sends a process of ours a signal, by its name.
+pub(crate) fn send_signal(pid: u32, signal: &str) {
+    let kill = format!("kill -{signal} {pid}");
+    let status = Command::new("sh").args(["-c", &kill]).status();
+    assert!(status.expect("sh starts").success(), "{kill}");
+}
+
 /// An echo server under way; killed if a test fails before it ends.
 pub(crate) struct Echo {
     child: Child,
@@ -85,12 +92,7 @@ impl Echo {
 
     /// Sends SIGTERM, waits for the end, and returns what it printed.
     pub(crate) fn terminate(mut self) -> String {
-        let kill = format!("kill -TERM {}", self.pid());
-        let status = Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .expect("sh starts");
-        assert!(status.success(), "{kill}");
+        send_signal(self.pid(), "TERM");
         let mut summary = String::new();
         self.stdout
             .read_to_string(&mut summary)
