@@ -309,7 +309,6 @@ impl Core {
     fn run_stages(&self, budget: &mut Budget<'_>) {
         let mut arrivals = !self.arrivals_last.get();
         let mut is_first = true;
-        let is_too_much;
         loop {
             let ran = if arrivals {
                 self.run_arrived(budget)
@@ -318,17 +317,15 @@ impl Core {
             };
             self.arrivals_last.set(arrivals);
             let over = budget.is_spent() && ran || !self.is_ready();
-            let yields = !is_first && self.frames.woken() > 0;
-            if over || yields {
-                // More has come than is handled by then: from here on each stage has its share.
-                is_too_much = budget.late || yields;
+            if over || !is_first && self.frames.woken() > 0 {
                 break;
             }
             is_first = is_first && !ran;
             arrivals = !arrivals;
         }
         self.watch_nothing();
-        if is_too_much {
+        if budget.late {
+            // More has come than is handled by then: from here on each stage has its share.
             let types = self.arrived.borrow().len();
             for _ in 0..types {
                 self.leave_first_arrived(true);

@@ -20,8 +20,9 @@ use crate::timers::{Tick, TimerId};
 use crate::type_shard::TypeShard;
 use crate::watch::Method;
 
-/// So much of what has arrived is handled before the stages of other types have their turns.
-const ARRIVALS: u32 = 256;
+/// So much of what arrives is handled, and all that had arrived when this began, before the stages
+/// of other types have their turns.
+const ARRIVALS: usize = 256;
 
 /// What waits for a stage, besides messages.
 pub(crate) enum Item<S: Stage> {
@@ -244,7 +245,7 @@ impl<S: Stage> TypeShard<S> {
     /// Handles what has arrived: in place what is for a stage at rest, while the rest goes to the
     /// backlogs.
     pub(crate) fn handle_arrived(&self, core: &Core, budget: &mut Budget<'_>) {
-        let mut left = ARRIVALS;
+        let mut left = self.arena.arrived().max(ARRIVALS) as u32;
         loop {
             let most = budget.until_clock().min(left);
             let done = self.handle_some(core, most);

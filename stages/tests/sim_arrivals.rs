@@ -365,8 +365,14 @@ async fn next_run() {
 
 #[test]
 fn who_is_told_many_per_run_catches_up_while_continuations_are_woken() {
+    for per_run in [500, 3000] {
+        catches_up(200, per_run);
+    }
+}
+
+fn catches_up(runs: u32, per_run: u32) {
     let stages = Stages::builder()
-        .register(StageType::<Sink>::new("sink").backlog(1024))
+        .register(StageType::<Sink>::new("sink").backlog(2 * per_run))
         .register(StageType::<Source>::new("source"))
         .simulated()
         .build();
@@ -377,13 +383,14 @@ fn who_is_told_many_per_run_catches_up_while_continuations_are_woken() {
         .expect("a simulated engine");
     stages.attach(&engine.handle());
     stages
-        .run_on(0, |local| {
+        .run_on(0, move |local| {
             let sink = local.spawn(Sink).unwrap();
             let source = local.spawn(Source(sink)).unwrap();
-            local.tell(source, (200, 500)).unwrap();
+            local.tell(source, (runs, per_run)).unwrap();
         })
         .unwrap();
     world.run_for(Duration::from_secs(1));
     let total = stages.total();
-    assert_eq!((total.full, total.messages), (0, 200 * 500 + 3));
+    let told = u64::from(runs * per_run);
+    assert_eq!((total.full, total.messages), (0, told + 3));
 }
