@@ -108,8 +108,8 @@ fn web_socket_echoes_messages_as_they_are_or_packets_in_them() {
 
 #[test]
 fn large_messages_and_unix_sockets_take_every_layer() {
-    let path = std::env::temp_dir().join(format!("proscenium-{}-wss.sock", std::process::id()));
-    let address = format!("unix:{}", path.display());
+    let folder = Folder::new("wss");
+    let address = format!("unix:{}", folder.0.join("sock").display());
     let echo = Echo::start(&["--ws", "--tls", "--listen", &address]);
     let layers = ["--ws", "--tls"];
     assert_passes(

@@ -18,7 +18,7 @@ mod tree;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-cargo xtask bench [--full] [OPTIONS OF proscenium compare]
+cargo xtask bench [--full] [OPTIONS OF proscenium compare, which names them by --help]
     Builds everything, compares Proscenium with its peers, prints the table and writes
     results.csv, results.json and report.html into target/bench/TIME. Under four minutes after the
     build; --full is the published comparison and takes about half an hour.
@@ -32,13 +32,18 @@ on without, and show it as `skipped: …`.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    let is_help = |arg: &String| matches!(arg.as_str(), "--help" | "-h");
+    if args.iter().any(is_help) {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let done = match args
         .split_first()
         .map(|(command, rest)| (command.as_str(), rest))
     {
         Some(("bench", rest)) => bench::run(rest),
         Some(("test", rest)) => test::run(rest),
-        Some(("help" | "--help" | "-h", _)) => {
+        Some(("help", _)) => {
             println!("{USAGE}");
             Ok(())
         }
