@@ -68,6 +68,8 @@ pub(crate) struct Core {
     types: Vec<Box<dyn AnyStages>>,
     /// Types for whose stages something has arrived.
     arrived: RefCell<VecDeque<u8>>,
+    /// Something else is to be run than what the type has whose turn it is.
+    others: Cell<bool>,
     /// The last run ended with them: the next one begins with the round.
     arrivals_last: Cell<bool>,
     /// Stages that became ready since the round began, by type and slot.
@@ -111,6 +113,7 @@ impl Core {
             front,
             types,
             arrived: RefCell::default(),
+            others: Cell::new(false),
             arrivals_last: Cell::new(false),
             ready: RefCell::default(),
             round: RefCell::default(),
@@ -194,12 +197,27 @@ impl Core {
     #[inline(never)]
     pub(crate) fn announce(&self, stage_type: u8) {
         self.arrived.borrow_mut().push_back(stage_type);
+        self.others.set(true);
+    }
+
+    /// While a type has its turn: whether anything else is to be run.
+    #[inline]
+    pub(crate) fn others_wait(&self) -> bool {
+        self.others.get()
+    }
+
+    /// Has [`others_wait`](Self::others_wait) say how it is now. From then on it notices what
+    /// arrives for other types and which stages become ready, but not what is woken.
+    pub(crate) fn look_for_others(&self) {
+        let waits = self.arrived.borrow().len() > 1 || self.has_turns() || self.frames.woken() > 0;
+        self.others.set(waits);
     }
 
     /// Notes that a stage has something in its backlog to do.
     #[inline]
     pub(crate) fn ready(&self, stage_type: u8, slot: u32) {
         self.ready.borrow_mut().push((stage_type, slot));
+        self.others.set(true);
     }
 
     /// Has the stage end as soon as no handler runs, whatever it is doing.
@@ -298,9 +316,12 @@ impl Core {
     }
 
     fn is_ready(&self) -> bool {
-        !self.arrived.borrow().is_empty()
-            || self.round_at.get() < self.round.borrow().len()
-            || !self.ready.borrow().is_empty()
+        !self.arrived.borrow().is_empty() || self.has_turns()
+    }
+
+    /// Some stage has something in its backlog to do.
+    fn has_turns(&self) -> bool {
+        self.round_at.get() < self.round.borrow().len() || !self.ready.borrow().is_empty()
     }
 
     /// Has stages handle what has arrived and what is in their backlogs, by turns: one at least,

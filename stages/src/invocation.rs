@@ -1,5 +1,6 @@
 //! Invocations: what waits for a stage, and running it.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
@@ -19,10 +20,6 @@ use crate::stage::Stage;
 use crate::timers::{Tick, TimerId};
 use crate::type_shard::TypeShard;
 use crate::watch::Method;
-
-/// So much of what arrives is handled, and all that had arrived when this began, before the stages
-/// of other types have their turns.
-const ARRIVALS: usize = 256;
 
 /// What waits for a stage, besides messages.
 pub(crate) enum Item<S: Stage> {
@@ -53,6 +50,14 @@ impl<S: Stage> Item<S> {
 
 /// The end of a detached task: enters the stage in its order.
 pub(crate) type Enter<S> = Box<dyn FnOnce(&mut S, &mut Cx<'_, S>)>;
+
+/// What is taken out of a ring before the next look at the clock.
+struct Portion {
+    /// So far it may go: to the end of what had arrived, or further while nobody else waits.
+    end: Cell<u32>,
+    /// And no further than here.
+    last: u32,
+}
 
 /// The turn of one stage: at most all that waited for it when it began, and not for long.
 pub(crate) struct Turn {
@@ -243,39 +248,57 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Handles what has arrived: in place what is for a stage at rest, while the rest goes to the
-    /// backlogs.
+    /// backlogs. What comes meanwhile waits for the next time, if anybody else waits.
     pub(crate) fn handle_arrived(&self, core: &Core, budget: &mut Budget<'_>) {
-        let mut left = self.arena.arrived().max(ARRIVALS) as u32;
+        let mut had = self.arena.arrived() as u32;
         loop {
-            let most = budget.until_clock().min(left);
-            let done = self.handle_some(core, most);
+            let most = budget.until_clock();
+            core.look_for_others();
+            let done = self.handle_some(core, had.min(most), most);
             budget.spend(done);
-            left -= done;
-            if left == 0 || budget.is_spent() || self.arena.arrived() == 0 {
+            had = had.saturating_sub(done);
+            let is_over = had == 0 && core.others_wait();
+            if is_over || budget.is_spent() || self.arena.arrived() == 0 {
                 return;
             }
         }
     }
 
-    /// Handles at most `most` of what has arrived; returns how many it did.
-    fn handle_some(&self, core: &Core, most: u32) -> u32 {
+    /// Handles so many of what has arrived, and up to `most` as long as nobody else waits; returns
+    /// how many it did.
+    fn handle_some(&self, core: &Core, had: u32, most: u32) -> u32 {
         let now = core.now_coarse();
         let begun = self.arena.taken();
-        let end = begun.wrapping_add(most);
-        while self.arena.taken() != end {
-            let polled = self.messages_arrived(core, now, end);
-            if polled.is_ready() && !self.other_arrived(core, now, end) {
+        let portion = Portion {
+            end: Cell::new(begun.wrapping_add(had)),
+            last: begun.wrapping_add(most),
+        };
+        loop {
+            let polled = self.messages_arrived(core, now, &portion);
+            if polled.is_ready() && !self.other_arrived(core, now, &portion) {
                 break;
             }
         }
         self.arena.taken().wrapping_sub(begun)
     }
 
+    /// True if one more may be taken out of the ring, if there is one.
+    #[inline(always)]
+    fn takes_one(&self, core: &Core, portion: &Portion) -> bool {
+        let taken = self.arena.taken();
+        if taken != portion.end.get() {
+            return true;
+        }
+        let may = taken != portion.last && !core.others_wait();
+        portion.end.set(taken.wrapping_add(u32::from(may)));
+        may
+    }
+
     /// Handles messages, until something else has arrived before them or one of them has to wait.
     #[inline(always)]
-    fn messages_arrived(&self, core: &Core, now: u32, end: u32) -> Poll<()> {
+    fn messages_arrived(&self, core: &Core, now: u32, portion: &Portion) -> Poll<()> {
         let next = || {
-            while self.arena.taken() != end {
+            while self.takes_one(core, portion) {
                 let (at, true) = self.arena.first_arrival()? else {
                     return None;
                 };
@@ -296,11 +319,11 @@ impl<S: Stage> TypeShard<S> {
 
     /// Handles one of what has arrived that is no message; false if there is none.
     #[inline(never)]
-    fn other_arrived(&self, core: &Core, now: u32, end: u32) -> bool {
+    fn other_arrived(&self, core: &Core, now: u32, portion: &Portion) -> bool {
         let Some((at, false)) = self.arena.first_arrival() else {
             return false;
         };
-        if self.arena.taken() == end {
+        if !self.takes_one(core, portion) {
             return false;
         }
         if !self.is_at_rest(at) {
