@@ -15,7 +15,7 @@ use proscenium_engine::{Address, Backoff};
 use proscenium_nodelink::{
     Endpoint, LinkEnd, Node, NodeHandle, NodeOptions, RequestError, RequestOptions, SendError,
 };
-use support::{Echo, PATIENCE, any, header, options, wait_routable, wait_until};
+use support::{Echo, PATIENCE, any, header, options, send_signal, wait_routable, wait_until};
 
 /// A process that runs `zmq_peer.py`; it ends with this.
 struct ZmqPeer {
@@ -73,14 +73,7 @@ impl ZmqPeer {
     }
 
     fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        send_signal(self.child.id(), signal);
     }
 }
 
@@ -257,7 +250,7 @@ fn a_second_peer_of_the_same_name_takes_over() {
     };
     let handle = node.handle();
     wait_routable(&handle, "zmq-1");
-    first.signal("-STOP");
+    first.signal("STOP");
     let mut second = ZmqPeer::start(&["zmq-1", &connect]).unwrap();
     wait_until("the second one has the name", || {
         handle.stats(PATIENCE).unwrap().ended(LinkEnd::Handover) == 1
@@ -334,7 +327,7 @@ fn heartbeats_keep_a_link_up_and_find_a_peer_that_has_stopped() {
     let dead = || handle.stats(PATIENCE).unwrap().ended(LinkEnd::Dead);
     let before = dead();
     // Its kernel goes on accepting and acknowledging; nothing answers.
-    peer.signal("-STOP");
+    peer.signal("STOP");
     let requests: Vec<_> = (0..10)
         .map(|_| handle.request("zmq-1", &header("Echo"), "", within))
         .collect();
@@ -347,7 +340,7 @@ fn heartbeats_keep_a_link_up_and_find_a_peer_that_has_stopped() {
         );
     }
     wait_until("it is found to be dead", || dead() > before);
-    peer.signal("-CONT");
+    peer.signal("CONT");
     let until = Instant::now() + PATIENCE;
     while !handle.is_routable("zmq-1") {
         let ended = peer.child.try_wait().unwrap();

@@ -462,7 +462,7 @@ fn a_redis_that_hangs_is_given_up_within_the_timeout() {
     });
     let lists = watched.unwrap();
     assert_eq!(lists.next(), "play-1");
-    redis.signal("-STOP");
+    redis.signal("STOP");
     let fresh = RedisDirectory::new(&redis.url()).unwrap();
     let fresh = fresh.timeout(Duration::from_millis(50));
     let error = fresh.announce(&info("play-2", 2), LONG).unwrap_err();
@@ -470,7 +470,7 @@ fn a_redis_that_hangs_is_given_up_within_the_timeout() {
     assert!(error.to_string().contains("does not answer"), "{error}");
     let before = hasty.stats().failures;
     wait_until("the watch notices", || hasty.stats().failures > before);
-    redis.signal("-CONT");
+    redis.signal("CONT");
     directory.announce(&info("play-3", 3), LONG).unwrap();
     // The first attempt of `play-2` may have got through after all.
     wait_until("the watch has caught up", || {

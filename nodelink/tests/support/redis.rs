@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::foreign;
-use crate::support::wait_until;
+use crate::support::{send_signal, wait_until};
 
 /// A `redis-server` on a Unix socket in a folder of its own. Both end with this.
 pub(crate) struct Redis {
@@ -95,11 +95,9 @@ impl Redis {
         format!("redis+unix://{}?{query}", self.socket().display())
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal, by its name.
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        let killed = Command::new("kill").args([signal, &pid]).status();
-        assert!(killed.unwrap().success());
+        send_signal(self.child.as_ref().unwrap().id(), signal);
     }
 
     /// SIGKILL.
