@@ -2,11 +2,13 @@
 
 use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use proscenium_engine::PostError;
 
 use crate::core::Core;
 use crate::error::TellError;
+use crate::panics::{discard, panic_message};
 use crate::slot::downcast_stages;
 use crate::stage::Stage;
 use crate::stage_ref::StageKey;
@@ -16,7 +18,22 @@ use crate::type_shard::TypeShard;
 pub struct StagePost {
     /// Whose shards may open it; given when it is posted.
     pub(crate) system: u32,
-    envelope: Box<dyn Envelope>,
+    /// Nothing once it was taken.
+    envelope: Option<Box<dyn Envelope>>,
+}
+
+impl Drop for StagePost {
+    /// Of a post that its shard, as it ended, did not come to open: what its drop runs of the
+    /// embedder's code must not end more than itself.
+    fn drop(&mut self) {
+        if let Some(envelope) = self.envelope.take()
+            && let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(envelope)))
+        {
+            let message = panic_message(&*payload);
+            discard(payload);
+            tracing::error!(what = "the drop of a post", %message, "a panic was contained");
+        }
+    }
 }
 
 impl fmt::Debug for StagePost {
@@ -33,7 +50,7 @@ impl StagePost {
     pub(crate) fn new(envelope: impl Envelope) -> Self {
         Self {
             system: 0, // none has that number
-            envelope: Box::new(envelope),
+            envelope: Some(Box::new(envelope)),
         }
     }
 
@@ -43,11 +60,11 @@ impl StagePost {
 
     /// Does nothing but count if it was posted by another system: an envelope knows the types of
     /// its own system only.
-    pub(crate) fn open(self, core: &Core) {
-        if self.system == core.system_number {
-            self.envelope.open(core);
-        } else {
+    pub(crate) fn open(mut self, core: &Core) {
+        if self.system != core.system_number {
             core.counters.gone.add(1);
+        } else if let Some(envelope) = self.envelope.take() {
+            envelope.open(core);
         }
     }
 }
@@ -100,8 +117,8 @@ pub(crate) fn refused_tell<E: Envelope, M>(
     message: impl FnOnce(E) -> Option<M>,
 ) -> TellError<M> {
     let full = matches!(error, PostError::Full(_));
-    let any: Box<dyn Any> = error.into_inner().envelope;
-    let envelope = any.downcast::<E>().ok();
+    let envelope = error.into_inner().envelope.take();
+    let envelope = envelope.and_then(|any| (any as Box<dyn Any>).downcast::<E>().ok());
     let message = envelope.and_then(|envelope| message(*envelope));
     let message = message.expect("what comes back is what was posted");
     if full {

@@ -172,7 +172,8 @@ fn check_peers(steps: &mut Steps) {
 fn many_seeds(steps: &mut Steps, seeds: u32) {
     let args = [
         "test",
-        "--release",
+        "--profile",
+        "soak",
         "-p",
         "proscenium",
         "-p",
@@ -191,7 +192,8 @@ fn many_seeds(steps: &mut Steps, seeds: u32) {
     // A mesh of nodes takes ten times as long as a server with its clients.
     let args = [
         "test",
-        "--release",
+        "--profile",
+        "soak",
         "-p",
         "proscenium-nodelink",
         "--features",
@@ -205,7 +207,7 @@ fn many_seeds(steps: &mut Steps, seeds: u32) {
 
 /// A hundred nodes that are killed and restarted, and a million requests under way.
 fn soak(steps: &mut Steps) {
-    let args = ["test", "--release", "-p", "proscenium-nodelink"];
+    let args = ["test", "--profile", "soak", "-p", "proscenium-nodelink"];
     let mut command = cargo(&args);
     // One after the other: each takes what the machine has.
     command.args([
