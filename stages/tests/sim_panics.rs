@@ -227,6 +227,21 @@ fn a_message_whose_drop_panics_is_contained_wherever_it_is_dropped() {
 }
 
 #[test]
+fn a_message_whose_drop_panics_and_that_no_shard_came_to_take_is_contained() {
+    let mut sim = fused();
+    let fuse = fuse(&mut sim, "nowhere");
+    let after = Arc::new(());
+    // On their way when the shard ends.
+    for _ in 0..3 {
+        fuse.tell(FuseMsg::Held(Grenade)).unwrap();
+        let held = Arc::clone(&after);
+        sim.stages.run_on(0, move |_| drop(held)).unwrap();
+    }
+    drop(sim);
+    assert_eq!(Arc::strong_count(&after), 1, "all of them were dropped");
+}
+
+#[test]
 fn a_factory_that_panics_is_told_and_counted() {
     let log = Log::default();
     let calls = Arc::new(AtomicU32::new(0));
