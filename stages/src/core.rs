@@ -68,7 +68,7 @@ pub(crate) struct Core {
     types: Vec<Box<dyn AnyStages>>,
     /// Types for whose stages something has arrived.
     arrived: RefCell<VecDeque<u8>>,
-    /// Something else is to be run than what the type has whose turn it is.
+    /// Another type than that whose turn it is waits for its own, or a stage's backlog.
     others: Cell<bool>,
     /// The last run ended with them: the next one begins with the round.
     arrivals_last: Cell<bool>,
@@ -200,17 +200,17 @@ impl Core {
         self.others.set(true);
     }
 
-    /// While a type has its turn: whether anything else is to be run.
+    /// While a type has its turn: whether another one or a stage's backlog waits for its own.
     #[inline]
     pub(crate) fn others_wait(&self) -> bool {
         self.others.get()
     }
 
     /// Has [`others_wait`](Self::others_wait) say how it is now. From then on it notices what
-    /// arrives for other types and which stages become ready, but not what is woken.
+    /// arrives for other types and which stages become ready.
     pub(crate) fn look_for_others(&self) {
-        let waits = self.arrived.borrow().len() > 1 || self.has_turns() || self.frames.woken() > 0;
-        self.others.set(waits);
+        self.others
+            .set(self.arrived.borrow().len() > 1 || self.has_turns());
     }
 
     /// Notes that a stage has something in its backlog to do.
@@ -345,9 +345,13 @@ impl Core {
             arrivals = !arrivals;
         }
         self.watch_nothing();
-        if budget.late {
-            // More has come than is handled by then: from here on each stage has its share.
-            let types = self.arrived.borrow().len();
+        let types = self.arrived.borrow().len();
+        let is_too_much = || {
+            let all: u64 = self.types.iter().map(|of| u64::from(of.arrived())).sum();
+            budget.late || all > u64::from(RUN_MESSAGES)
+        };
+        if types > 0 && is_too_much() {
+            // More has come than a run handles: from here on each stage has its share.
             for _ in 0..types {
                 self.leave_first_arrived(true);
             }
@@ -449,7 +453,8 @@ impl Core {
             return self.live();
         }
         let left = self.round.borrow().len() - self.round_at.get();
-        let arrived: usize = self.types.iter().map(|stages| stages.arrived()).sum();
+        let arrived = self.types.iter().map(|stages| stages.arrived() as usize);
+        let arrived: usize = arrived.sum();
         left + self.ready.borrow().len() + arrived + self.frames.woken()
     }
 
@@ -505,6 +510,12 @@ impl<'a> Budget<'a> {
     #[inline]
     pub(crate) fn spend(&mut self, messages: u32) {
         self.messages = self.messages.saturating_sub(messages);
+        self.pass(messages);
+    }
+
+    /// So many were looked at: that takes time, but is none of the messages of the run.
+    #[inline]
+    pub(crate) fn pass(&mut self, messages: u32) {
         self.until_clock = self.until_clock.saturating_sub(messages);
         if self.until_clock == 0 {
             self.until_clock = CLOCK_POLLS;

@@ -53,10 +53,12 @@ pub(crate) type Enter<S> = Box<dyn FnOnce(&mut S, &mut Cx<'_, S>)>;
 
 /// What is taken out of a ring before the next look at the clock.
 struct Portion {
-    /// So far it may go: to the end of what had arrived, or further while nobody else waits.
-    end: Cell<u32>,
-    /// And no further than here.
+    /// The end of what had arrived; further only while nobody else waits.
+    had: u32,
+    /// No further than here.
     last: u32,
+    /// So many went to backlogs, to be handled later.
+    set_aside: Cell<u32>,
 }
 
 /// The turn of one stage: at most all that waited for it when it began, and not for long.
@@ -250,48 +252,49 @@ impl<S: Stage> TypeShard<S> {
     /// Handles what has arrived: in place what is for a stage at rest, while the rest goes to the
     /// backlogs. What comes meanwhile waits for the next time, if anybody else waits.
     pub(crate) fn handle_arrived(&self, core: &Core, budget: &mut Budget<'_>) {
-        let mut had = self.arena.arrived() as u32;
+        let had = self.arena.taken().wrapping_add(self.arena.arrived());
         loop {
-            let most = budget.until_clock();
             core.look_for_others();
-            let done = self.handle_some(core, had.min(most), most);
-            budget.spend(done);
-            had = had.saturating_sub(done);
-            let is_over = had == 0 && core.others_wait();
-            if is_over || budget.is_spent() || self.arena.arrived() == 0 {
+            let begun = self.arena.taken();
+            let portion = Portion {
+                had,
+                last: begun.wrapping_add(budget.until_clock()),
+                set_aside: Cell::new(0),
+            };
+            self.handle_some(core, &portion);
+            let taken = self.arena.taken().wrapping_sub(begun);
+            // What was set aside counts when it is handled.
+            budget.spend(taken - portion.set_aside.get());
+            budget.pass(portion.set_aside.get());
+            if taken == 0 || budget.is_spent() || self.arena.arrived() == 0 {
                 return;
             }
         }
     }
 
-    /// Handles so many of what has arrived, and up to `most` as long as nobody else waits; returns
-    /// how many it did.
-    fn handle_some(&self, core: &Core, had: u32, most: u32) -> u32 {
+    fn handle_some(&self, core: &Core, portion: &Portion) {
         let now = core.now_coarse();
-        let begun = self.arena.taken();
-        let portion = Portion {
-            end: Cell::new(begun.wrapping_add(had)),
-            last: begun.wrapping_add(most),
-        };
         loop {
-            let polled = self.messages_arrived(core, now, &portion);
-            if polled.is_ready() && !self.other_arrived(core, now, &portion) {
-                break;
+            let polled = self.messages_arrived(core, now, portion);
+            if polled.is_ready() && !self.other_arrived(core, now, portion) {
+                return;
             }
         }
-        self.arena.taken().wrapping_sub(begun)
     }
 
     /// True if one more may be taken out of the ring, if there is one.
     #[inline(always)]
     fn takes_one(&self, core: &Core, portion: &Portion) -> bool {
         let taken = self.arena.taken();
-        if taken != portion.end.get() {
-            return true;
-        }
-        let may = taken != portion.last && !core.others_wait();
-        portion.end.set(taken.wrapping_add(u32::from(may)));
-        may
+        let had = || portion.had.wrapping_sub(taken).cast_signed() > 0;
+        taken != portion.last && (had() || !core.others_wait())
+    }
+
+    /// Puts the first that has arrived aside; false if there is none.
+    #[cold]
+    fn postpone(&self, core: &Core, portion: &Portion) -> bool {
+        portion.set_aside.set(portion.set_aside.get() + 1);
+        self.set_aside(core)
     }
 
     /// Handles messages, until something else has arrived before them or one of them has to wait.
@@ -303,7 +306,7 @@ impl<S: Stage> TypeShard<S> {
                     return None;
                 };
                 if !self.is_at_rest(at) {
-                    self.set_aside(core);
+                    self.postpone(core, portion);
                     continue;
                 }
                 let (message, queued) = self.arena.take_message()?;
@@ -327,7 +330,7 @@ impl<S: Stage> TypeShard<S> {
             return false;
         }
         if !self.is_at_rest(at) {
-            return self.set_aside(core);
+            return self.postpone(core, portion);
         }
         let Some((item, queued)) = self.arena.take_other() else {
             return false;

@@ -23,8 +23,8 @@ pub struct StagePost {
 }
 
 impl Drop for StagePost {
-    /// Of a post that its shard, as it ended, did not come to open: what its drop runs of the
-    /// embedder's code must not end more than itself.
+    /// Of a post that is never opened, as when its shard ends or refuses it: what its drop runs of
+    /// the embedder's code must not end more than itself. Nobody is left to count a panic.
     fn drop(&mut self) {
         if let Some(envelope) = self.envelope.take()
             && let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(envelope)))
@@ -61,10 +61,14 @@ impl StagePost {
     /// Does nothing but count if it was posted by another system: an envelope knows the types of
     /// its own system only.
     pub(crate) fn open(mut self, core: &Core) {
-        if self.system != core.system_number {
-            core.counters.gone.add(1);
-        } else if let Some(envelope) = self.envelope.take() {
+        let Some(envelope) = self.envelope.take() else {
+            return;
+        };
+        if self.system == core.system_number {
             envelope.open(core);
+        } else {
+            core.counters.gone.add(1);
+            core.contained("the drop of a post", || drop(envelope));
         }
     }
 }

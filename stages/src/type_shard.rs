@@ -32,7 +32,7 @@ pub(crate) trait AnyStages: Any {
     /// Stages that live.
     fn live(&self) -> usize;
     /// Things that have arrived and were not looked at.
-    fn arrived(&self) -> usize;
+    fn arrived(&self) -> u32;
     /// Handles what has arrived, in that order, as long as it may.
     fn run_arrived(&self, core: &Core, budget: &mut Budget<'_>);
     /// Puts what has arrived into the backlogs. True if anything is still to be looked at; else
@@ -264,7 +264,7 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         self.arena.live() as usize
     }
 
-    fn arrived(&self) -> usize {
+    fn arrived(&self) -> u32 {
         self.arena.arrived()
     }
 

@@ -7,8 +7,6 @@ mod sim;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::task::Poll;
 use std::time::Duration;
 
 use proscenium_engine::Engine;
@@ -331,104 +329,4 @@ fn whatever_stages_do_to_each_other_all_is_in_order_and_is_dropped_once() {
         12,
         play,
     );
-}
-
-/// Takes all that it is told.
-struct Sink;
-
-impl Stage for Sink {
-    type Msg = ();
-
-    async fn on_message(&mut self, _cx: &mut Cx<'_, Self>, (): ()) {}
-}
-
-/// Tells a sink so many at a time, and goes on in the next run of its shard.
-struct Source(StageRef<Sink>);
-
-impl Stage for Source {
-    type Msg = (u32, u32);
-
-    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, (times, messages): (u32, u32)) {
-        for _ in 0..times {
-            for _ in 0..messages {
-                let _ = cx.tell(self.0, ());
-            }
-            next_run().await;
-        }
-    }
-}
-
-async fn next_run() {
-    let mut is_next = false;
-    poll_fn(|cx| {
-        if is_next {
-            return Poll::Ready(());
-        }
-        is_next = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// Tells a sink so many, as often as it has told itself to.
-struct Feeder(StageRef<Sink>);
-
-impl Stage for Feeder {
-    type Msg = (u32, u32);
-
-    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, (times, messages): (u32, u32)) {
-        for _ in 0..messages {
-            let _ = cx.tell(self.0, ());
-        }
-        if times > 1 {
-            cx.tell(cx.me(), (times - 1, messages)).unwrap();
-        }
-    }
-}
-
-#[test]
-fn who_is_told_many_per_run_catches_up_while_continuations_are_woken() {
-    for per_run in [500, 3000] {
-        catches_up(per_run, move |local, sink| {
-            let source = local.spawn(Source(sink)).unwrap();
-            local.tell(source, (TIMES, per_run)).unwrap();
-        });
-    }
-}
-
-#[test]
-fn who_is_told_many_by_a_stage_that_tells_itself_to_go_on_catches_up() {
-    catches_up(500, |local, sink| {
-        let feeder = local.spawn(Feeder(sink)).unwrap();
-        local.tell(feeder, (TIMES, 500)).unwrap();
-    });
-}
-
-const TIMES: u32 = 200;
-
-/// A sink of which `begin` sees to it that it is told `messages` so many times gets all of them,
-/// though its backlog holds two times only.
-fn catches_up(messages: u32, begin: impl FnOnce(&Local<'_>, StageRef<Sink>) + Send + 'static) {
-    let stages = Stages::builder()
-        .register(StageType::<Sink>::new("sink").backlog(2 * messages))
-        .register(StageType::<Source>::new("source"))
-        .register(StageType::<Feeder>::new("feeder"))
-        .simulated()
-        .build();
-    let mut world = SimWorld::new(&SimNet::new(1, Faults::none()), Vec::new());
-    let engine = Engine::builder()
-        .shards(1)
-        .simulate(&mut world, stages.shards())
-        .expect("a simulated engine");
-    stages.attach(&engine.handle());
-    let start = move |local: &Local<'_>| {
-        let sink = local.spawn(Sink).unwrap();
-        begin(local, sink);
-    };
-    stages.run_on(0, start).unwrap();
-    world.run_for(Duration::from_secs(1));
-    let total = stages.total();
-    assert_eq!(total.full, 0);
-    assert!(total.messages > u64::from(TIMES * messages));
 }

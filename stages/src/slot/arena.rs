@@ -229,8 +229,8 @@ impl<S: Stage> Arena<S> {
 
     /// Things that have arrived.
     #[inline]
-    pub(crate) fn arrived(&self) -> usize {
-        self.arrivals.len() as usize
+    pub(crate) fn arrived(&self) -> u32 {
+        self.arrivals.len()
     }
 
     /// A message arrives for a stage of this arena.
