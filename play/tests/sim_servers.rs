@@ -148,8 +148,8 @@ impl Mesh {
         (handle, engine)
     }
 
-    /// A request that goes from stage to stage.
-    fn walk(&mut self, start: usize, steps: &[(usize, i64)]) {
+    /// A request to a stage of a server, and from there from stage to stage.
+    fn walk(&mut self, start: (usize, i64), steps: &[(usize, i64)]) {
         self.tokens += 1;
         let token = self.tokens;
         let mut text = String::new();
@@ -157,13 +157,13 @@ impl Mesh {
             text.push_str(&format!("{server} {stage} "));
         }
         text.push_str(&format!("= {token}"));
-        let from = self.random.below(STAGES as u64) as i64;
-        let handle = &self.servers[start].0;
-        let arrived = handle.request_stage(from, "Walk", &*text);
+        let (server, stage) = start;
+        let handle = &self.servers[server].0;
+        let arrived = handle.request_stage(stage, "Walk", &*text);
         self.walks.push(Walk {
             token,
             arrived: Box::pin(arrived),
-            steps: format!("{start} {from} {text}"),
+            steps: format!("{server} {stage} {text}"),
         });
     }
 
@@ -191,6 +191,11 @@ impl Mesh {
         }
     }
 
+    fn random_stage(&mut self) -> (usize, i64) {
+        let stage = self.random.below(STAGES as u64) as i64;
+        (self.random.index(SERVERS), stage)
+    }
+
     fn step(&mut self) {
         match self.random.below(100) {
             0..=2 => {
@@ -201,12 +206,9 @@ impl Mesh {
                 self.net.stall(&at, to, from, time);
             }
             3..=60 => {
-                let start = self.random.index(SERVERS);
+                let start = self.random_stage();
                 let steps: Vec<_> = (0..=self.random.below(5))
-                    .map(|_| {
-                        let stage = self.random.below(STAGES as u64) as i64;
-                        (self.random.index(SERVERS), stage)
-                    })
+                    .map(|_| self.random_stage())
                     .collect();
                 self.walk(start, &steps);
             }
@@ -243,25 +245,38 @@ impl Mesh {
         })
     }
 
-    fn recovers(&mut self) {
+    /// Asks one thing, and whether it arrived. It ends, one way or the other.
+    fn arrives(&mut self, start: (usize, i64), steps: &[(usize, i64)]) -> bool {
+        let before = self.arrived;
+        self.walk(start, steps);
+        let walk = self.walks[0].steps.clone();
+        let until = self.net.now() + 2 * DEADLINE;
+        while !self.walks.is_empty() {
+            assert!(self.net.now() < until, "no end: {walk}");
+            self.world.run_for(SECOND / 10);
+            self.look();
+        }
+        self.arrived > before
+    }
+
+    /// All reach all again. Connections of before keep what the fault plan had for them: buffers of
+    /// a few bytes, which may be too slow for a walk of three steps, and a reset that is to come.
+    fn recovers(&mut self, is_slow: bool) {
         self.world.run_for(Duration::from_secs(60));
         for from in 0..SERVERS {
             for to in 0..SERVERS {
                 for stage in 0..STAGES {
-                    let before = self.arrived;
-                    self.walk(
-                        from,
-                        &[(to, stage), (from, stage), (to, (stage + 1) % STAGES)],
-                    );
-                    self.world.run_for(SECOND);
-                    let steps = self.walks[0].steps.clone();
-                    let mut words = steps.split(' ').skip(1);
-                    let first: i64 = words.next().unwrap().parse().unwrap();
-                    self.look();
-                    assert!(self.walks.is_empty(), "no end: {steps}");
+                    let steps = [(to, stage), (from, stage), (to, (stage + 1) % STAGES)];
+                    let first = self.random_stage().1;
+                    let arrives = (0..5).any(|_| self.arrives((from, first), &steps));
                     // Back to the stage that asks, or from one to itself.
                     let is_cycle = first == stage || from == to;
-                    assert_eq!(self.arrived - before, u64::from(!is_cycle), "{steps}");
+                    let fits = if is_cycle {
+                        !arrives
+                    } else {
+                        arrives || is_slow
+                    };
+                    assert!(fits, "{from} {first} {steps:?}: arrived is {arrives}");
                 }
             }
         }
@@ -271,12 +286,13 @@ impl Mesh {
 #[test]
 fn stages_ask_each_other_under_faults() {
     for_seeds("stages_ask_each_other_under_faults", 20, |net| {
+        let is_slow = *net.faults().buffer_bytes.start() < 64;
         let mut mesh = Mesh::new(net);
         for _ in 0..300 {
             mesh.step();
         }
         mesh.settle();
-        mesh.recovers();
+        mesh.recovers(is_slow);
         assert!(mesh.arrived > 0 && mesh.refused > 0);
     });
 }
