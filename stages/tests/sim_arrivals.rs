@@ -7,6 +7,7 @@ mod sim;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use proscenium_engine::Engine;
@@ -66,6 +67,11 @@ fn random(below: usize) -> usize {
     })
 }
 
+/// Thousands of these are meant: nothing is printed, with their traces and all.
+fn panic_quietly(what: &'static str) -> ! {
+    resume_unwind(Box::new(what))
+}
+
 /// Part of every message. Its drop may tell others, and panic.
 struct Load(u64);
 
@@ -84,10 +90,9 @@ impl Drop for Load {
         if random(20) == 0 {
             say(usize::MAX, |to, msg| to.tell(msg).is_ok());
         }
-        assert!(
-            random(50) > 0 || std::thread::panicking(),
-            "the drop of a load"
-        );
+        if random(50) == 0 && !std::thread::panicking() {
+            panic_quietly("the drop of a load");
+        }
     }
 }
 
@@ -196,7 +201,7 @@ impl Actor {
                     let _ = cx.detach(std::future::ready(()), then);
                 }
                 9 => self.ask(cx).await,
-                10 => panic!("a handler"),
+                10 => panic_quietly("a handler"),
                 11 => {
                     for _ in 0..random(300) {
                         say(self.number, |to, msg| cx.tell(to, msg).is_ok());
