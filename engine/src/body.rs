@@ -229,17 +229,12 @@ impl<'a> Message<'a> {
         let start = self.start();
         let end = start + self.bytes.len();
         if self.lease == Lease::Copy || end > Place::END_MAX {
-            return self.copied();
+            return Body::copied(self.bytes, self.text);
         }
         Body {
             chunk: Rc::clone(self.chunk),
             place: Place::new(start, end, self.lease, self.text),
         }
-    }
-
-    #[cold]
-    fn copied(&self) -> Body {
-        Body::foreign(Bytes::copy_from_slice(self.bytes), self.text)
     }
 }
 
@@ -338,6 +333,13 @@ impl Body {
             text: self.place.is_text(),
             ..message
         })
+    }
+
+    /// Of parts, so that nobody has to put a message together for it who does not copy.
+    #[cold]
+    #[inline(never)]
+    fn copied(bytes: &[u8], text: bool) -> Self {
+        Self::foreign(Bytes::copy_from_slice(bytes), text)
     }
 
     fn foreign(bytes: Bytes, text: bool) -> Self {
