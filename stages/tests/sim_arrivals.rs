@@ -10,10 +10,9 @@ use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::time::Duration;
 
-use proscenium_engine::Engine;
-use proscenium_engine::sim::{Costs, Faults, SimNet, SimWorld};
+use proscenium_engine::sim::{Costs, Faults, SimNet};
 use proscenium_stages::{Cx, Local, Reply, Stage, StageRef, StageType, Stages, TimerId};
-use sim::for_seeds;
+use sim::{House, for_seeds};
 
 /// What all stages of a test know: they live on one thread.
 #[derive(Default)]
@@ -282,10 +281,6 @@ fn play(of_seed: &SimNet) {
         world.handled.borrow_mut().clear();
         world.messages.set(0);
     });
-    let stages = Stages::builder()
-        .register(StageType::<Actor>::new("actor").backlog(16))
-        .simulated()
-        .build();
     // One of its own: a shard that does not run would only make the run shorter.
     let net = SimNet::new(seed, Faults::none());
     // A look at the clock, of which there is one every 32 messages, takes so much of a run that
@@ -293,32 +288,28 @@ fn play(of_seed: &SimNet) {
     let mut costs = Costs::default();
     costs.clock_ns = seed % 3 * 20_000;
     net.set_costs(costs);
-    let mut world = SimWorld::new(&net, Vec::new());
-    let engine = Engine::builder()
-        .shards(1)
-        .simulate(&mut world, stages.shards())
-        .expect("a simulated engine");
-    stages.attach(&engine.handle());
+    let stages = Stages::builder().register(StageType::<Actor>::new("actor").backlog(16));
+    let mut house = House::new(&net, stages, |engine| engine.shards(1));
     for _ in 0..60 {
         // From outside, so that there is always somebody, and something for them to do.
         for _ in 0..10 {
-            stages.run_on(0, spawn).unwrap();
+            house.stages.run_on(0, spawn).unwrap();
         }
         for _ in 0..50 {
             say(usize::MAX - 1, |to, msg| to.tell(msg).is_ok());
         }
-        world.run_for(Duration::from_micros(500));
+        house.world.run_for(Duration::from_micros(500));
     }
     if to_the_end {
         with(|world| world.left.set(0));
-        world.run_for(Duration::from_secs(60));
-        let total = stages.total();
+        house.world.run_for(Duration::from_secs(60));
+        let total = house.stages.total();
         let alive = with(|world| world.actors_alive.get());
         assert_eq!(alive as u64, total.live);
         assert_eq!(with(|world| world.loads.get()), alive);
         assert!(total.dropped > 0 && total.gone > 0);
     }
-    drop((world, engine, stages));
+    drop(house);
     let messages = with(|world| world.messages.get());
     assert!(messages > 300, "{messages} messages");
     let wrong = with(|world| world.wrong.take());

@@ -2,6 +2,9 @@
 //! catches up as long as there is time, and who is told little does not wait for it.
 #![cfg(feature = "sim")]
 
+#[path = "support/sim.rs"]
+mod sim;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,9 +12,9 @@ use std::sync::mpsc::channel;
 use std::task::Poll;
 use std::time::Duration;
 
-use proscenium_engine::Engine;
-use proscenium_engine::sim::{Costs, Faults, SimEngine, SimNet, SimWorld};
-use proscenium_stages::{Cx, Local, Stage, StageRef, StageShard, StageType, Stages};
+use proscenium_engine::sim::{Costs, Faults, SimNet};
+use proscenium_stages::{Cx, Local, Stage, StageRef, StageType, Stages};
+use sim::{House, SECOND};
 
 /// Takes all that it is told, and counts for all.
 struct Sink(Arc<AtomicU64>);
@@ -101,39 +104,29 @@ impl Stage for Clock {
     }
 }
 
-struct House {
-    net: SimNet,
-    world: SimWorld,
-    stages: Stages,
-    _engine: SimEngine<StageShard>,
-    /// What all sinks have taken.
+/// A shard, and what all its sinks have taken.
+struct Shard {
+    house: House,
     taken: Arc<AtomicU64>,
 }
 
-impl House {
+impl Shard {
     fn new(backlog: u32) -> Self {
         let stages = Stages::builder()
             .register(StageType::<Sink>::new("sink").backlog(backlog))
             .register(StageType::<Source>::new("source"))
             .register(StageType::<Feeder>::new("feeder"))
             .register(StageType::<Player>::new("player"))
-            .register(StageType::<Clock>::new("clock"))
-            .simulated()
-            .build();
+            .register(StageType::<Clock>::new("clock"));
         let net = SimNet::new(1, Faults::none());
-        let mut world = SimWorld::new(&net, Vec::new());
-        let engine = Engine::builder()
-            .shards(1)
-            .simulate(&mut world, stages.shards())
-            .expect("a simulated engine");
-        stages.attach(&engine.handle());
         Self {
-            net,
-            world,
-            stages,
-            _engine: engine,
+            house: House::new(&net, stages, |engine| engine.shards(1)),
             taken: Arc::default(),
         }
+    }
+
+    fn run(&mut self, time: Duration) {
+        self.house.world.run_for(time);
     }
 
     /// Runs this on the shard, with a sink, which it returns.
@@ -147,8 +140,8 @@ impl House {
             tell.send(sink).unwrap();
             begin(local, sink);
         };
-        self.stages.run_on(0, start).unwrap();
-        self.world.run_for(Duration::from_micros(1));
+        self.house.stages.run_on(0, start).unwrap();
+        self.run(Duration::from_micros(1));
         told.recv().unwrap()
     }
 
@@ -156,7 +149,7 @@ impl House {
     fn each_look_costs(&self, time: Duration) {
         let mut costs = Costs::default();
         costs.clock_ns = time.as_nanos() as u64;
-        self.net.set_costs(costs);
+        self.house.net.set_costs(costs);
     }
 
     /// Counts runs from now on, in which something is always woken.
@@ -164,7 +157,7 @@ impl House {
         let runs: Arc<AtomicU64> = Arc::default();
         let clock = Clock(Arc::clone(&runs));
         let start = |local: &Local<'_>| local.tell(local.spawn(clock).unwrap(), ()).unwrap();
-        self.stages.run_on(0, start).unwrap();
+        self.house.stages.run_on(0, start).unwrap();
         runs
     }
 
@@ -174,7 +167,7 @@ impl House {
 
     #[track_caller]
     fn check_taken(&self, told: u64) {
-        assert_eq!(self.stages.total().full, 0, "of {told}");
+        assert_eq!(self.house.stages.total().full, 0, "of {told}");
         assert_eq!(self.taken(), told);
     }
 }
@@ -184,26 +177,26 @@ const TIMES: u32 = 200;
 #[test]
 fn who_is_told_many_per_run_catches_up_while_continuations_are_woken() {
     for per_run in [500, 3000] {
-        let mut house = House::new(2 * per_run);
-        house.begin(move |local, sink| {
+        let mut shard = Shard::new(2 * per_run);
+        shard.begin(move |local, sink| {
             let source = local.spawn(Source(sink)).unwrap();
             local.tell(source, (TIMES, per_run)).unwrap();
         });
-        house.world.run_for(Duration::from_secs(1));
-        house.check_taken(u64::from(TIMES * per_run));
+        shard.run(SECOND);
+        shard.check_taken(u64::from(TIMES * per_run));
     }
 }
 
 #[test]
 fn who_is_told_many_by_a_stage_that_tells_itself_to_go_on_catches_up() {
     let per_turn = 500;
-    let mut house = House::new(2 * per_turn);
-    house.begin(move |local, sink| {
+    let mut shard = Shard::new(2 * per_turn);
+    shard.begin(move |local, sink| {
         let feeder = local.spawn(Feeder(sink)).unwrap();
         local.tell(feeder, (TIMES, per_turn)).unwrap();
     });
-    house.world.run_for(Duration::from_secs(1));
-    house.check_taken(u64::from(TIMES * per_turn));
+    shard.run(SECOND);
+    shard.check_taken(u64::from(TIMES * per_turn));
 }
 
 /// What came while the shard was slow goes by the backlog, and what follows it, too: that must not
@@ -211,44 +204,44 @@ fn who_is_told_many_by_a_stage_that_tells_itself_to_go_on_catches_up() {
 #[test]
 fn who_is_told_many_per_run_catches_up_after_a_time_in_which_the_shard_was_slow() {
     for per_run in [2200, 3000, 4000] {
-        let mut house = House::new(20 * per_run);
+        let mut shard = Shard::new(20 * per_run);
         let (times, burst) = (500, 10_000);
-        house.each_look_costs(Duration::from_micros(50));
-        let sink = house.begin(move |local, sink| {
+        shard.each_look_costs(Duration::from_micros(50));
+        let sink = shard.begin(move |local, sink| {
             let source = local.spawn(Source(sink)).unwrap();
             local.tell(source, (times, per_run)).unwrap();
         });
-        house.world.run_for(Duration::from_millis(3));
-        house.each_look_costs(Duration::ZERO);
+        shard.run(Duration::from_millis(3));
+        shard.each_look_costs(Duration::ZERO);
         let all = move |local: &Local<'_>| {
             for _ in 0..burst {
                 local.tell(sink, ()).unwrap();
             }
         };
-        house.stages.run_on(0, all).unwrap();
-        house.world.run_for(Duration::from_secs(5));
-        house.check_taken(u64::from(times * per_run + burst));
+        shard.house.stages.run_on(0, all).unwrap();
+        shard.run(5 * SECOND);
+        shard.check_taken(u64::from(times * per_run + burst));
     }
 }
 
 #[test]
 fn who_is_told_little_does_not_wait_for_all_that_others_were_told_before() {
     let flood = 400_000;
-    let mut house = House::new(2 * flood);
-    let runs = house.count_runs();
+    let mut shard = Shard::new(2 * flood);
+    let runs = shard.count_runs();
     let quiet: Arc<AtomicU64> = Arc::default();
     let seen = Arc::clone(&quiet);
-    house.begin(move |local, sink| {
+    shard.begin(move |local, sink| {
         for _ in 0..flood {
             local.tell(sink, ()).unwrap();
         }
         let quiet = local.spawn(Sink(seen)).unwrap();
         local.tell(quiet, ()).unwrap();
     });
-    let limit = Duration::from_secs(1);
+    let limit = SECOND;
     let told = || quiet.load(Ordering::Relaxed) > 0;
-    assert!(house.world.run_until_true(limit, told));
-    let (runs, before) = (runs.load(Ordering::Relaxed), house.taken());
+    assert!(shard.house.world.run_until_true(limit, told));
+    let (runs, before) = (runs.load(Ordering::Relaxed), shard.taken());
     assert!(
         runs <= 5 && before <= 20_000,
         "in run {runs}, after {before}"
@@ -257,18 +250,18 @@ fn who_is_told_little_does_not_wait_for_all_that_others_were_told_before() {
 
 #[test]
 fn stages_that_answer_each_other_get_far_in_a_run_while_continuations_are_woken() {
-    let mut house = House::new(16);
-    let (runs, took) = (house.count_runs(), Arc::new(AtomicU64::new(0)));
+    let mut shard = Shard::new(16);
+    let (runs, took) = (shard.count_runs(), Arc::new(AtomicU64::new(0)));
     let [one, other] = [0, 1].map(|_| Player {
         runs: Arc::clone(&runs),
         took: Arc::clone(&took),
     });
     let hops = 10_000;
-    house.begin(move |local, _| {
+    shard.begin(move |local, _| {
         let [one, other] = [one, other].map(|player| local.spawn(player).unwrap());
         local.tell(one, (other, hops)).unwrap();
     });
-    house.world.run_for(Duration::from_secs(1));
+    shard.run(SECOND);
     let took = took.load(Ordering::Relaxed);
     assert!((1..100).contains(&took), "{hops} hops took {took} runs");
 }
