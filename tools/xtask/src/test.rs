@@ -224,8 +224,8 @@ fn soak(steps: &mut Steps) {
 
 /// Every benchmark runs, once and without measuring.
 fn benches(steps: &mut Steps) {
-    let args = ["bench", "--all-features", "--bench", "*", "--", "--test"];
-    steps.run("benches", &mut cargo(&args));
+    let mut command = cargo(&["bench", "--profile", "soak", "--all-features"]);
+    steps.run("benches", command.args(["--bench", "*", "--", "--test"]));
 }
 
 fn oldest_compiler(steps: &mut Steps) {
