@@ -134,14 +134,14 @@ impl NodeLink {
             .keep_alive(idle, interval)
     }
 
-    /// Bounds for the engine of a node: those of every engine, but with receive chunks of 256 KiB,
-    /// 16 of them at most, so that messages of up to that length are received in one piece, and up
-    /// to 128 KiB read at once.
+    /// Bounds for the engine of a node: those of every engine, but with receive chunks of 512 KiB,
+    /// 8 of them at most, so that messages of up to that length are received in one piece, and up
+    /// to 160 KiB read at once: two messages of 64 KiB with their headers.
     pub fn limits() -> Limits {
         Limits::default()
-            .receive_chunk(256 << 10)
-            .receive_max(128 << 10)
-            .receive_chunks_max(16)
+            .receive_chunk(512 << 10)
+            .receive_max(160 << 10)
+            .receive_chunks_max(8)
     }
 
     /// The node's name.
