@@ -15,7 +15,8 @@ use proscenium_engine::{Address, Backoff};
 use proscenium_nodelink::{
     Endpoint, LinkEnd, Node, NodeHandle, NodeOptions, RequestError, RequestOptions, SendError,
 };
-use support::{Echo, PATIENCE, any, header, options, send_signal, wait_routable, wait_until};
+use support::signal::send_signal;
+use support::{Echo, PATIENCE, any, header, options, wait_routable, wait_until};
 
 /// A process that runs `zmq_peer.py`; it ends with this.
 struct ZmqPeer {

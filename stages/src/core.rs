@@ -346,11 +346,7 @@ impl Core {
         }
         self.watch_nothing();
         let types = self.arrived.borrow().len();
-        let is_too_much = || {
-            let all: u64 = self.types.iter().map(|of| u64::from(of.arrived())).sum();
-            budget.late || all > u64::from(RUN_MESSAGES)
-        };
-        if types > 0 && is_too_much() {
+        if types > 0 && (budget.late || self.all_arrived() > RUN_MESSAGES as usize) {
             // More has come than a run handles: from here on each stage has its share.
             for _ in 0..types {
                 self.leave_first_arrived(true);
@@ -453,9 +449,13 @@ impl Core {
             return self.live();
         }
         let left = self.round.borrow().len() - self.round_at.get();
-        let arrived = self.types.iter().map(|stages| stages.arrived() as usize);
-        let arrived: usize = arrived.sum();
-        left + self.ready.borrow().len() + arrived + self.frames.woken()
+        left + self.ready.borrow().len() + self.all_arrived() + self.frames.woken()
+    }
+
+    /// What has arrived for stages of all types and was not looked at.
+    fn all_arrived(&self) -> usize {
+        let each = self.types.iter().map(|stages| stages.arrived() as usize);
+        each.sum()
     }
 
     pub(crate) fn live(&self) -> usize {

@@ -174,29 +174,31 @@ impl Shard {
 
 const TIMES: u32 = 200;
 
+/// A sink that is told so many so often by what `begin` begins gets all of them, though its backlog
+/// holds two times only.
+fn catches_up(messages: u32, begin: impl FnOnce(&Local<'_>, StageRef<Sink>) + Send + 'static) {
+    let mut shard = Shard::new(2 * messages);
+    shard.begin(begin);
+    shard.run(SECOND);
+    shard.check_taken(u64::from(TIMES * messages));
+}
+
 #[test]
 fn who_is_told_many_per_run_catches_up_while_continuations_are_woken() {
     for per_run in [500, 3000] {
-        let mut shard = Shard::new(2 * per_run);
-        shard.begin(move |local, sink| {
+        catches_up(per_run, move |local, sink| {
             let source = local.spawn(Source(sink)).unwrap();
             local.tell(source, (TIMES, per_run)).unwrap();
         });
-        shard.run(SECOND);
-        shard.check_taken(u64::from(TIMES * per_run));
     }
 }
 
 #[test]
 fn who_is_told_many_by_a_stage_that_tells_itself_to_go_on_catches_up() {
-    let per_turn = 500;
-    let mut shard = Shard::new(2 * per_turn);
-    shard.begin(move |local, sink| {
+    catches_up(500, |local, sink| {
         let feeder = local.spawn(Feeder(sink)).unwrap();
-        local.tell(feeder, (TIMES, per_turn)).unwrap();
+        local.tell(feeder, (TIMES, 500)).unwrap();
     });
-    shard.run(SECOND);
-    shard.check_taken(u64::from(TIMES * per_turn));
 }
 
 /// What came while the shard was slow goes by the backlog, and what follows it, too: that must not

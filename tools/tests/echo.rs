@@ -9,9 +9,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{
-    Echo, Folder, assert_explained, load, proscenium, read_frame, send_signal, write_frame,
-};
+use common::signal::send_signal;
+use common::{Echo, Folder, assert_explained, load, proscenium, read_frame, write_frame};
 use serde_json::Value;
 
 /// The answer to one scrape.

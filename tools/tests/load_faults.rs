@@ -8,7 +8,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{assert_explained, load, proscenium, read_frame, send_signal, server, write_frame};
+use common::signal::send_signal;
+use common::{assert_explained, load, proscenium, read_frame, server, write_frame};
 
 /// Echoes frames after changing them.
 fn changed(change: fn(&mut Vec<u8>)) -> String {

@@ -7,9 +7,10 @@
 
 pub mod raw_peer;
 pub mod rolling;
+#[path = "../../../tests/support/signal.rs"]
+pub mod signal;
 
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -29,15 +30,6 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(2));
     }
-}
-
-/// Sends a process of ours a signal, by its name. By the shell, which knows how: `kill` is a
-/// package of its own.
-#[track_caller]
-pub fn send_signal(pid: u32, signal: &str) {
-    let kill = format!("kill -{signal} {pid}");
-    let status = Command::new("sh").args(["-c", &kill]).status();
-    assert!(status.unwrap().success(), "{kill}");
 }
 
 #[track_caller]

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::foreign;
-use crate::support::{send_signal, wait_until};
+use crate::support::signal::send_signal;
+use crate::support::wait_until;
 
 /// A `redis-server` on a Unix socket in a folder of its own. Both end with this.
 pub(crate) struct Redis {

@@ -1,6 +1,9 @@
 //! Running the real command, and servers that misbehave in known ways.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+#[path = "../../../tests/support/signal.rs"]
+pub(crate) mod signal;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,17 +12,11 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread;
 
 use serde_json::Value;
+use signal::send_signal;
 
 /// The command under test.
 pub(crate) fn proscenium() -> Command {
     Command::new(env!("CARGO_BIN_EXE_proscenium"))
-}
-
-/// Sends a process of ours a signal, by its name.
-pub(crate) fn send_signal(pid: u32, signal: &str) {
-    let kill = format!("kill -{signal} {pid}");
-    let status = Command::new("sh").args(["-c", &kill]).status();
-    assert!(status.expect("sh starts").success(), "{kill}");
 }
 
 /// An echo server under way; killed if a test fails before it ends.
