@@ -165,28 +165,22 @@ impl<'a> Message<'a> {
         Self { text, ..self }
     }
 
-    pub(crate) fn chunk(&self) -> &'a Rc<Chunk> {
-        self.chunk
+    /// Where it stands.
+    #[inline]
+    pub(crate) fn spot(&self) -> Spot<'a> {
+        let start = self.start();
+        Spot {
+            chunk: self.chunk,
+            start,
+            end: start + self.bytes.len(),
+            lease: self.lease,
+        }
     }
 
     /// Where the message begins in its chunk.
     #[inline]
     fn start(&self) -> usize {
         self.bytes.as_ptr().addr() - self.chunk.bytes().as_ptr().addr()
-    }
-
-    /// The message with `header` before it, if it stands so in a chunk that may be kept.
-    #[inline]
-    pub(crate) fn with_header<const H: usize>(&self, header: [u8; H]) -> Option<Range<usize>> {
-        let keep = match self.lease {
-            Lease::Chunk => true,
-            Lease::Tail => self.bytes.len() >= TAIL_RELAY_MIN,
-            Lease::Copy => false,
-        };
-        let start = self.start();
-        let begin = start.checked_sub(H).filter(|_| keep)?;
-        let found = self.chunk.bytes().get(begin..)?.first_chunk()?;
-        (*found == header).then(|| begin..start + self.bytes.len())
     }
 
     /// The bytes of the message, for the whole of the handler's call.
@@ -235,6 +229,40 @@ impl<'a> Message<'a> {
             chunk: Rc::clone(self.chunk),
             place: Place::new(start, end, self.lease, self.text),
         }
+    }
+}
+
+/// Where received bytes stand, and how they may be kept: what [`Message`] and [`Body`] know alike.
+#[derive(Clone, Copy)]
+pub(crate) struct Spot<'a> {
+    pub(crate) chunk: &'a Rc<Chunk>,
+    start: usize,
+    pub(crate) end: usize,
+    lease: Lease,
+}
+
+impl<'a> Spot<'a> {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        &self.chunk.bytes()[self.start..self.end]
+    }
+
+    /// Where `header` begins, if it stands before this in a chunk that may be kept.
+    #[inline]
+    pub(crate) fn behind<const H: usize>(&self, header: [u8; H]) -> Option<usize> {
+        let keep = match self.lease {
+            Lease::Chunk => true,
+            Lease::Tail => self.len() >= TAIL_RELAY_MIN,
+            Lease::Copy => false,
+        };
+        let begin = self.start.checked_sub(H).filter(|_| keep)?;
+        let found = self.chunk.bytes().get(begin..self.start)?;
+        (found == header).then_some(begin)
     }
 }
 
@@ -322,16 +350,18 @@ impl Body {
         }
     }
 
-    /// The message that was leased, or the bytes that are nobody else's memory.
+    /// Where it stands, if it is leased, or the bytes that are nobody else's memory.
     #[inline]
-    pub(crate) fn received(&self) -> Result<Message<'_>, &Bytes> {
+    pub(crate) fn spot(&self) -> Result<Spot<'_>, &Bytes> {
         if !self.is_leased() {
             return Err(&self.chunk.foreign);
         }
-        let message = Message::new(&self.chunk, self.place.range(), self.place.lease());
-        Ok(Message {
-            text: self.place.is_text(),
-            ..message
+        let range = self.place.range();
+        Ok(Spot {
+            chunk: &self.chunk,
+            start: range.start,
+            end: range.end,
+            lease: self.place.lease(),
         })
     }
 

@@ -77,7 +77,7 @@ impl<'a, P> Context<'a, P> {
     /// Those of [`send`](Self::send).
     #[inline]
     pub fn forward(&mut self, to: RouterId, message: &Message<'_>) -> Result<(), SendError> {
-        self.core.forward(to, message)
+        self.core.forward(to, message.spot(), message.is_text())
     }
 
     /// Sends a kept message on: as with [`forward`](Self::forward) if it is leased, which its
@@ -88,8 +88,8 @@ impl<'a, P> Context<'a, P> {
     /// Those of [`send`](Self::send).
     #[inline]
     pub fn forward_body(&mut self, to: RouterId, body: &Body) -> Result<(), SendError> {
-        match body.received() {
-            Ok(message) => self.core.forward(to, &message),
+        match body.spot() {
+            Ok(spot) => self.core.forward(to, spot, body.is_text()),
             Err(bytes) => self.core.send_shared(to, bytes, body.is_text()),
         }
     }

@@ -14,7 +14,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::rc::Rc;
 
-use crate::body::{Chunk, Message};
+use crate::body::{Chunk, Spot};
 use crate::connection::{Connection, State};
 use crate::send_queue::{BufferPool, PARTS_MAX};
 use crate::wire::Wire;
@@ -106,40 +106,45 @@ impl Before {
 }
 
 impl Connection {
-    /// `message` with its header in this connection's framing, if it stands so in its chunk.
+    /// Where a message's header in this connection's framing begins, if it stands before it.
     #[inline]
-    pub(crate) fn frame_of(&self, message: &Message<'_>) -> Option<Range<usize>> {
-        let length = message.len() as u32;
+    pub(crate) fn frame_begin(&self, spot: &Spot<'_>) -> Option<usize> {
+        let length = spot.len() as u32;
         match self.wire {
-            Wire::Be32 => message.with_header(length.to_be_bytes()),
-            Wire::Le32 => message.with_header(length.to_le_bytes()),
-            Wire::Raw => message.with_header([]),
+            Wire::Be32 => spot.behind(length.to_be_bytes()),
+            Wire::Le32 => spot.behind(length.to_le_bytes()),
+            Wire::Raw => spot.behind([]),
             #[cfg(feature = "ws")]
             Wire::WebSocket(_) => None, // what was received stands in the peer's frames
         }
     }
 
-    /// Sends `frame` of a received `chunk` on without copying it, if it continues what is being
+    /// Sends `begin..end` of a received `chunk`, a frame, on without copying it, if it continues what is being
     /// relayed or nothing else waits, and that is at most `most` bytes; says whether it did. Not
     /// while a write is pending: it would keep the chunk for as long as the peer does not read.
     #[inline]
-    pub(crate) fn relay(&mut self, chunk: &Rc<Chunk>, frame: Range<usize>, most: usize) -> bool {
+    pub(crate) fn relay(
+        &mut self,
+        chunk: &Rc<Chunk>,
+        (begin, end): (usize, usize),
+        most: usize,
+    ) -> bool {
         if self.state != State::Open || self.held.is_some() || self.out.bytes() > 0 {
             return false;
         }
         match &mut self.relay {
             Some(relay) => {
-                let goes_on = relay.end == frame.start && Rc::ptr_eq(&relay.chunk, chunk);
-                if goes_on && relay.len() + frame.len() <= most {
-                    relay.end = frame.end;
+                let goes_on = relay.end == begin && Rc::ptr_eq(&relay.chunk, chunk);
+                if goes_on && relay.len() + (end - begin) <= most {
+                    relay.end = end;
                     return true;
                 }
                 false
             }
             None => {
-                let fits = frame.len() <= most && !self.blocked;
+                let fits = end - begin <= most && !self.blocked;
                 if fits {
-                    self.relay = Some(Relay::new(chunk, frame));
+                    self.relay = Some(Relay::new(chunk, begin..end));
                 }
                 fits
             }
@@ -230,7 +235,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::body::Lease;
+    use crate::body::{Lease, Message};
     use crate::handler::{Origin, Peer};
     use crate::limits::Overflow;
     use crate::router_id::RouterId;
@@ -259,13 +264,14 @@ mod tests {
         let chunk = Chunk::of(b"\0\0\0\x02ab\0\0\0\x02cd".to_vec().into());
         for (start, relayed) in [(4, 6), (10, 12)] {
             let message = Message::new(&chunk, start..start + 2, Lease::Chunk);
-            let frame = connection.frame_of(&message).unwrap();
-            assert!(connection.relay(&chunk, frame, 12));
+            let begin = connection.frame_begin(&message.spot()).unwrap();
+            assert_eq!(begin + 4, start);
+            assert!(connection.relay(&chunk, (begin, start + 2), 12));
             assert_eq!((connection.relayed(), connection.out.bytes()), (relayed, 0));
         }
         let again = Message::new(&chunk, 4..6, Lease::Chunk);
-        let frame = connection.frame_of(&again).unwrap();
-        assert!(!connection.relay(&chunk, frame, 100), "it comes before");
+        let begin = connection.frame_begin(&again.spot()).unwrap();
+        assert!(!connection.relay(&chunk, (begin, 6), 100), "it comes before");
         assert!(!connection.relay_frame(&chunk), "something is under way");
         assert_eq!(connection.most_behind_relay(20), 8);
         let framed = behind(&mut connection, b"head", &chunk, 4..6, 100);
@@ -287,7 +293,7 @@ mod tests {
                 "7 and 8"
             );
             assert!(behind(&mut connection, b"<22>", &first, 6..10, 15));
-            assert!(!connection.relay(&second, 0..6, 100), "not what follows");
+            assert!(!connection.relay(&second, (0, 6), 100), "not what follows");
             assert!(behind(&mut connection, b"", &second, 0..6, 100));
             assert_eq!(connection.relayed(), whole.len());
             assert_eq!(

@@ -2,7 +2,7 @@
 //! [`Relay`](crate::relay::Relay).
 
 use super::core::Core;
-use crate::body::{Chunk, Message};
+use crate::body::{Chunk, Message, Spot};
 use crate::error::SendError;
 use crate::router_id::RouterId;
 
@@ -12,32 +12,33 @@ const FORWARD_MIN: usize = 256;
 impl<P> Core<P> {
     /// Sends a received message on, without copying it if that is possible and pays.
     #[inline]
-    pub(crate) fn forward(&mut self, to: RouterId, message: &Message<'_>) -> Result<(), SendError> {
+    pub(crate) fn forward(
+        &mut self,
+        to: RouterId,
+        spot: Spot<'_>,
+        text: bool,
+    ) -> Result<(), SendError> {
         #[cfg(feature = "ws")]
-        if message.is_text() {
-            return self.send_text(to, message);
+        if text {
+            return self.send_text(to, spot.bytes());
         }
-        if message.len() < FORWARD_MIN {
-            return self.send(to, message);
+        let _ = text; // of WebSockets only
+        if spot.len() < FORWARD_MIN {
+            return self.send(to, spot.bytes());
         }
-        let room = self
-            .limits
-            .send_bytes_max
-            .saturating_sub(self.send_memory());
+        let waits = self.send_memory();
         if let Some((slot, connection)) = self.connections.find_mut(to)
-            && let Some(frame) = connection.frame_of(message)
-            && frame.len() <= room
+            && let Some(begin) = connection.frame_begin(&spot)
+            && waits + (spot.end - begin) <= self.limits.send_bytes_max
+            && connection.relay(spot.chunk, (begin, spot.end), self.send_within)
         {
-            let bytes = frame.len();
-            if connection.relay(message.chunk(), frame, self.send_within) {
-                if connection.becomes_dirty() {
-                    self.add_dirty(slot);
-                }
-                self.book(bytes);
-                return Ok(());
+            if connection.becomes_dirty() {
+                self.add_dirty(slot);
             }
+            self.book(spot.end - begin);
+            return Ok(());
         }
-        self.send(to, message)
+        self.send(to, spot.bytes())
     }
 
     /// Whether `bytes` would be taken by [`forward_behind`](Self::forward_behind).
@@ -64,9 +65,13 @@ impl<P> Core<P> {
         };
         let head = head.into_boxed_slice();
         let taken = match message {
-            Some(message) => message
-                .with_header([])
-                .is_some_and(|range| connection.relay_behind(head, message.chunk(), range, most)),
+            Some(message) => {
+                let spot = message.spot();
+                let begin = spot.behind([]);
+                begin.is_some_and(|begin| {
+                    connection.relay_behind(head, spot.chunk, begin..spot.end, most)
+                })
+            }
             None => connection.relay_behind(Box::default(), &Chunk::of(head), 0..bytes, most),
         };
         if taken {
