@@ -237,6 +237,24 @@ impl Core {
         !left.is_multiple_of(CLOCK_POLLS) || self.is_slice_young()
     }
 
+    /// So many messages may be handled in place before the next look at the clock. What is not
+    /// needed of them is [given back](Self::give_back_in_place).
+    #[inline]
+    pub(crate) fn grant_in_place(&self) -> u32 {
+        let left = self.in_place.get();
+        if left == 0 || left.is_multiple_of(CLOCK_POLLS) && !self.is_slice_young() {
+            return 0;
+        }
+        let granted = (left - 1) % CLOCK_POLLS + 1;
+        self.in_place.set(left - granted);
+        granted
+    }
+
+    #[inline]
+    pub(crate) fn give_back_in_place(&self, granted: u32) {
+        self.in_place.set(self.in_place.get() + granted);
+    }
+
     /// False if this slice of events has taken as long as a run may: what was woken and what is due
     /// does not wait for more of it.
     #[inline(never)]

@@ -205,7 +205,7 @@ impl<S: Stage> TypeShard<S> {
         }
     }
 
-    /// Runs packets as they come, as long as the stage may handle them in place.
+    /// Runs packets as they come, as long as the stage may handle them in place, and counts them.
     #[inline]
     pub(crate) fn packets_in_place(
         &self,
@@ -213,32 +213,40 @@ impl<S: Stage> TypeShard<S> {
         at: At<'_, S>,
         from: RouterId,
         messages: &mut Messages<'_>,
+        handled: &mut u64,
     ) {
         let head = at.head();
         head.active.set(core.now_coarse());
         core.watch(self.number, Method::Packet, at.slot(), head.id.get());
+        // One number for all of them: nothing else is handled or waits meanwhile.
+        head.started.set(head.started.get().wrapping_add(1));
+        let mut granted = 0;
         let next = || {
             loop {
-                let in_place = head.len.get() == 0
-                    && at.phase() == Phase::Idle
+                if granted == 0 {
+                    granted = core.grant_in_place();
+                }
+                let in_place = granted != 0
+                    && head.len.get() == 0
                     && head.ending.get() == Ending::No
-                    && !core.rebound.get()
-                    && core.take_in_place();
+                    && !core.rebound.get();
                 if !in_place {
                     return None;
                 }
                 let message = messages.next()?;
+                granted -= 1;
                 if core.is_taken(from, message) {
                     continue;
                 }
-                head.started.set(head.started.get().wrapping_add(1));
-                return Some((at, message));
+                *handled += 1;
+                return Some(message);
             }
         };
         // Leased where the future takes it, not moved there.
         let handler =
             |stage, cx, message: Message<'_>| S::on_packet(stage, cx, from, message.lease());
-        let _ = At::begin_each(core, &self.pool, self.number, next, |_| {}, handler);
+        let _ = at.begin_run(core, &self.pool, self.number, next, handler);
+        core.give_back_in_place(granted);
     }
 
     /// A stage is entered for messages.

@@ -366,11 +366,12 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         if let Some(at) = self.find(key)
             && at.phase() == Phase::Idle
         {
-            let begun = at.head().started.get();
-            self.guarded(core, at, || self.packets_in_place(core, at, from, messages));
-            let taken = u64::from(at.head().started.get().wrapping_sub(begun));
-            core.counters.messages.add(taken);
-            core.counters.in_place.add(taken);
+            let mut handled = 0;
+            self.guarded(core, at, || {
+                self.packets_in_place(core, at, from, messages, &mut handled);
+            });
+            core.counters.messages.add(handled);
+            core.counters.in_place.add(handled);
         }
         while !core.rebound.get() {
             let Some(message) = messages.next() else {

@@ -1,7 +1,7 @@
 //! Stage cells at stable addresses, and running what is in them.
 
 use std::cell::{Cell, UnsafeCell};
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, forget};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::task::{Context, Poll};
@@ -363,6 +363,69 @@ impl<'a, S> At<'a, S> {
         }
     }
 
+    /// Runs invocations of an idle stage one after the other, in one frame and with one `Cx`, as
+    /// long as `next` has an argument for another one and each is ready at its first poll. Pending:
+    /// the last one is not. A panic of user code passes through; [`clear`](Self::clear) is due then.
+    ///
+    /// `next` does not touch the state, as in [`begin_each`](Self::begin_each), and finds the stage
+    /// busy.
+    #[inline(always)]
+    pub(crate) fn begin_run<A, F>(
+        self,
+        core: &Core,
+        pool: &FramePool<S>,
+        stage_type: u8,
+        mut next: impl FnMut() -> Option<A>,
+        call: impl Fn(&'static mut S, &'static mut Cx<'static, S>, A) -> F,
+    ) -> Poll<()>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let cell = self.cell;
+        assert!(cell.phase.get() == Phase::Idle, "one invocation at a time");
+        let frame = pool.take(|| core.number_frame());
+        let waker = waker(frame.key());
+        let mut task = Context::from_waker(&waker);
+        let mut sampled = core.sample_poll();
+        // SAFETY: as in `begin`, for each of the futures: one is dropped before the next one is
+        // made, and between the two nobody but this loop refers to the state or to the `Cx`. The
+        // phase says that a future exists from the first one on; where none does, `without` takes
+        // that back if anything unwinds.
+        unsafe {
+            let name = (stage_type, cell.slot, cell.head.generation.get());
+            let cx = Cx::new(core.ptr(), name, frame.index(), None);
+            frame.cx().write(cx);
+            frame.prepare::<F>();
+            cell.phase.set(Phase::Running);
+            cell.frame.set(Some(frame));
+            let mut without = NoFuture(&cell.phase);
+            // `next` is called in one place, so that it becomes a part of the loop.
+            while let Some(argument) = next() {
+                frame.put(call(&mut *cell.state(), &mut *frame.cx(), argument));
+                forget(without);
+                let polled = frame.poll_known::<F>(&mut task);
+                if let Some(began) = sampled.take() {
+                    core.polled_since(began);
+                }
+                if polled.is_pending() {
+                    cell.phase.set(Phase::Suspended);
+                    let slot = cell.slot;
+                    core.frames
+                        .suspend(frame.index(), Owner::Stage { stage_type, slot });
+                    return Poll::Pending;
+                }
+                without = NoFuture(&cell.phase);
+                frame.end_known::<F>();
+                if (*frame.cx()).take_asked() {
+                    core.waits.forget(&core.frames, frame.index());
+                }
+            }
+            forget(without);
+            self.give_back(core, pool, frame);
+        }
+        Poll::Ready(())
+    }
+
     /// Runs invocations one after the other, each of the idle stage that `next` names, in one frame
     /// and with one `Cx`, as long as there is one and each is ready at its first poll. Pending: the
     /// last one is not. `enter` is told of each stage before its first. A panic of user code passes
@@ -514,6 +577,15 @@ impl<'a, S> At<'a, S> {
         self.cell.phase.set(Phase::Broken);
         // SAFETY: idle: the state exists and nobody refers to it; it counts as gone already.
         quietly(|| unsafe { self.cell.state().drop_in_place() })
+    }
+}
+
+/// Says, if it is dropped, that a busy stage has no future.
+struct NoFuture<'a>(&'a Cell<Phase>);
+
+impl Drop for NoFuture<'_> {
+    fn drop(&mut self) {
+        self.0.set(Phase::Starting);
     }
 }
 
