@@ -260,7 +260,10 @@ impl<'a> Spot<'a> {
             Lease::Tail => self.len() >= TAIL_RELAY_MIN,
             Lease::Copy => false,
         };
-        let begin = self.start.checked_sub(H).filter(|_| keep)?;
+        if !keep {
+            return None;
+        }
+        let begin = self.start.checked_sub(H)?;
         let found = self.chunk.bytes().get(begin..self.start)?;
         (found == header).then_some(begin)
     }

@@ -22,6 +22,14 @@ impl Countdown {
         self.0.set(if left == 0 { ONE_IN - 1 } else { left - 1 });
         left == 0
     }
+
+    /// Counts one that is not measured; true, and nothing is counted, if the next one is.
+    #[inline]
+    fn is_due(&self) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        left == 0
+    }
 }
 
 impl Default for Countdown {
@@ -58,6 +66,13 @@ impl Stamp {
 }
 
 impl Core {
+    /// A run begins, which counts as one poll that is not measured; true if the next poll is to be
+    /// measured instead.
+    #[inline]
+    pub(crate) fn sample_is_due(&self) -> bool {
+        self.samples.polls.is_due()
+    }
+
     /// A poll begins; `Some` if it is to be measured.
     #[inline]
     pub(crate) fn sample_poll(&self) -> Option<Time> {

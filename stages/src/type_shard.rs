@@ -234,6 +234,24 @@ impl<S: Stage> TypeShard<S> {
         self.announce(core);
     }
 
+    /// Handles the first of `messages` by itself, so that it is measured.
+    #[cold]
+    #[inline(never)]
+    fn packet_apart(
+        &self,
+        core: &Core,
+        key: StageKey,
+        from: RouterId,
+        messages: &mut Messages<'_>,
+    ) {
+        if let Some(message) = messages.next()
+            && !core.is_taken(from, message)
+            && !self.packet(core, key, from, message)
+        {
+            core.unbound(from, message);
+        }
+    }
+
     /// Has `waiter` told when there is room in the backlog: at once, or once when half of it is
     /// free. Dropped if the stage is gone, now or then.
     pub(crate) fn tell_room(&self, key: StageKey, waiter: Reply<()>) {
@@ -363,6 +381,9 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         messages: &mut Messages<'_>,
     ) -> bool {
         core.rebound.set(false);
+        if core.sample_is_due() {
+            self.packet_apart(core, key, from, messages);
+        }
         if let Some(at) = self.find(key)
             && at.phase() == Phase::Idle
         {

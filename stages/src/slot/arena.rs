@@ -368,7 +368,7 @@ impl<'a, S> At<'a, S> {
     /// the last one is not. A panic of user code passes through; [`clear`](Self::clear) is due then.
     ///
     /// `next` does not touch the state, as in [`begin_each`](Self::begin_each), and finds the stage
-    /// busy.
+    /// busy. Poll times are not sampled here.
     #[inline(always)]
     pub(crate) fn begin_run<A, F>(
         self,
@@ -386,7 +386,6 @@ impl<'a, S> At<'a, S> {
         let frame = pool.take(|| core.number_frame());
         let waker = waker(frame.key());
         let mut task = Context::from_waker(&waker);
-        let mut sampled = core.sample_poll();
         // SAFETY: as in `begin`, for each of the futures: one is dropped before the next one is
         // made, and between the two nobody but this loop refers to the state or to the `Cx`. The
         // phase says that a future exists from the first one on; where none does, `without` takes
@@ -403,11 +402,7 @@ impl<'a, S> At<'a, S> {
             while let Some(argument) = next() {
                 frame.put(call(&mut *cell.state(), &mut *frame.cx(), argument));
                 forget(without);
-                let polled = frame.poll_known::<F>(&mut task);
-                if let Some(began) = sampled.take() {
-                    core.polled_since(began);
-                }
-                if polled.is_pending() {
+                if frame.poll_known::<F>(&mut task).is_pending() {
                     cell.phase.set(Phase::Suspended);
                     let slot = cell.slot;
                     core.frames
