@@ -221,6 +221,7 @@ impl<S: Stage> TypeShard<S> {
         // One number for all of them: nothing else is handled or waits meanwhile.
         head.started.set(head.started.get().wrapping_add(1));
         let mut granted = 0;
+        let has_front = core.interest.is_some();
         let next = || {
             loop {
                 if granted == 0 {
@@ -235,7 +236,7 @@ impl<S: Stage> TypeShard<S> {
                 }
                 let message = messages.next()?;
                 granted -= 1;
-                if core.is_taken(from, message) {
+                if has_front && core.is_taken(from, message) {
                     continue;
                 }
                 *handled += 1;

@@ -79,14 +79,17 @@ impl CorePtr {
 
 /// The engine's context, for the time of one call of the engine.
 pub(crate) struct EngineSlot {
-    cx: Cell<Option<NonNull<Context<'static, StagePost>>>>,
+    cx: Cell<NonNull<Context<'static, StagePost>>>,
+    /// `cx` must not be used: somebody does, or the engine has not called us.
+    away: Cell<bool>,
     now: Cell<Time>,
 }
 
 impl EngineSlot {
     pub(crate) const fn new() -> Self {
         Self {
-            cx: Cell::new(None),
+            cx: Cell::new(NonNull::dangling()),
+            away: Cell::new(true),
             now: Cell::new(Time::ZERO),
         }
     }
@@ -105,37 +108,46 @@ impl EngineSlot {
         cx: &mut Context<'_, StagePost>,
         call: impl FnOnce() -> R,
     ) -> R {
-        struct Leave<'a>(
-            &'a EngineSlot,
-            Option<NonNull<Context<'static, StagePost>>>,
-            Option<CorePtr>,
-        );
+        struct Leave<'a> {
+            slot: &'a EngineSlot,
+            cx: NonNull<Context<'static, StagePost>>,
+            away: bool,
+            core: Option<CorePtr>,
+        }
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
-                self.0.cx.set(self.1);
-                set_current(self.2);
+                self.slot.cx.set(self.cx);
+                self.slot.away.set(self.away);
+                set_current(self.core);
             }
         }
         self.now.set(cx.now());
         let cx = NonNull::from(cx).cast::<Context<'static, StagePost>>();
-        let _leave = Leave(self, self.cx.replace(Some(cx)), set_current(Some(core)));
+        let _leave = Leave {
+            slot: self,
+            cx: self.cx.replace(cx),
+            away: self.away.replace(false),
+            core: set_current(Some(core)),
+        };
         call()
     }
 
     /// Calls the engine; `None` outside of a call of the engine, and inside of another `with`.
     #[inline]
     pub(crate) fn with<R>(&self, call: impl FnOnce(&mut Context<'_, StagePost>) -> R) -> Option<R> {
-        struct Back<'a>(&'a EngineSlot, NonNull<Context<'static, StagePost>>);
+        struct Back<'a>(&'a EngineSlot);
         impl Drop for Back<'_> {
             fn drop(&mut self) {
-                self.0.cx.set(Some(self.1));
+                self.0.away.set(false);
             }
         }
-        let mut cx = self.cx.take()?;
-        let _back = Back(self, cx);
-        // SAFETY: `enter` holds the only reference while it runs and does not use it; taking it
-        // out of the slot makes this the only use. The shortened lifetime is that of the call.
-        Some(call(unsafe { cx.as_mut() }))
+        if self.away.replace(true) {
+            return None;
+        }
+        let _back = Back(self);
+        // SAFETY: not away, so `enter` holds the only reference while it runs and does not use it;
+        // `away` makes this the only use. The shortened lifetime is that of the call.
+        Some(call(unsafe { self.cx.get().as_mut() }))
     }
 }
 
