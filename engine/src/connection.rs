@@ -19,6 +19,7 @@ use crate::error::CloseReason;
 use crate::handler::Peer;
 use crate::layer::Layers;
 use crate::limits::{Limits, Overflow};
+use crate::prefetch::prefetch;
 use crate::relay::Relay;
 use crate::router_id::RouterId;
 use crate::send_queue::{BufferPool, SendQueue};
@@ -482,6 +483,14 @@ impl Connections {
         match self.slots.get_mut(slot as usize) {
             Some(Slot::Here(connection)) if connection.id == id => Some((slot, connection)),
             _ => None,
+        }
+    }
+
+    /// Has the connection in `slot` fetched from memory.
+    #[inline]
+    pub(crate) fn prefetch(&self, slot: u32) {
+        if let Some(slot) = self.slots.get(slot as usize) {
+            prefetch(slot);
         }
     }
 

@@ -92,6 +92,14 @@ pub trait Handler: 'static {
         message: Message<'_>,
     );
 
+    /// The connection with this [tag](Context::set_tag) is about to be read: the time to
+    /// [`prefetch`](crate::prefetch) what its messages will need, so that it comes out of memory
+    /// while the system reads. A hint: perhaps nothing comes, and not every read is announced.
+    #[inline]
+    fn prefetch(&self, tag: u64) {
+        let _ = tag;
+    }
+
     /// One read brought messages. The default hands them to [`on_message`](Self::on_message) one
     /// by one; override it to do something once for all of them. What it does not take, it is
     /// given one by one.

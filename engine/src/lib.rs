@@ -39,6 +39,7 @@ pub mod mailbox;
 mod messages;
 mod options;
 mod pool;
+mod prefetch;
 mod random;
 mod relay;
 mod router_id;
@@ -73,6 +74,7 @@ pub use messages::Messages;
 pub use options::{
     Address, Backoff, Balance, ConnectionOptions, Connector, Framing, Listener, SocketOptions,
 };
+pub use prefetch::prefetch;
 pub use router_id::RouterId;
 pub use shard::DrainReport;
 pub use stats::{EngineStats, HISTOGRAM_BUCKETS, Histogram, ShardStats, SharedHistogram};

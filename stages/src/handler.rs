@@ -95,6 +95,13 @@ impl Handler for StageShard {
     }
 
     #[inline]
+    fn prefetch(&self, tag: u64) {
+        if let Some(stages) = self.core.get().stages_named(tag) {
+            stages.prefetch(StageKey::from_tag(tag));
+        }
+    }
+
+    #[inline]
     fn on_messages(&mut self, cx: &mut Engine<'_>, from: RouterId, messages: &mut Messages<'_>) {
         let tag = cx.tag(from);
         self.core.enter(cx, |core| {

@@ -47,6 +47,8 @@ pub(crate) trait AnyStages: Any {
     /// A message of a connection that is bound to a stage: handles it in place if it may. False if
     /// there is no such stage.
     fn packet(&self, core: &Core, key: StageKey, from: RouterId, message: Message<'_>) -> bool;
+    /// Has the stage fetched from memory.
+    fn prefetch(&self, key: StageKey);
     /// What one read of a connection brought that is bound to a stage: the same for each message.
     /// True if the connection was bound anew meanwhile, so that the rest is for another stage.
     fn packets(
@@ -371,6 +373,10 @@ impl<S: Stage> AnyStages for TypeShard<S> {
             self.pause(core, at, from);
         }
         true
+    }
+
+    fn prefetch(&self, key: StageKey) {
+        self.arena.prefetch(key.slot());
     }
 
     fn packets(

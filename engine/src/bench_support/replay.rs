@@ -160,6 +160,13 @@ impl Driver for Replay {
         Some(Completion::Received { conn: *conn, len })
     }
 
+    #[inline]
+    fn upcoming(&self, after: usize) -> Option<u32> {
+        let at = self.next + after;
+        let (conn, _) = self.connections[..self.speaking.min(self.connections.len())].get(at)?;
+        Some(*conn)
+    }
+
     fn listen(&mut self, _listener: u32, _socket: RawSocket) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }

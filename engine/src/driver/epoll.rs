@@ -487,6 +487,12 @@ impl Driver for EpollDriver {
         None
     }
 
+    #[inline]
+    fn upcoming(&self, after: usize) -> Option<u32> {
+        let ready = self.ready.get(after)?;
+        (ready.kind == KIND_CONNECTION).then_some(ready.slot)
+    }
+
     fn listen(&mut self, listener: u32, socket: RawSocket) -> io::Result<()> {
         let fd = descriptor(socket)?;
         let epoch = self.fresh_epoch();

@@ -105,6 +105,13 @@ pub(crate) trait Driver {
     /// Per round, a connection receives at most one chunk and a listener accepts a few dozen.
     fn next(&mut self, chunk: &mut [u8]) -> Option<Completion>;
 
+    /// The connection of which [`next`](Self::next) will perhaps report something when it has been
+    /// called `after` times more. A hint.
+    fn upcoming(&self, after: usize) -> Option<u32> {
+        let _ = after;
+        None
+    }
+
     /// Starts accepting on a bound socket.
     fn listen(&mut self, listener: u32, socket: RawSocket) -> io::Result<()>;
 

@@ -288,6 +288,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 break;
             }
             self.renew_chunk();
+            self.prefetch();
             let from = self.read_at();
             let Some(chunk) = Rc::get_mut(&mut self.chunk) else {
                 unreachable!("the chunk was just renewed");
@@ -314,6 +315,22 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         // What a flush told the handler comes after its run: it gets another one.
         self.runnable |= self.flush_dirty();
         !round_over && run != Run::Leave
+    }
+
+    /// With many connections what belongs to each is in no cache when its turn comes. The system
+    /// call that reads from one takes long enough to have that fetched, and the connection of the
+    /// next, whose tag tells the handler then what else to fetch.
+    #[inline]
+    fn prefetch(&self) {
+        let connections = &self.core.connections;
+        if let Some(slot) = self.driver.upcoming(1) {
+            connections.prefetch(slot);
+        }
+        if let Some(slot) = self.driver.upcoming(0)
+            && let Some(connection) = connections.get(slot)
+        {
+            self.handler.prefetch(connection.tag);
+        }
     }
 
     /// Makes sure that nobody else holds the chunk, and knows how it may be leased.

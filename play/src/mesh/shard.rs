@@ -202,6 +202,11 @@ impl Handler for PlayShard {
     }
 
     #[inline]
+    fn prefetch(&self, tag: u64) {
+        self.stages.prefetch(tag);
+    }
+
+    #[inline]
     fn on_messages(&mut self, cx: &mut Engine<'_>, from: RouterId, messages: &mut Messages<'_>) {
         if self.is_of_node(from) {
             for message in messages {

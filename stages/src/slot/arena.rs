@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::task::{Context, Poll};
 
+use proscenium_engine::prefetch;
+
 use super::arrivals::Arrivals;
 use super::frame::{FramePool, FramePtr};
 use super::waker::waker;
@@ -157,6 +159,14 @@ impl<S: Stage> Arena<S> {
         // references to cells are ever made.
         let cell = unsafe { chunk.add((slot % CHUNK) as usize).as_ref() };
         At { cell }
+    }
+
+    /// Has a cell fetched from memory.
+    #[inline]
+    pub(crate) fn prefetch(&self, slot: u32) {
+        if let Some(at) = self.at(slot) {
+            prefetch(at.cell);
+        }
     }
 
     /// The cell of that number, if it was ever made.
