@@ -271,7 +271,10 @@ mod tests {
         }
         let again = Message::new(&chunk, 4..6, Lease::Chunk);
         let begin = connection.frame_begin(&again.spot()).unwrap();
-        assert!(!connection.relay(&chunk, (begin, 6), 100), "it comes before");
+        assert!(
+            !connection.relay(&chunk, (begin, 6), 100),
+            "it comes before"
+        );
         assert!(!connection.relay_frame(&chunk), "something is under way");
         assert_eq!(connection.most_behind_relay(20), 8);
         let framed = behind(&mut connection, b"head", &chunk, 4..6, 100);

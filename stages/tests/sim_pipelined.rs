@@ -4,7 +4,9 @@
 #[path = "support/sim.rs"]
 mod sim;
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use proscenium_engine::sim::{Faults, SimNet};
 use proscenium_engine::{Body, Listener, RouterId};
@@ -147,4 +149,108 @@ fn what_follows_waits_while_the_stage_is_busy() {
             ("east", "3"),
         ],
     );
+}
+
+/// Its handler of packets is no `async fn`, and panics where a packet says so.
+struct Frail(Log);
+
+/// What [`Frail`] does with a packet.
+struct Step(Body);
+
+impl Future for Step {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        assert!(*self.0 != *b"polled", "polled");
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        assert!(*self.0 != *b"dropped", "dropped");
+    }
+}
+
+impl Stage for Frail {
+    type Msg = ();
+
+    async fn on_message(&mut self, _: &mut Cx<'_, Self>, (): ()) {}
+
+    fn on_packet(
+        &mut self,
+        _: &mut Cx<'_, Self>,
+        _: RouterId,
+        body: Body,
+    ) -> impl Future<Output = ()> {
+        let text = String::from_utf8_lossy(&body).into_owned();
+        self.0.lock().unwrap().push(("frail", text));
+        assert!(*body != *b"made", "made");
+        Step(body)
+    }
+}
+
+impl Drop for Frail {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push(("frail", "gone".into()));
+    }
+}
+
+/// A house in which each connection has a stage of its own.
+fn house_of_frail(log: &Log) -> House {
+    let of_each = Arc::clone(log);
+    let stages = Stages::builder()
+        .register(StageType::<Frail>::new("frail").on_panic(OnPanic::Destroy))
+        .on_connect(move |local, id, _| {
+            local.spawn_bound(id, Frail(Arc::clone(&of_each))).unwrap();
+        });
+    House::new(&SimNet::new(1, Faults::none()), stages, |engine| {
+        engine.listen(Listener::tcp(ADDRESS).unwrap())
+    })
+}
+
+fn frames_of<'a>(packets: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
+    let frames = packets.into_iter().map(|text| frame(text.as_bytes()));
+    frames.flatten().collect()
+}
+
+#[test]
+fn a_panic_before_in_or_after_a_packet_s_future_ends_its_stage_alone() {
+    let log = Log::default();
+    let mut house = house_of_frail(&log);
+    for fault in ["made", "polled", "dropped"] {
+        for place in 0..3 {
+            let mut peer = house.connect();
+            house.world.run_for(SECOND);
+            let before = ["1", "2"][..place].iter().copied();
+            peer.write(&frames_of(before.clone().chain([fault, "never"])));
+            house.world.run_for(SECOND);
+            let told: Vec<_> = std::mem::take(&mut *log.lock().unwrap());
+            let told = told.iter().map(|(_, text)| text.as_str());
+            let expected = before.chain([fault, "gone"]);
+            assert!(told.eq(expected), "{fault} after {place}");
+            assert!(peer.is_read_closed(), "its connection ends with it");
+        }
+    }
+    let stats = house.stages.stats().remove(0);
+    assert_eq!(stats.panics, 9);
+    assert_eq!(stats.in_place, 9 + 3 * (1 + 2));
+}
+
+#[test]
+fn how_long_packets_take_is_sampled_however_many_come_at_once() {
+    const READS: u64 = 1000;
+    let log = Log::default();
+    let mut house = house_of_frail(&log);
+    let mut peer = house.connect();
+    house.world.run_for(SECOND);
+    for _ in 0..READS {
+        peer.write(&frames_of(["1", "2", "3", "4", "5"]));
+        house.world.run_for(SECOND);
+    }
+    assert_eq!(log.lock().unwrap().len() as u64, 5 * READS);
+    let stats = house.stages.stats().remove(0);
+    assert_eq!(stats.in_place, 5 * READS);
+    let sampled = stats.poll_time.count();
+    assert!((READS / 80..READS / 40).contains(&sampled), "{sampled}");
 }
