@@ -206,6 +206,7 @@ impl<S: Stage> TypeShard<S> {
     }
 
     /// Runs packets as they come, as long as the stage may handle them in place, and counts them.
+    /// The stage is at rest and nothing waits for it.
     #[inline]
     pub(crate) fn packets_in_place(
         &self,
@@ -218,20 +219,18 @@ impl<S: Stage> TypeShard<S> {
         let head = at.head();
         head.active.set(core.now_coarse());
         core.watch(self.number, Method::Packet, at.slot(), head.id.get());
-        // One number for all of them: nothing else is handled or waits meanwhile.
+        // One number for all of them: as soon as anything waits, they end.
         head.started.set(head.started.get().wrapping_add(1));
         let mut granted = 0;
         let has_front = core.interest.is_some();
         let next = || {
             loop {
-                if granted == 0 {
+                let in_place =
+                    head.len.get() == 0 && head.ending.get() == Ending::No && !core.rebound.get();
+                if in_place && granted == 0 {
                     granted = core.grant_in_place();
                 }
-                let in_place = granted != 0
-                    && head.len.get() == 0
-                    && head.ending.get() == Ending::No
-                    && !core.rebound.get();
-                if !in_place {
+                if !in_place || granted == 0 {
                     return None;
                 }
                 let message = messages.next()?;

@@ -236,7 +236,15 @@ impl<S: Stage> TypeShard<S> {
         self.announce(core);
     }
 
-    /// Handles the first of `messages` by itself, so that it is measured.
+    /// The stage, if it is at rest and nothing waits for it.
+    #[inline]
+    fn find_for_packets(&self, key: StageKey) -> Option<At<'_, S>> {
+        let at = self.find(key)?;
+        (at.phase() == Phase::Idle && at.head().len.get() == 0).then_some(at)
+    }
+
+    /// Handles the first of `messages` by itself, so that it is measured; returns the stage if it
+    /// may handle others.
     #[cold]
     #[inline(never)]
     fn packet_apart(
@@ -245,13 +253,14 @@ impl<S: Stage> TypeShard<S> {
         key: StageKey,
         from: RouterId,
         messages: &mut Messages<'_>,
-    ) {
+    ) -> Option<At<'_, S>> {
         if let Some(message) = messages.next()
             && !core.is_taken(from, message)
             && !self.packet(core, key, from, message)
         {
             core.unbound(from, message);
         }
+        self.find_for_packets(key)
     }
 
     /// Has `waiter` told when there is room in the backlog: at once, or once when half of it is
@@ -387,12 +396,11 @@ impl<S: Stage> AnyStages for TypeShard<S> {
         messages: &mut Messages<'_>,
     ) -> bool {
         core.rebound.set(false);
-        if core.sample_is_due() {
-            self.packet_apart(core, key, from, messages);
+        let mut at = self.find_for_packets(key);
+        if at.is_some() && core.sample_is_due() {
+            at = self.packet_apart(core, key, from, messages);
         }
-        if let Some(at) = self.find(key)
-            && at.phase() == Phase::Idle
-        {
+        if let Some(at) = at {
             let mut handled = 0;
             self.guarded(core, at, || {
                 self.packets_in_place(core, at, from, messages, &mut handled);

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use proscenium_engine::sim::{Faults, SimNet};
 use proscenium_engine::{Body, Listener, RouterId};
-use proscenium_stages::{Cx, OnPanic, Stage, StageRef, StageType, Stages};
+use proscenium_stages::{Cx, OnPanic, Reply, RequestError, Stage, StageRef, StageType, Stages};
 use sim::{ADDRESS, House, SECOND, frame};
 
 type Log = Arc<Mutex<Vec<(&'static str, String)>>>;
@@ -253,4 +253,90 @@ fn how_long_packets_take_is_sampled_however_many_come_at_once() {
     assert_eq!(stats.in_place, 5 * READS);
     let sampled = stats.poll_time.count();
     assert!((READS / 80..READS / 40).contains(&sampled), "{sampled}");
+}
+
+/// Asks the next of a ring when a packet says so or when it is asked itself, and notes what came
+/// of it.
+struct Link {
+    next: Option<StageRef<Link>>,
+    answers: Answers,
+}
+
+type Answers = Arc<Mutex<Vec<Result<(), RequestError>>>>;
+
+enum LinkMsg {
+    Next(StageRef<Link>),
+    Ask(Reply<()>),
+}
+
+impl Link {
+    async fn ask(&self, cx: &Cx<'_, Self>) {
+        let answer = cx.request(self.next.unwrap(), LinkMsg::Ask).await;
+        self.answers.lock().unwrap().push(answer);
+    }
+}
+
+impl Stage for Link {
+    type Msg = LinkMsg;
+
+    async fn on_message(&mut self, cx: &mut Cx<'_, Self>, message: LinkMsg) {
+        match message {
+            LinkMsg::Next(next) => self.next = Some(next),
+            LinkMsg::Ask(reply) => {
+                self.ask(cx).await;
+                drop(reply.send(())); // who asked may have been refused
+            }
+        }
+    }
+
+    async fn on_packet(&mut self, cx: &mut Cx<'_, Self>, _: RouterId, body: Body) {
+        if *body == *b"ask" {
+            self.ask(cx).await;
+        }
+    }
+}
+
+#[test]
+fn a_packet_behind_a_request_does_not_hide_a_cycle() {
+    let answers = Answers::default();
+    let ring: Arc<Mutex<Vec<StageRef<Link>>>> = Arc::default();
+    let (unbound, count) = (Arc::clone(&ring), Mutex::new(0..3));
+    let stages = Stages::builder()
+        .register(StageType::<Link>::new("link"))
+        .on_connect(move |local, id, _| {
+            let next = count.lock().unwrap().next();
+            local.bind(id, unbound.lock().unwrap()[next.unwrap()]);
+        });
+    let mut house = House::new(&SimNet::new(1, Faults::none()), stages, |engine| {
+        engine.listen(Listener::tcp(ADDRESS).unwrap())
+    });
+    for _ in 0..3 {
+        let answers = Arc::clone(&answers);
+        let link = move || Link {
+            next: None,
+            answers,
+        };
+        let link = house.stages.spawn_on(0, link);
+        let link = house.until(SECOND, link).unwrap();
+        ring.lock().unwrap().push(link);
+    }
+    let ring = ring.lock().unwrap().clone();
+    for at in 0..3 {
+        ring[at].tell(LinkMsg::Next(ring[(at + 1) % 3])).unwrap();
+    }
+    let peers = [(); 3].map(|()| {
+        let peer = house.connect();
+        house.world.run_for(SECOND);
+        peer
+    });
+    // The second packet finds the first one's request before it.
+    for (mut peer, packet) in peers.into_iter().zip(["ask", "wait", "ask"]) {
+        peer.write(&frames_of([packet]));
+    }
+    house.world.run_for(SECOND);
+    let answers = answers.lock().unwrap();
+    let cycles = answers
+        .iter()
+        .filter(|answer| matches!(answer, Err(RequestError::Cycle(_))));
+    assert_eq!((cycles.count(), answers.len()), (2, 5), "{answers:?}");
 }

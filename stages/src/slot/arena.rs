@@ -377,8 +377,9 @@ impl<'a, S> At<'a, S> {
     /// long as `next` has an argument for another one and each is ready at its first poll. Pending:
     /// the last one is not. A panic of user code passes through; [`clear`](Self::clear) is due then.
     ///
-    /// `next` does not touch the state, as in [`begin_each`](Self::begin_each), and finds the stage
-    /// busy. Poll times are not sampled here.
+    /// `next` does not touch the state, and finds the stage busy. What it runs of others' code (a
+    /// [`Front`](crate::Front)) has no way to the state: that goes by frames only. Poll times are
+    /// not sampled here.
     #[inline(always)]
     pub(crate) fn begin_run<A, F>(
         self,
@@ -398,8 +399,9 @@ impl<'a, S> At<'a, S> {
         let mut task = Context::from_waker(&waker);
         // SAFETY: as in `begin`, for each of the futures: one is dropped before the next one is
         // made, and between the two nobody but this loop refers to the state or to the `Cx`. The
-        // phase says that a future exists from the first one on; where none does, `without` takes
-        // that back if anything unwinds.
+        // phase says all the time that a future exists; where none does, `without` takes that back
+        // if anything unwinds. Only `clear` tells the difference, and nothing that runs here gets
+        // there.
         unsafe {
             let name = (stage_type, cell.slot, cell.head.generation.get());
             let cx = Cx::new(core.ptr(), name, frame.index(), None);
@@ -436,8 +438,8 @@ impl<'a, S> At<'a, S> {
     /// last one is not. `enter` is told of each stage before its first. A panic of user code passes
     /// through; [`clear`](Self::clear) of the stage entered last is due then.
     ///
-    /// `next` does not touch the states. What it runs of others' code (a [`Front`](crate::Front))
-    /// has no way to them: that goes by frames only.
+    /// `next` does not touch the states. What it runs of others' code (drops of messages) has no
+    /// way to them: that goes by frames only.
     #[inline(always)]
     pub(crate) fn begin_each<A, F>(
         core: &Core,

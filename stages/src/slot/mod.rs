@@ -7,8 +7,9 @@
 //!    or of the pool (frames). Both are held by raw pointers only.
 //! 2. The phase of a cell says what exists: the state in every phase but `Free`, the future in
 //!    `Running` and `Suspended` only, the frame's [`Cx`](crate::Cx) from the beginning of
-//!    `Starting` until the frame is given back. Within a run of one stage it may say `Running`
-//!    where there is no future, as long as nobody looks and a guard mends it if anything unwinds.
+//!    `Starting` until the frame is given back. Within a run of one stage it says `Running` also
+//!    where there is no future: nobody is there who could tell, and a guard mends it if anything
+//!    unwinds.
 //! 3. While a future exists, nobody but it makes a reference to the state or to the `Cx`.
 //! 4. No borrow of anything in the core is held while user code runs: constructing, polling or
 //!    dropping a future, or dropping a state.
