@@ -284,7 +284,7 @@ impl Stage for Link {
             LinkMsg::Next(next) => self.next = Some(next),
             LinkMsg::Ask(reply) => {
                 self.ask(cx).await;
-                drop(reply.send(())); // who asked may have been refused
+                let _ = reply.send(()); // who asked may have been refused
             }
         }
     }
