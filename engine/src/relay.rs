@@ -119,10 +119,10 @@ impl Connection {
         }
     }
 
-    /// Sends a frame on that stands in `begin..end` of a received `chunk`, without copying it, if it
-    /// continues what is being relayed or nothing else waits, and that is at most `most` bytes; says
-    /// whether it did. Not while a write is pending: it would keep the chunk for as long as the peer
-    /// does not read.
+    /// Sends a frame on that stands in `begin..end` of a received `chunk`, without copying it, if
+    /// it continues what is being relayed or nothing else waits, and that is at most `most` bytes;
+    /// says whether it did. Not while a write is pending: it would keep the chunk for as long as
+    /// the peer does not read.
     #[inline]
     pub(crate) fn relay(
         &mut self,

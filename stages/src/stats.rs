@@ -45,8 +45,8 @@ macro_rules! counters {
             /// another shard.
             pub posts_waiting: u64,
             $( $(#[doc = $doc])+ pub $name: u64, )+
-            /// How long polls of handlers took: one of 64 is measured. All packets of a read, if they
-            /// are handled in one go, count as one there, and so do messages in a row for one stage.
+            /// How long polls of handlers took: one of 64 is measured. Packets of a read that are
+            /// handled in one go count as one there; so do messages in a row for a stage.
             pub poll_time: Histogram,
             /// How long messages, timers and the like waited in backlogs: one of 64 is measured.
             /// What was handled in place did not wait and is not in it.

@@ -375,7 +375,8 @@ impl<'a, S> At<'a, S> {
 
     /// Runs invocations of an idle stage one after the other, in one frame and with one `Cx`, as
     /// long as `next` has an argument for another one and each is ready at its first poll. Pending:
-    /// the last one is not. A panic of user code passes through; [`clear`](Self::clear) is due then.
+    /// the last one is not. A panic of user code passes through; [`clear`](Self::clear) is due
+    /// then.
     ///
     /// `next` does not touch the state, and finds the stage busy. What it runs of others' code (a
     /// [`Front`](crate::Front)) has no way to the state: that goes by frames only. Poll times are
