@@ -95,6 +95,28 @@ pub trait Handler: 'static {
     /// The connection with this [tag](Context::set_tag) is about to be read: the time to
     /// [`prefetch`](crate::prefetch) what its messages will need, so that it comes out of memory
     /// while the system reads. A hint: perhaps nothing comes, and not every read is announced.
+    ///
+    /// ```
+    /// # use proscenium_engine::{Context, Handler, Message, RouterId, prefetch};
+    /// /// Counts the messages of each connection, whose tag is its index.
+    /// struct Counts(Vec<u64>);
+    ///
+    /// impl Handler for Counts {
+    ///     type Post = ();
+    ///
+    ///     fn prefetch(&self, tag: u64) {
+    ///         if let Some(count) = self.0.get(tag as usize) {
+    ///             prefetch(count);
+    ///         }
+    ///     }
+    ///
+    ///     fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, _: Message<'_>) {
+    ///         if let Some(count) = self.0.get_mut(cx.tag(from) as usize) {
+    ///             *count += 1;
+    ///         }
+    ///     }
+    /// }
+    /// ```
     #[inline]
     fn prefetch(&self, tag: u64) {
         let _ = tag;
