@@ -237,7 +237,7 @@ impl<'a> Message<'a> {
 pub(crate) struct Spot<'a> {
     pub(crate) chunk: &'a Rc<Chunk>,
     start: usize,
-    pub(crate) end: usize,
+    end: usize,
     lease: Lease,
 }
 
@@ -252,9 +252,9 @@ impl<'a> Spot<'a> {
         &self.chunk.bytes()[self.start..self.end]
     }
 
-    /// Where `header` begins, if it stands before this in a chunk that may be kept.
+    /// With `header` before it, if it stands so in a chunk that may be kept.
     #[inline]
-    pub(crate) fn behind<const H: usize>(&self, header: [u8; H]) -> Option<usize> {
+    pub(crate) fn with_header<const H: usize>(&self, header: [u8; H]) -> Option<Range<usize>> {
         let keep = match self.lease {
             Lease::Chunk => true,
             Lease::Tail => self.len() >= TAIL_RELAY_MIN,
@@ -265,7 +265,7 @@ impl<'a> Spot<'a> {
         }
         let begin = self.start.checked_sub(H)?;
         let found = self.chunk.bytes().get(begin..self.start)?;
-        (found == header).then_some(begin)
+        (found == header).then_some(begin..self.end)
     }
 }
 

@@ -12,11 +12,15 @@ const LINES_MAX: usize = 6;
 #[inline]
 pub fn prefetch<T>(value: &T) {
     let first = std::ptr::from_ref(value).cast::<u8>();
-    let lead = first.addr() % LINE;
-    let lines = (lead + size_of::<T>()).div_ceil(LINE).min(LINES_MAX);
-    for line in 0..lines {
+    for line in 0..lines(first.addr(), size_of::<T>()) {
         fetch(first.wrapping_add(line * LINE));
     }
+}
+
+/// How many lines of `size` bytes at `address` are fetched.
+#[inline]
+fn lines(address: usize, size: usize) -> usize {
+    (address % LINE + size).div_ceil(LINE).min(LINES_MAX)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -37,11 +41,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_of_any_size_are_fetched_and_stay_as_they_are() {
-        prefetch(&());
-        prefetch(&7_u8);
-        let bytes = vec![1_u8; 4096];
-        prefetch::<[u8; 4096]>(bytes.as_slice().try_into().unwrap());
-        assert!(bytes.iter().all(|byte| *byte == 1));
+    fn every_line_that_a_value_touches_is_fetched_up_to_a_bound() {
+        for (address, size, expected) in [
+            (128, 1, 1),
+            (128, 64, 1),
+            (128, 65, 2),
+            (191, 1, 1),
+            (191, 2, 2),
+            (160, 312, 6),
+            (128, 4096, LINES_MAX),
+        ] {
+            assert_eq!(lines(address, size), expected, "{size} at {address}");
+        }
+        assert_eq!(lines(128, 0), 0, "nothing of nothing");
     }
 }

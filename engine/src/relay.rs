@@ -106,46 +106,40 @@ impl Before {
 }
 
 impl Connection {
-    /// Where a message's header in this connection's framing begins, if it stands before it.
+    /// A message with its header in this connection's framing, if it stands so in its chunk.
     #[inline]
-    pub(crate) fn frame_begin(&self, spot: &Spot<'_>) -> Option<usize> {
+    pub(crate) fn frame_of(&self, spot: &Spot<'_>) -> Option<Range<usize>> {
         let length = spot.len() as u32;
         match self.wire {
-            Wire::Be32 => spot.behind(length.to_be_bytes()),
-            Wire::Le32 => spot.behind(length.to_le_bytes()),
-            Wire::Raw => spot.behind([]),
+            Wire::Be32 => spot.with_header(length.to_be_bytes()),
+            Wire::Le32 => spot.with_header(length.to_le_bytes()),
+            Wire::Raw => spot.with_header([]),
             #[cfg(feature = "ws")]
             Wire::WebSocket(_) => None, // what was received stands in the peer's frames
         }
     }
 
-    /// Sends a frame on that stands in `begin..end` of a received `chunk`, without copying it, if
-    /// it continues what is being relayed or nothing else waits, and that is at most `most` bytes;
-    /// says whether it did. Not while a write is pending: it would keep the chunk for as long as
-    /// the peer does not read.
+    /// Sends `frame` of a received `chunk` on without copying it, if it continues what is being
+    /// relayed or nothing else waits, and that is at most `most` bytes; says whether it did. Not
+    /// while a write is pending: it would keep the chunk for as long as the peer does not read.
     #[inline]
-    pub(crate) fn relay(
-        &mut self,
-        chunk: &Rc<Chunk>,
-        (begin, end): (usize, usize),
-        most: usize,
-    ) -> bool {
+    pub(crate) fn relay(&mut self, chunk: &Rc<Chunk>, frame: Range<usize>, most: usize) -> bool {
         if self.state != State::Open || self.held.is_some() || self.out.bytes() > 0 {
             return false;
         }
         match &mut self.relay {
             Some(relay) => {
-                let goes_on = relay.end == begin && Rc::ptr_eq(&relay.chunk, chunk);
-                if goes_on && relay.len() + (end - begin) <= most {
-                    relay.end = end;
+                let goes_on = relay.end == frame.start && Rc::ptr_eq(&relay.chunk, chunk);
+                if goes_on && relay.len() + (frame.end - frame.start) <= most {
+                    relay.end = frame.end;
                     return true;
                 }
                 false
             }
             None => {
-                let fits = end - begin <= most && !self.blocked;
+                let fits = frame.end - frame.start <= most && !self.blocked;
                 if fits {
-                    self.relay = Some(Relay::new(chunk, begin..end));
+                    self.relay = Some(Relay::new(chunk, frame));
                 }
                 fits
             }
@@ -265,17 +259,14 @@ mod tests {
         let chunk = Chunk::of(b"\0\0\0\x02ab\0\0\0\x02cd".to_vec().into());
         for (start, relayed) in [(4, 6), (10, 12)] {
             let message = Message::new(&chunk, start..start + 2, Lease::Chunk);
-            let begin = connection.frame_begin(&message.spot()).unwrap();
-            assert_eq!(begin + 4, start);
-            assert!(connection.relay(&chunk, (begin, start + 2), 12));
+            let frame = connection.frame_of(&message.spot()).unwrap();
+            assert_eq!(frame, start - 4..start + 2);
+            assert!(connection.relay(&chunk, frame, 12));
             assert_eq!((connection.relayed(), connection.out.bytes()), (relayed, 0));
         }
         let again = Message::new(&chunk, 4..6, Lease::Chunk);
-        let begin = connection.frame_begin(&again.spot()).unwrap();
-        assert!(
-            !connection.relay(&chunk, (begin, 6), 100),
-            "it comes before"
-        );
+        let frame = connection.frame_of(&again.spot()).unwrap();
+        assert!(!connection.relay(&chunk, frame, 100), "it comes before");
         assert!(!connection.relay_frame(&chunk), "something is under way");
         assert_eq!(connection.most_behind_relay(20), 8);
         let framed = behind(&mut connection, b"head", &chunk, 4..6, 100);
@@ -297,7 +288,7 @@ mod tests {
                 "7 and 8"
             );
             assert!(behind(&mut connection, b"<22>", &first, 6..10, 15));
-            assert!(!connection.relay(&second, (0, 6), 100), "not what follows");
+            assert!(!connection.relay(&second, 0..6, 100), "not what follows");
             assert!(behind(&mut connection, b"", &second, 0..6, 100));
             assert_eq!(connection.relayed(), whole.len());
             assert_eq!(

@@ -229,12 +229,9 @@ impl Core {
     /// True if one more message may be handled in place.
     #[inline]
     pub(crate) fn take_in_place(&self) -> bool {
-        let left = self.in_place.get();
-        if left == 0 {
-            return false;
-        }
-        self.in_place.set(left - 1);
-        !left.is_multiple_of(CLOCK_POLLS) || self.is_slice_young()
+        let granted = self.grant_in_place();
+        self.give_back_in_place(granted.saturating_sub(1));
+        granted > 0
     }
 
     /// So many messages may be handled in place before the next look at the clock. What is not

@@ -28,14 +28,15 @@ impl<P> Core<P> {
         }
         let waits = self.send_memory();
         if let Some((slot, connection)) = self.connections.find_mut(to)
-            && let Some(begin) = connection.frame_begin(&spot)
-            && waits + (spot.end - begin) <= self.limits.send_bytes_max
-            && connection.relay(spot.chunk, (begin, spot.end), self.send_within)
+            && let Some(frame) = connection.frame_of(&spot)
+            && let bytes = frame.end - frame.start // cheaper than `len`, which minds empty ones
+            && waits + bytes <= self.limits.send_bytes_max
+            && connection.relay(spot.chunk, frame, self.send_within)
         {
             if connection.becomes_dirty() {
                 self.add_dirty(slot);
             }
-            self.book(spot.end - begin);
+            self.book(bytes);
             return Ok(());
         }
         self.send(to, spot.bytes())
@@ -67,10 +68,8 @@ impl<P> Core<P> {
         let taken = match message {
             Some(message) => {
                 let spot = message.spot();
-                let begin = spot.behind([]);
-                begin.is_some_and(|begin| {
-                    connection.relay_behind(head, spot.chunk, begin..spot.end, most)
-                })
+                spot.with_header([])
+                    .is_some_and(|range| connection.relay_behind(head, spot.chunk, range, most))
             }
             None => connection.relay_behind(Box::default(), &Chunk::of(head), 0..bytes, most),
         };
