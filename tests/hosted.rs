@@ -2,12 +2,13 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use proscenium::{Engine, Shard};
+use proscenium::{Context, Engine, Handler, Message, Peer, RouterId, Shard};
 use support::{
     Behaviour, Job, Log, PATIENCE, Probe, Seen, connect, frame, loopback, on_shard, read_frame,
     tcp_address, try_read_frame,
@@ -22,7 +23,7 @@ fn host(behaviour: &Behaviour) -> (Shard<Probe>, Log) {
 
 /// Waits as a host does: until the descriptor is readable, no longer than the shard asks for.
 /// Fails the test when neither happens for too long.
-fn wait(shard: &Shard<Probe>) {
+fn wait<H: Handler>(shard: &Shard<H>) {
     let patience = i32::try_from(PATIENCE.as_millis()).unwrap();
     let timeout = match shard.next_deadline() {
         // Rounded up: poll counts in milliseconds.
@@ -41,7 +42,7 @@ fn wait(shard: &Shard<Probe>) {
 }
 
 /// Drives the shard until `done`.
-fn drive(shard: &mut Shard<Probe>, mut done: impl FnMut(&mut Shard<Probe>) -> bool) {
+fn drive<H: Handler>(shard: &mut Shard<H>, mut done: impl FnMut(&mut Shard<H>) -> bool) {
     while !done(shard) {
         wait(shard);
         shard.turn(Duration::ZERO).unwrap();
@@ -149,4 +150,52 @@ fn a_hosted_engine_has_one_shard() {
         .host(Behaviour::echo().handler(&log));
     let error = two.expect_err("two shards need two threads");
     assert!(error.to_string().contains("not 2"), "{error}");
+}
+
+/// Tags its connections from 1 on, and counts the messages before which theirs was announced.
+#[derive(Default)]
+struct Foresight {
+    connections: u64,
+    announced: Cell<u64>,
+    messages: usize,
+    foreseen: usize,
+}
+
+impl Handler for Foresight {
+    type Post = ();
+
+    fn on_connect(&mut self, cx: &mut Context<'_, ()>, id: RouterId, _: &Peer) {
+        self.connections += 1;
+        assert!(cx.set_tag(id, self.connections));
+    }
+
+    fn prefetch(&self, tag: u64) {
+        self.announced.set(tag);
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_, ()>, from: RouterId, _: Message<'_>) {
+        self.messages += 1;
+        self.foreseen += usize::from(self.announced.get() == cx.tag(from));
+    }
+}
+
+#[test]
+fn a_handler_is_told_whose_messages_come_next() {
+    const CLIENTS: usize = 8;
+    const ROUNDS: usize = 20;
+    let listening = Engine::builder().listen(loopback());
+    let mut shard = listening.host(Foresight::default()).unwrap();
+    let address = tcp_address(&shard.local_addrs()[0]);
+    let mut streams = [(); CLIENTS].map(|()| connect(address));
+    for round in 1..=ROUNDS {
+        for stream in &mut streams {
+            stream.write_all(&frame(b"on its way")).unwrap();
+        }
+        drive(&mut shard, |shard| {
+            shard.with(|handler, _| handler.messages == round * CLIENTS)
+        });
+    }
+    // A hint: what else the system had to say of a connection may come between.
+    let foreseen = shard.with(|handler, _| handler.foreseen);
+    assert!(foreseen > ROUNDS * CLIENTS / 2, "{foreseen} foreseen");
 }
